@@ -1,0 +1,14 @@
+"""Does dropping half of each block's outputs help the VGG-like CNN?
+
+Command:  python -m digits_jax.main --config=configs/dropout.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = default.get_config()
+    config.model.block_dropout = (0.5, 0.5)
+    return default.apply_argument(config, arg)

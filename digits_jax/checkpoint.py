@@ -1,0 +1,71 @@
+"""Checkpoints with Orbax: the latest, to go on from, and the best."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from digits_jax.metrics import Metrics
+from digits_jax.train_step import TrainState
+
+
+class Progress(NamedTuple):
+    """All that a run has to remember: restored, it goes on as if it had never stopped."""
+
+    state: TrainState
+    metrics: Metrics  # of the current epoch so far
+    seconds: float  # of training in the current epoch so far
+    rows: list[dict[str, Any]]  # of metrics.jsonl, one per finished epoch
+
+
+class Checkpoints:
+    """The checkpoints of one run, one folder per step."""
+
+    def __init__(self, folder: Path) -> None:
+        # Orbax's `best_fn` with `max_to_keep` would delete the newest checkpoint whenever the metric worsens.
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(1),
+                checkpoint_managers.BestN(
+                    n=1, get_metric_fn=_best_first_key, reverse=False, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, progress: Progress, *, score: float | None) -> None:
+        """Saves; `score` ranks the checkpoint, None (in mid-epoch) leaves it out of the ranking."""
+        step = int(progress.state.step)
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardSave({"state": progress.state, "metrics": progress.metrics}),
+                history=ocp.args.JsonSave({"seconds": progress.seconds, "rows": progress.rows}),
+            ),
+            metrics=None if score is None else {"score": score, "step": step},
+        )
+
+    def restore_latest(self, template: Progress) -> Progress | None:
+        """The latest checkpoint in the shapes and on the devices of `template`, or None where there is none."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": template.state, "metrics": template.metrics})
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes), history=ocp.args.JsonRestore()),
+        )
+        return Progress(**restored.arrays, **restored.history)
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _best_first_key(metrics: dict[str, float]) -> tuple[float, float]:
+    # Orbax keeps the largest. Among equal scores the first epoch is the best one.
+    return metrics["score"], -metrics["step"]

@@ -1,0 +1,119 @@
+"""What a person sees on the terminal: the parameter table, a progress bar, one line per epoch, a summary."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+from flax import traverse_util
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from digits_jax.metrics import Metrics
+
+_ROW = (
+    "{epoch:>7}  {rate:>7}  {train_loss:>10}  {train_accuracy:>8}  {test_loss:>9}  {test_accuracy:>8}"
+    "  {seconds:>7}  {speed:>8}"
+)
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def show_parameters(params: Any) -> None:
+    """A table of the parameters by layer."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("parameter")
+    table.add_column("shape")
+    table.add_column("count", justify="right")
+    for path, array in traverse_util.flatten_dict(params, sep="/").items():
+        table.add_row(path, "x".join(map(str, array.shape)), f"{array.size:,}")
+    table.add_row("total", "", f"{num_parameters(params):,}", style="bold")
+    console.print(table)
+    console.print()
+
+
+def num_parameters(params: Any) -> int:
+    return sum(array.size for array in jax.tree.leaves(params))
+
+
+def show_header() -> None:
+    console.print(
+        _ROW.format(
+            epoch="epoch", rate="rate", train_loss="train loss", train_accuracy="accuracy",
+            test_loss="test loss", test_accuracy="accuracy", seconds="seconds", speed="images/s",
+        ),
+        style="bold",
+    )  # fmt: skip
+
+
+def show_epoch(row: dict[str, Any], *, num_epochs: int, images_per_second: float) -> None:
+    """One line for a finished epoch."""
+    console.print(
+        _ROW.format(
+            epoch=f"{row['epoch']}/{num_epochs}",
+            rate=f"{row['learning_rate']:.4g}",
+            train_loss=f"{row['train/loss']:.4f}",
+            train_accuracy=percent(row["train/accuracy"]),
+            test_loss=f"{row['test/loss']:.4f}",
+            test_accuracy=percent(row["test/accuracy"]),
+            seconds=f"{row['seconds']:.1f}",
+            speed=f"{images_per_second:,.0f}",
+        )
+    )
+
+
+def show_summary(rows: list[dict[str, Any]], best: dict[str, Any], workdir: Path) -> None:
+    final = rows[-1]
+    console.print()
+    console.print(f"final                 test accuracy {percent(final['test/accuracy'])}  (epoch {final['epoch']})")
+    console.print(f"best on the test set  test accuracy {percent(best['test/accuracy'])}  (epoch {best['epoch']})")
+    console.print(f"trained in {duration(sum(row['seconds'] for row in rows))}; everything is in {workdir}")
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Bar(Protocol):
+    """Moves the progress bar; see `progress_bar`."""
+
+    def __call__(self, metrics: Metrics, *, seconds: float) -> None: ...
+
+
+@contextmanager
+def progress_bar(label: str, *, total: int, remaining: int) -> Iterator[Bar]:
+    """A bar over one epoch that is gone when left; only on a terminal.
+
+    Args:
+      label: what stands before it.
+      total: images in the epoch.
+      remaining: images from the epoch's start to the end of the run.
+
+    Yields:
+      A function that takes the epoch's metrics so far and the seconds they took.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[status]}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(label, total=total, status="compiling")
+
+        def bar(metrics: Metrics, *, seconds: float) -> None:
+            count = int(metrics.count)
+            if count == 0:
+                return
+            means = metrics.compute("train")
+            speed = count / seconds
+            progress.update(
+                task,
+                completed=count,
+                status=f"loss {means['train/loss']:.4f}  accuracy {percent(means['train/accuracy'])}  "
+                f"{speed:,.0f} images/s  {duration((remaining - count) / speed)} left",
+            )
+
+        yield bar

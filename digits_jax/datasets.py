@@ -1,0 +1,209 @@
+"""The data sets the project knows, and how one gets from its source to arrays in memory.
+
+A data set is kept as an ordinary TFDS data set (array_record files with PNG images), written and read without
+TensorFlow. Its decoded arrays are cached beside it, so that later starts neither decode nor import TFDS.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from digits_jax import idx, optical_digits
+from digits_jax.arrays import Arrays, content_hash, read_cache, write_cache
+from digits_jax.errors import ConfigError, UserError
+
+_CACHE_FILE = "digits_jax_arrays.npz"
+_DECODE_BLOCK = 5000
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """One line of the table: what a data set is and where it comes from."""
+
+    version: str  # of the TFDS data set
+    description: str
+    homepage: str
+    num_classes: int
+    read: Callable[..., Arrays]  # (source_dir=, download_dir=) to the arrays in their original order
+
+
+_MNIST_FILES = idx.IdxFiles(
+    url="https://storage.googleapis.com/cvdf-datasets/mnist/",
+    num_classes=10,
+    sha256={
+        "train_images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train_labels": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "test_images": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "test_labels": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+)
+
+DATASETS = {
+    "mnist": DatasetSpec(
+        version="3.0.1",
+        description="The MNIST database of handwritten digits: 60,000 to train on, 10,000 to test.",
+        homepage="http://yann.lecun.com/exdb/mnist/",
+        num_classes=10,
+        read=_MNIST_FILES.read,
+    ),
+    "optical_digits": DatasetSpec(
+        version="1.0.0",
+        description=optical_digits.__doc__,
+        homepage="https://doi.org/10.24432/C50P49",
+        num_classes=10,
+        read=optical_digits.read,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A data set in memory, ready to be put on the device."""
+
+    name: str
+    num_classes: int
+    arrays: Arrays
+    sha256: str  # of the whole data set, before `train_examples` cut it
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C)"""
+        return self.arrays.train_images.shape[1:]
+
+
+def load(dataset_config: ConfigDict) -> Dataset:
+    """The data set that `config.dataset` names.
+
+    Looked for in this order: the cache, the prepared TFDS data set, `source_dir`, the network. What is found later than
+    the cache is prepared and cached on the way.
+
+    Raises:
+      UserError: it is in none of these places, or what is there is damaged.
+    """
+    name = dataset_config.name
+    spec = DATASETS[name]
+    arrays, sha256 = _load_all(name, spec, data_dir(dataset_config.data_dir), dataset_config.source_dir)
+    limit = dataset_config.train_examples
+    if limit is not None:
+        if limit > len(arrays.train_images):
+            raise ConfigError(
+                f"config.dataset.train_examples is {limit}: expected at most the {len(arrays.train_images)} "
+                f"training images of {name}"
+            )
+        arrays = arrays._replace(train_images=arrays.train_images[:limit], train_labels=arrays.train_labels[:limit])
+    return Dataset(name=name, num_classes=spec.num_classes, arrays=arrays, sha256=sha256)
+
+
+def data_dir(configured: str | None) -> Path:
+    """The folder of prepared data sets: as configured, else TFDS's own choice."""
+    return Path(configured or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _load_all(name: str, spec: DatasetSpec, root: Path, source_dir: str | None) -> tuple[Arrays, str]:
+    prepared = root / name / spec.version
+    source = Path(source_dir).expanduser() if source_dir else None
+    if cached := read_cache(prepared / _CACHE_FILE):
+        return cached
+    if (prepared / "dataset_info.json").exists():
+        arrays = _decode(prepared)
+    else:
+        try:
+            arrays = spec.read(source_dir=source, download_dir=root / "downloads")
+        except UserError as error:
+            if source is not None:
+                raise
+            raise UserError(
+                f"{name} is not prepared in {root} and {error}: give --config.dataset.source_dir=FOLDER with its IDX "
+                "files, or --config.dataset.name=optical_digits, which needs no network"
+            ) from None
+        print(f"preparing {name} in {prepared} (once; about ten seconds)", file=sys.stderr)
+        try:
+            _prepare(name, spec, root, arrays)
+        except OSError as error:
+            raise UserError(
+                f"{name} cannot be prepared in {root} ({error.strerror or error}): give a folder that can be written, "
+                "--config.dataset.data_dir=FOLDER"
+            ) from None
+    write_cache(prepared / _CACHE_FILE, arrays)
+    return arrays, content_hash(arrays)
+
+
+def _prepare(name: str, spec: DatasetSpec, root: Path, arrays: Arrays) -> None:
+    """Writes `arrays` as the TFDS data set `name` under `root`."""
+    import tensorflow_datasets as tfds
+
+    # A subclass would be registered under its name, and clash with the builder that TFDS itself has for it.
+    with tfds.core.registered.skip_registration():
+
+        class Builder(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version(spec.version)
+
+            def _info(self) -> Any:
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    description=spec.description,
+                    homepage=spec.homepage,
+                    features=tfds.features.FeaturesDict(
+                        {
+                            "image": tfds.features.Image(shape=arrays.train_images.shape[1:]),
+                            "label": tfds.features.ClassLabel(num_classes=spec.num_classes),
+                        }
+                    ),
+                    supervised_keys=("image", "label"),
+                    disable_shuffling=True,  # the files' own order, so that an index names an image
+                )
+
+            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+                return {
+                    "train": self._generate_examples(arrays.train_images, arrays.train_labels),
+                    "test": self._generate_examples(arrays.test_images, arrays.test_labels),
+                }
+
+            def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, Any]]:
+                # Bytes, because TFDS would encode an array with TensorFlow.
+                for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+                    yield index, {"image": _png(image), "label": int(label)}
+
+    Builder.name = name
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints a paragraph
+        Builder(data_dir=root, file_format="array_record").download_and_prepare()
+
+
+def _png(image: np.ndarray) -> io.BytesIO:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, format="png")
+    buffer.seek(0)
+    return buffer
+
+
+def _decode(prepared: Path) -> Arrays:
+    """Reads a prepared TFDS data set."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(prepared)
+    if builder.info.file_format.value != "array_record":
+        raise UserError(
+            f"{prepared} holds {builder.info.file_format.value} files, which need TensorFlow: prepare the data set "
+            "elsewhere, with --config.dataset.data_dir=FOLDER"
+        )
+    print(f"decoding {prepared} (once; about ten seconds)", file=sys.stderr)
+    images, labels = {}, {}
+    for split in ("train", "test"):
+        source = builder.as_data_source(split)
+        examples: list[Any] = []
+        for start in range(0, len(source), _DECODE_BLOCK):
+            examples += source.__getitems__(range(start, min(start + _DECODE_BLOCK, len(source))))
+        images[split] = np.stack([example["image"] for example in examples])
+        labels[split] = np.array([example["label"] for example in examples], np.uint8)
+    return Arrays(images["train"], labels["train"], images["test"], labels["test"])

@@ -1,0 +1,17 @@
+"""The exceptions for mistakes that the user can mend."""
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: data, a folder, a config.
+
+    Its message is one line that names the thing, the value found and what would be right. `command_line.run` prints it
+    without a traceback and exits with `exit_code`.
+    """
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """A config's field is out of bounds, or contradicts another."""
+
+    exit_code = 2

@@ -1,0 +1,53 @@
+"""Metrics as sums and counts, divided once at the end, and the file they are written to."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+
+class Metrics(struct.PyTreeNode):
+    """Sums over examples, so that batches of any size add up exactly."""
+
+    loss_sum: jax.Array  # float32 [], softmax cross-entropy in nats
+    correct: jax.Array  # int32 []
+    count: jax.Array  # int32 []
+
+    @classmethod
+    def zero(cls) -> "Metrics":
+        return cls(
+            loss_sum=jnp.zeros((), jnp.float32), correct=jnp.zeros((), jnp.int32), count=jnp.zeros((), jnp.int32)
+        )
+
+    @classmethod
+    def of_batch(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> "Metrics":
+        """Of `[B, num_classes]` logits and `[B]` labels; with `mask` `[B]`, of the examples where it is true."""
+        if mask is None:
+            mask = jnp.ones(labels.shape, bool)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return cls(
+            loss_sum=jnp.sum(jnp.where(mask, losses, 0.0)),
+            correct=jnp.sum((logits.argmax(-1) == labels) & mask, dtype=jnp.int32),
+            count=jnp.sum(mask, dtype=jnp.int32),
+        )
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        return jax.tree.map(jnp.add, self, other)
+
+    def compute(self, prefix: str) -> dict[str, float]:
+        """The means, as Python numbers: `{prefix}/loss` in nats and `{prefix}/accuracy` in [0, 1]."""
+        sums = jax.device_get(self)
+        count = int(sums.count)
+        return {f"{prefix}/loss": float(sums.loss_sum) / count, f"{prefix}/accuracy": int(sums.correct) / count}
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes all rows, one JSON object a line; the file is replaced whole, never left half-written."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""Measurements and studies; nothing in the core imports them."""

@@ -1,0 +1,161 @@
+"""The pure core: one training step, a chunk of them in one compiled call, and evaluation.
+
+Everything here is a function of its arguments; the effects are in `train.py`. The images stay on the device as uint8,
+and a batch is a row of indices into them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax import lax
+
+from digits_jax.metrics import Metrics
+
+
+class TrainState(struct.PyTreeNode):
+    """What training changes."""
+
+    step: jax.Array  # int32 [], steps taken
+    params: Any
+    batch_stats: Any  # running means and variances; {} for a model without batch normalisation
+    opt_state: optax.OptState
+
+
+class Keys(NamedTuple):
+    """Independent random streams; what a step draws is a function of (stream, step)."""
+
+    init: jax.Array
+    order: jax.Array
+    dropout: jax.Array
+
+
+class Examples(NamedTuple):
+    """Labelled images on the device."""
+
+    images: jax.Array  # uint8 [N, H, W, C]
+    labels: jax.Array  # int32 [N]
+
+
+def create_keys(seed: int) -> Keys:
+    """The streams of one seed. Each is folded in by its own number, so that a new stream changes no other."""
+    root = jax.random.key(seed)
+    return Keys(*(jax.random.fold_in(root, number) for number in range(len(Keys._fields))))
+
+
+def create_train_state(
+    model: nn.Module, tx: optax.GradientTransformation, *, init_key: jax.Array, image_shape: tuple[int, ...]
+) -> TrainState:
+    """A new state for `(H, W, C)` images."""
+    variables = jax.jit(model.init, static_argnames="train")(init_key, jnp.zeros((1, *image_shape)), train=False)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+    )
+
+
+def train_step(
+    state: TrainState,
+    batch: Examples,
+    *,
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    dropout_key: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """One step down the gradient of the batch's mean softmax cross-entropy.
+
+    Args:
+      state: the state before the step.
+      batch: images `[B, H, W, C]` and labels `[B]`.
+      model: takes `(images, train)`.
+      tx: the optimizer that made `state.opt_state`.
+      dropout_key: the run's key; the step's number is folded into it.
+
+    Returns:
+      The state after the step, and the batch's metrics, computed on the way (with dropout, before the update).
+    """
+    key = jax.random.fold_in(dropout_key, state.step)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch.images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        metrics = Metrics.of_batch(logits, batch.labels)
+        return metrics.loss_sum / metrics.count, (metrics, updates.get("batch_stats", {}))
+
+    gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    return TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    ), metrics
+
+
+TrainSteps = Callable[[TrainState, Metrics, Examples, jax.Array, int, int], tuple[TrainState, Metrics]]
+
+
+def make_train_steps(*, model: nn.Module, tx: optax.GradientTransformation, dropout_key: jax.Array) -> TrainSteps:
+    """Compiles a chunk of training steps into one call.
+
+    Returns:
+      `train_steps(state, metrics, examples, batches, start, stop)`: takes the steps `start` to `stop` (exclusive) of
+      `batches`, integers `[num_batches, B]` that index `examples`, and adds their metrics to `metrics`. The state
+      is donated. `start` and `stop` are not compiled in, so that a step is the same machine code whatever
+      chunk it falls into: this is what makes a resumed run bit-identical.
+    """
+
+    def train_steps(
+        state: TrainState, metrics: Metrics, examples: Examples, batches: jax.Array, start: int, stop: int
+    ) -> tuple[TrainState, Metrics]:
+        def body(index: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, metrics = carry
+            rows = batches[index]
+            batch = Examples(examples.images[rows], examples.labels[rows])
+            state, batch_metrics = train_step(state, batch, model=model, tx=tx, dropout_key=dropout_key)
+            return state, metrics + batch_metrics
+
+        return lax.fori_loop(start, stop, body, (state, metrics))
+
+    return jax.jit(train_steps, donate_argnums=0)
+
+
+EvalSteps = Callable[[Any, Any, Examples], Metrics]
+
+
+def make_eval_steps(*, model: nn.Module, batch_size: int) -> EvalSteps:
+    """Compiles the evaluation of a whole set.
+
+    Returns:
+      `eval_steps(params, batch_stats, examples)`: the metrics over all examples, each counted exactly once: the last
+      batch is filled up with copies that are masked out.
+    """
+
+    def eval_steps(params: Any, batch_stats: Any, examples: Examples) -> Metrics:
+        num_examples = len(examples.labels)
+        size = min(batch_size, num_examples)
+        num_batches = -(-num_examples // size)
+
+        def body(index: jax.Array, metrics: Metrics) -> Metrics:
+            rows = index * size + jnp.arange(size)
+            mask = rows < num_examples
+            rows = jnp.minimum(rows, num_examples - 1)
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits: Any = model.apply(variables, examples.images[rows], train=False)
+            return metrics + Metrics.of_batch(logits, examples.labels[rows], mask)
+
+        return lax.fori_loop(0, num_batches, body, Metrics.zero())
+
+    return jax.jit(eval_steps)

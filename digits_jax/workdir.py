@@ -1,0 +1,97 @@
+"""What a run's folder holds, and what `run.json` says about the run."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import FrozenConfigDict
+
+import digits_jax
+from digits_jax.config import config_hash, differences, to_json
+from digits_jax.datasets import Dataset
+from digits_jax.errors import UserError
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def default_workdir(name: str, config: FrozenConfigDict) -> Path:
+    """`runs/<name>/<hash of the resolved config>`: the same command finds its run again."""
+    return Path("runs") / name / config_hash(config)
+
+
+class Workdir:
+    """The folder of one run: `run.json`, `metrics.jsonl` and `checkpoints/`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_file = path / "run.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+
+    def open(self, config: FrozenConfigDict, dataset: Dataset) -> None:
+        """Writes `run.json` into a new folder, or checks that the folder's run is this one.
+
+        Raises:
+          UserError: the folder cannot be written, or holds a run of another config or other data.
+        """
+        if self.run_file.exists():
+            self._check_same_run(config, dataset)
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            temporary = self.run_file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(describe_run(config, dataset), indent=2) + "\n")
+            os.replace(temporary, self.run_file)
+        except OSError as error:
+            raise UserError(
+                f"the workdir {self.path} cannot be written ({error.strerror}): give another, --workdir=FOLDER"
+            ) from None
+
+    def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
+        try:
+            before = json.loads(self.run_file.read_text())
+            before = {"config": before["config"], "dataset": before["dataset"]}
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{self.run_file} cannot be read ({error}): give another --workdir") from None
+        now = {"config": json.loads(to_json(config)), "dataset": describe_dataset(dataset)}
+        for field, ours, theirs in differences(now, before):
+            raise UserError(
+                f"{self.path} holds a run with {field} = {theirs!r}, this one has {ours!r}: give another --workdir"
+            )
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    return {"name": dataset.name, "sha256": dataset.sha256, "test_examples": len(dataset.arrays.test_labels)}
+
+
+def describe_run(config: FrozenConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """All that made the run what it is, and nothing that names the machine."""
+    return {
+        "config_hash": config_hash(config),
+        "config": json.loads(to_json(config)),
+        "dataset": describe_dataset(dataset),
+        "devices": [device.device_kind for device in jax.devices()],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "git_revision": _git_revision(),
+        "versions": {
+            "digits_jax": digits_jax.__version__,
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        },
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit that the code comes from, with "+changes" where files differ from it; None outside a clone."""
+    git = ["git", "-C", str(Path(digits_jax.__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes.strip() else "")

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Sets up and runs digits_jax; see ./launch.sh --help.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+cd "$here"
+
+usage() {
+  cat <<'EOF'
+Usage: ./launch.sh [train] [FLAGS]   train; without flags configs/bn_dropout.py on MNIST
+       ./launch.sh test [ARGS]       run the tests; ARGS go to pytest
+       ./launch.sh setup [EXTRA...]  only install, with the given extras (test, dev, benchmark, cuda, tpu)
+       ./launch.sh --help            install, then show this and the flags of training
+
+Each of them first makes .venv, with uv where it is installed, else with python3 (3.11 or newer).
+
+  ./launch.sh --config=configs/vgg.py --config.seed=1
+  ./launch.sh --config.dataset.source_dir=FOLDER     MNIST from a folder with its four IDX files
+  ./launch.sh --config.dataset.name=optical_digits   1,797 small digits that need no network
+EOF
+}
+
+# setup [EXTRA...]: makes .venv and installs the project with the extras, once per change of what it depends on.
+setup() {
+  local extras stamp wanted
+  extras="$(printf '%s\n' "$@" | sort -u | paste -sd, -)"
+  stamp=".venv/.installed-${extras:-core}"
+  wanted="$(cat pyproject.toml constraints.txt)"
+  if [[ -x .venv/bin/python && -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
+    return
+  fi
+  echo "installing into .venv (a minute or two, once)" >&2
+  if command -v uv >/dev/null; then
+    [[ -x .venv/bin/python ]] || uv venv --quiet --python '>=3.11' .venv
+    uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".${extras:+[$extras]}"
+  else
+    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      echo "error: python3 is $(python3 --version 2>&1): expected 3.11 or newer (or install uv)" >&2
+      exit 1
+    fi
+    [[ -x .venv/bin/python ]] || python3 -m venv .venv
+    .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".${extras:+[$extras]}"
+  fi
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
+train() {
+  local arguments=("$@") given=" $*"
+  if [[ "$given" != *" --config="* ]]; then
+    arguments=(--config=configs/bn_dropout.py "${arguments[@]}")
+    # A data set that was asked for is never replaced; the default one is where it cannot be had.
+    if [[ "$given" != *" --config.dataset."* ]] && ! reason="$(.venv/bin/python -m digits_jax.prepare --name=mnist 2>&1)"; then
+      echo "MNIST cannot be had, so this trains on optical_digits, 1,797 real digits of 8x8 pixels that ship with scikit-learn (${reason#error: })."
+      arguments+=(--config.dataset.name=optical_digits)
+    fi
+  fi
+  exec .venv/bin/python -m digits_jax.main "${arguments[@]}"
+}
+
+case "${1:-train}" in
+  -h | --help)
+    setup
+    usage
+    echo
+    .venv/bin/python -m digits_jax.main --help
+    ;;
+  setup)
+    shift
+    setup "$@"
+    ;;
+  test)
+    shift
+    setup test
+    exec .venv/bin/python -m pytest "$@"
+    ;;
+  train | -*)
+    if [[ "${1:-}" == train ]]; then shift; fi
+    setup
+    train "$@"
+    ;;
+  *)
+    echo "error: unknown command '$1': expected train, test or setup (./launch.sh --help)" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,100 @@
+"""What the tests share: small configs, small data, and IDX files made on the spot."""
+
+import gzip
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+from digits_jax import datasets
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compilation is most of a test's time, and many tests compile the same program."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of prepared data that the whole session shares."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def small_config(data_dir: Path) -> ConfigDict:
+    """Softmax regression on 100 optical digits for two epochs: seven steps each, the last one short."""
+    config = default.get_config()
+    config.dataset.name = "optical_digits"
+    config.dataset.data_dir = str(data_dir)
+    config.dataset.train_examples = 100
+    config.model.name = "linear"
+    config.learning_rates = (0.01, 0.1)
+    config.epochs = (1, 1)
+    config.batch_size = 16
+    config.steps_per_call = 2
+    return config
+
+
+@pytest.fixture
+def vgg_config(small_config: ConfigDict) -> ConfigDict:
+    """The same with a thin VGG."""
+    small_config.model.name = "vgg"
+    small_config.model.widths = ((4,), (4,))
+    small_config.model.hidden_width = 8
+    return small_config
+
+
+@pytest.fixture
+def small_dataset(small_config: ConfigDict) -> datasets.Dataset:
+    return datasets.load(small_config.dataset)
+
+
+@pytest.fixture(scope="session")
+def mnist_source() -> Path:
+    """A folder with the real MNIST as IDX files."""
+    folder = os.environ.get("DIGITS_JAX_MNIST_DIR")
+    if not folder:
+        pytest.skip("needs real MNIST: set DIGITS_JAX_MNIST_DIR to a folder with its four IDX files")
+    return Path(folder)
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """A uint8 array in IDX format."""
+    return struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def idx_files() -> dict[str, bytes]:
+    """Four IDX files of 30 and 20 random images, by their original names, unpacked."""
+    random = np.random.default_rng(0)
+    files = {}
+    for split, count in (("train", 30), ("t10k", 20)):
+        images = random.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = random.integers(0, 10, count).astype(np.uint8)
+        files[f"{split}-images-idx3-ubyte"] = idx_bytes(images)
+        files[f"{split}-labels-idx1-ubyte"] = idx_bytes(labels)
+    return files
+
+
+@pytest.fixture
+def write_idx(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
+    """Writes IDX files gzipped, as they are distributed, and returns their folder."""
+
+    def write(files: dict[str, bytes]) -> Path:
+        folder = tmp_path / "idx"
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        return folder
+
+    return write

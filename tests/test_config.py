@@ -1,0 +1,116 @@
+"""Each mistake in a config is one line that names the field; resolving a config; comparing two."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+from digits_jax import config as config_lib
+from digits_jax.arrays import Arrays
+from digits_jax.datasets import Dataset
+from digits_jax.errors import UserError
+
+
+def change(field: str, value: Any) -> ConfigDict:
+    config = default.get_config()
+    with config.ignore_type():  # as a tuple given on the command line, which ml_collections does not check
+        config.update_from_flattened_dict({field: value})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("seed", -1, "an integer from 0 to"),
+        ("seed", 2**32, "an integer from 0 to"),
+        ("batch_size", 0, "an integer >= 1"),
+        ("batch_size", True, "an integer >= 1"),
+        ("steps_per_call", 0, "an integer >= 1"),
+        ("eval_batch_size", 0, "an integer >= 1"),
+        ("learning_rates", (0.01, 0.0, 0.01), "numbers > 0"),
+        ("learning_rates", (0.01, -0.1, 0.01), "numbers > 0"),
+        ("learning_rates", (0.01, "a", 0.01), "numbers > 0"),
+        ("learning_rates", (0.01, float("inf"), 0.01), "numbers > 0"),
+        ("learning_rates", (), "numbers > 0"),
+        ("epochs", (1, 0, 5), "integers >= 1"),
+        ("epochs", (1, 2.5, 5), "integers >= 1"),
+        ("epochs", (1, 5), "as many as learning_rates"),
+        ("dataset.name", "minst", "one of mnist, optical_digits"),
+        ("dataset.train_examples", 0, "an integer >= 1"),
+        ("model.name", "vgg16", "one of linear, vgg"),
+        ("model.kernel_init", "xavier", "one of glorot_uniform"),
+        ("model.dtype", "float16", "one of float32, bfloat16"),
+        ("model.conv", "winograd", "one of auto, matmul, lax"),
+        ("model.mean", float("nan"), "a finite number"),
+        ("model.std", 0.0, "a number > 0"),
+        ("model.widths", (32, 64), "a tuple of channels per block"),
+        ("model.widths", ((32,), ()), "a tuple of channels per block"),
+        ("model.widths", ((32,), (0,)), "a tuple of channels per block"),
+        ("model.hidden_width", 0, "an integer >= 1"),
+        ("model.block_dropout", (0.5,), "2 of them, one per block"),
+        ("model.block_dropout", (0.5, 1.0), r"a probability in \[0, 1\)"),
+        ("model.block_dropout", (0.5, "x"), r"a probability in \[0, 1\)"),
+        ("model.hidden_dropout", 1.0, r"a number in \[0, 1\)"),
+        ("model.hidden_dropout", -0.1, r"a number in \[0, 1\)"),
+        ("model.batch_norm", "yes", "one of none, before, after"),
+        ("model.bn_momentum", 1.1, r"a number in \[0, 1\]"),
+        ("model.bn_epsilon", -1e-5, r"a number in \[0, inf\]"),
+    ],
+)
+def test_out_of_bounds(field: str, value: Any, expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as error:
+        config_lib.validate(change(field, value))
+    message = str(error.value)
+    assert message.startswith(f"config.{field} is {value!r}: expected ")
+    assert "\n" not in message
+
+
+def dataset(pixels: np.ndarray) -> Dataset:
+    labels = np.zeros(len(pixels), np.uint8)
+    return Dataset(name="x", num_classes=10, sha256="", arrays=Arrays(pixels, labels, pixels, labels))
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), np.uint8)
+
+
+def test_resolving_fills_in_what_the_data_say() -> None:
+    config = default.get_config()
+    config.dataset.source_dir = "/somewhere"
+    resolved = config_lib.resolve(config, dataset(PIXELS))
+    assert resolved.model.mean == pytest.approx(PIXELS.mean())
+    assert resolved.model.std == pytest.approx(PIXELS.std())
+    assert resolved.dataset.train_examples == 64
+    assert resolved.dataset.source_dir is None
+    assert config_lib.resolve(resolved, dataset(PIXELS)) == resolved
+    assert config.model.mean is None
+
+
+def test_resolving_keeps_what_was_given() -> None:
+    config = change("model.mean", 0.0)
+    config.model.std = 255.0
+    resolved = config_lib.resolve(config, dataset(PIXELS))
+    assert (resolved.model.mean, resolved.model.std) == (0.0, 255.0)
+
+
+def test_resolving_finds_contradictions_with_the_data() -> None:
+    with pytest.raises(UserError, match=r"config.batch_size is 65: expected at most the 64 training images"):
+        config_lib.resolve(change("batch_size", 65), dataset(PIXELS))
+    with pytest.raises(UserError, match=r"config.model.widths is .* leave nothing of an image of 8x8"):
+        config_lib.resolve(default.get_config(), dataset(PIXELS[:, :8, :8]))
+    with pytest.raises(UserError, match="all training pixels are equal"):
+        config_lib.resolve(default.get_config(), dataset(np.full_like(PIXELS, 7)))
+
+
+def test_the_hash_names_the_experiment_and_not_the_place() -> None:
+    hashes = []
+    for field, value in [("seed", 0), ("dataset.data_dir", "/x"), ("seed", 1), ("model.hidden_dropout", 0.1)]:
+        hashes.append(config_lib.config_hash(config_lib.resolve(change(field, value), dataset(PIXELS))))
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
+
+
+def test_differences() -> None:
+    a, b = {"x": 1, "y": {"z": 2, "same": 3}}, {"x": 1, "y": {"z": 5, "same": 3}, "new": 4}
+    assert config_lib.differences(a, b) == [("new", None, 4), ("y.z", 2, 5)]

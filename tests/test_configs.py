@@ -1,0 +1,84 @@
+"""Invariants 1 and 2: every config is complete and runs; every field is read and no undeclared one is."""
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from configs import default
+from digits_jax import datasets
+from digits_jax.config import resolve, validate
+from digits_jax.metrics import Metrics
+from digits_jax.train import build
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+
+
+def field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from field_names(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+@pytest.mark.parametrize("argument", default.ARGUMENTS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_is_complete_and_takes_one_step(name: str, argument: str, data_dir: Path) -> None:
+    config = importlib.import_module(f"configs.{name}").get_config(argument)
+    assert list(field_names(config)) == list(field_names(default.get_config()))
+    validate(config)
+    config.dataset.update({"name": "optical_digits", "data_dir": str(data_dir), "train_examples": 64})
+    dataset = datasets.load(config.dataset)
+    experiment = build(resolve(config, dataset), dataset)
+    batches = jnp.arange(4)[None]  # four images, so that compiling is all that takes time
+    before = jax.device_get(experiment.initial_state)
+    state, metrics = experiment.train_steps(experiment.initial_state, Metrics.zero(), experiment.train, batches, 0, 1)
+    assert int(state.step) == 1
+    assert int(metrics.count) == 4
+    changed = jax.tree.map(lambda old, new: bool((old != new).any()), before.params, state.params)
+    assert any(jax.tree.leaves(changed))
+
+
+def test_unknown_argument_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown config argument 'smok'.*'smoke'"):
+        default.get_config("smok")
+
+
+def attribute_chains(tree: ast.AST) -> Iterator[list[str]]:
+    """Every `a.b.c` of a module, as its names."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        while isinstance(node, ast.Attribute):
+            names.append(node.attr)
+            node = node.value
+        if names and isinstance(node, ast.Name):
+            yield [node.id, *reversed(names)]
+
+
+def test_fields_are_declared_and_read() -> None:
+    declared = set(field_names(default.get_config()))
+    sections = {"config": "", "dataset_config": "dataset.", "model_config": "model."}
+    methods = {"to_dict", "value"}
+    read = set()
+    for path in (ROOT / "digits_jax").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        for root, *rest in attribute_chains(tree):
+            if root not in sections or rest[0] in methods:
+                continue
+            field = sections[root] + ".".join(rest)
+            known = field in declared or any(d.startswith(f"{field}.") or field.startswith(f"{d}.") for d in declared)
+            assert known, f"{path.name} reads config.{field}, which configs/default.py does not declare"
+            if path.name != "config.py":  # checking a field is not using it
+                read.add(field)
+        if path.name == "models.py":
+            # `create_model` hands the modules what they declare.
+            annotations = [node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
+            read |= {f"model.{node.target.id}" for node in annotations if isinstance(node.target, ast.Name)}
+    assert declared - read == set()

@@ -1,0 +1,175 @@
+"""From source to arrays: preparation, the cache, and what happens where something is missing."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+
+from digits_jax import arrays, datasets, idx, optical_digits
+from digits_jax.errors import UserError
+
+
+def dataset_config(name: str, data_dir: Path, source_dir: Path | None = None) -> ConfigDict:
+    return ConfigDict(
+        {"name": name, "data_dir": str(data_dir), "source_dir": source_dir and str(source_dir), "train_examples": None}
+    )
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, idx_files: dict, write_idx: Callable, tmp_path: Path) -> ConfigDict:
+    """A data set "tiny" of 30 and 20 random images, to be read from IDX files."""
+    files = idx.IdxFiles(url="http://127.0.0.1:1/", num_classes=10)
+    spec = datasets.DatasetSpec(
+        version="1.0.0", description="tiny", homepage="http://127.0.0.1", num_classes=10, read=files.read
+    )
+    monkeypatch.setitem(datasets.DATASETS, "tiny", spec)
+    return dataset_config("tiny", tmp_path / "data", write_idx(idx_files))
+
+
+def cache_file(config: ConfigDict) -> Path:
+    return Path(config.data_dir) / config.name / "1.0.0" / "digits_jax_arrays.npz"
+
+
+def same(a: datasets.Dataset, b: datasets.Dataset) -> bool:
+    return a.sha256 == b.sha256 and all((x == y).all() for x, y in zip(a.arrays, b.arrays, strict=True))
+
+
+def test_source_cache_and_prepared_data_give_the_same_arrays(tiny: ConfigDict) -> None:
+    from_source = datasets.load(tiny)
+    tiny.source_dir = None
+    assert same(datasets.load(tiny), from_source)  # from the cache
+    cache_file(tiny).unlink()
+    assert same(datasets.load(tiny), from_source)  # from the prepared TFDS data set
+    assert cache_file(tiny).exists()
+
+
+def test_prepared_data_are_an_ordinary_tfds_data_set(tiny: ConfigDict) -> None:
+    dataset = datasets.load(tiny)
+    source = tfds.data_source("tiny", data_dir=tiny.data_dir, split="test")
+    assert len(source) == 20
+    for i in (0, 19):
+        np.testing.assert_array_equal(source[i]["image"], dataset.arrays.test_images[i])
+        assert source[i]["label"] == dataset.arrays.test_labels[i]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "other"])
+def test_a_damaged_cache_is_made_again(tiny: ConfigDict, damage: str, capsys: pytest.CaptureFixture) -> None:
+    before = datasets.load(tiny)
+    path = cache_file(tiny)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"flip": content, "truncate": content[:-500], "empty": b"", "other": b"PK not an archive"}[damage])
+    assert same(datasets.load(tiny), before)
+    assert "digits_jax_arrays.npz is damaged" in capsys.readouterr().err
+    assert same(datasets.load(tiny), before)
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_a_cache_with_a_consistent_archive_but_other_pixels_is_found_out(tiny: ConfigDict) -> None:
+    before = datasets.load(tiny)
+    with np.load(cache_file(tiny)) as file:
+        content = dict(file)
+    content["train_images"][0, 0, 0, 0] ^= 1
+    np.savez(cache_file(tiny), **content)
+    assert same(datasets.load(tiny), before)
+
+
+def test_the_hash_tells_data_apart(tiny: ConfigDict) -> None:
+    dataset = datasets.load(tiny)
+    assert arrays.content_hash(dataset.arrays) == dataset.sha256
+    changed = dataset.arrays._replace(test_labels=(dataset.arrays.test_labels + 1) % 10)
+    assert arrays.content_hash(changed) != dataset.sha256
+
+
+def test_train_examples_are_the_first_ones(tiny: ConfigDict) -> None:
+    whole = datasets.load(tiny)
+    tiny.train_examples = 7
+    part = datasets.load(tiny)
+    np.testing.assert_array_equal(part.arrays.train_images, whole.arrays.train_images[:7])
+    assert len(part.arrays.train_labels) == 7
+    assert len(part.arrays.test_labels) == 20
+    tiny.train_examples = 31
+    with pytest.raises(UserError, match=r"config.dataset.train_examples is 31: expected at most the 30 training"):
+        datasets.load(tiny)
+
+
+def test_data_that_cannot_be_had_names_the_ways_out(tiny: ConfigDict) -> None:
+    tiny.source_dir = None
+    with pytest.raises(UserError) as error:
+        datasets.load(tiny)
+    for part in (
+        "tiny is not prepared in",
+        "http://127.0.0.1:1/ cannot be reached",
+        "source_dir=FOLDER",
+        "optical_digits",
+    ):
+        assert part in str(error.value)
+
+
+def test_data_dir_that_cannot_be_written(tiny: ConfigDict, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    tiny.data_dir = str(tmp_path / "file")
+    with pytest.raises(UserError, match=r"tiny cannot be prepared in .*file .*--config.dataset.data_dir=FOLDER"):
+        datasets.load(tiny)
+
+
+def test_data_prepared_as_tfrecords(tiny: ConfigDict) -> None:
+    datasets.load(tiny)
+    cache_file(tiny).unlink()
+    info = cache_file(tiny).with_name("dataset_info.json")
+    info.write_text(json.dumps({**json.loads(info.read_text()), "fileFormat": "tfrecord"}))
+    with pytest.raises(UserError, match=r"holds tfrecord files, which need TensorFlow: .*data_dir=FOLDER"):
+        datasets.load(tiny)
+
+
+def test_where_data_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    assert datasets.data_dir(None) == Path.home() / "tensorflow_datasets"
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert datasets.data_dir(None) == tmp_path
+    assert datasets.data_dir("/elsewhere") == Path("/elsewhere")
+
+
+def test_optical_digits_stand_in_mnists_frame(data_dir: Path) -> None:
+    dataset = datasets.load(dataset_config("optical_digits", data_dir))
+    train, test = dataset.arrays.train_images, dataset.arrays.test_images
+    assert (train.shape, test.shape) == ((1437, 28, 28, 1), (360, 28, 28, 1))
+    frame = train.copy()
+    frame[:, 4:24, 4:24] = 0
+    assert frame.max() == 0
+    assert train.max() == 255
+    assert sorted(set(dataset.arrays.train_labels.tolist())) == list(range(10))
+
+
+def test_optical_digits_have_no_source(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="source_dir is given, but optical_digits ships with scikit-learn"):
+        optical_digits.read(source_dir=tmp_path, download_dir=tmp_path)
+
+
+def test_cached_data_load_without_tfds(tiny: ConfigDict, data_dir: Path) -> None:
+    datasets.load(dataset_config("optical_digits", data_dir))
+    code = (
+        "import sys; from ml_collections import ConfigDict; from digits_jax import datasets;"
+        f"datasets.load(ConfigDict(dict(name='optical_digits', data_dir={str(data_dir)!r}, source_dir=None,"
+        "train_examples=None))); print({'tensorflow_datasets', 'sklearn', 'PIL'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.slow
+def test_real_mnist(mnist_source: Path, tmp_path: Path) -> None:
+    dataset = datasets.load(dataset_config("mnist", tmp_path, mnist_source))
+    assert (len(dataset.arrays.train_labels), len(dataset.arrays.test_labels)) == (60_000, 10_000)
+    assert dataset.sha256 == "804c495be71a260fea6315306b72846e880ee6814bd2926df810bc0ea245da50"
+    assert dataset.arrays.train_labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert dataset.arrays.train_images.mean() == pytest.approx(33.318421, abs=1e-6)
+    source = tfds.data_source("mnist", data_dir=tmp_path, split="train")  # with TFDS's own builder
+    assert len(source) == 60_000
+    np.testing.assert_array_equal(source[59_999]["image"], dataset.arrays.train_images[59_999])

@@ -1,0 +1,147 @@
+"""The program as a person starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "digits_jax.main", *arguments],
+        cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=180)
+    return process.returncode, out, err
+
+
+def small_run(data_dir: Path, workdir: Path) -> list[str]:
+    """The README's command on a small data set."""
+    return [
+        "--config=configs/bn_dropout.py:smoke",
+        "--config.dataset.name=optical_digits",
+        f"--config.dataset.data_dir={data_dir}",
+        f"--workdir={workdir}",
+    ]
+
+
+def test_a_full_run_never_loads_tensorflow(tmp_path: Path) -> None:
+    # A tensorflow that fails loudly when imported, wherever that happens; preparing the data is part of the run.
+    fake = tmp_path / "site" / "tensorflow"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").write_text("raise AssertionError('tensorflow was imported')")
+    process = start(*small_run(tmp_path / "data", tmp_path / "run"), PYTHONPATH=str(tmp_path / "site"))
+    code, out, err = finish(process)
+    assert code == 0, err
+    assert "best on the test set" in out
+    assert "tensorflow was imported" not in err
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (["--config=configs/bn_dropout.py", "--config.model.hiden_dropout=0.1"],
+         "unknown config field in --config.model.hiden_dropout=0.1: did you mean 'hidden_dropout'?", 2),
+        (["--config=configs/vgg.py", "--config.dataset.source_dir=/nowhere", "--config.dataset.data_dir=/nowhere"],
+         "config.dataset.source_dir is '/nowhere': no such folder", 1),
+        (["--config=configs/vgg.py", "--config.epochs=1,2"],
+         "config.epochs is (1, 2): expected as many as learning_rates, which is (0.01, 0.1, 0.01)", 2),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(arguments: list[str], message: str, code: int) -> None:
+    returned, out, err = finish(start(*arguments))
+    assert (returned, out) == (code, "")
+    assert err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/nope.py"], "config file 'configs/nope.py' not found"),
+        (["--config=configs"], "config file 'configs' not found"),
+        (["--config=configs/vgg.py:fast"], "--config=configs/vgg.py:fast: ValueError: unknown config argument 'fast'"),
+        (["--config=configs/vgg.py", "--config.sede=1"], "unknown config field in --config.sede=1: did you mean 'see"),
+        (["--config=configs/vgg.py", "--config.zzz=1"], "unknown config field in --config.zzz=1"),
+        (["--config=configs/vgg.py", "--config.model.x.y=1"], "unknown config field in --config.model.x.y=1"),
+        (["--config=configs/vgg.py", "--config.seed=1.5"], "flag --config.seed=1.5: invalid literal for int()"),
+        (["--config=configs/vgg.py", "--config.model.hidden_dropout=a"], "flag --config.model.hidden_dropout=a: could"),
+        (["--config=configs/vgg.py", "--config.model=3"], "flag --config.model=3:"),
+        (["--config=configs/vgg.py", "--config.epochs=[1,"], "flag --config.epochs=[1,:"),
+        (["--config=configs/vgg.py", "--config.seed"], "Missing value for flag --config.seed"),
+        (["--config.seed=1"], "a field is given but no config: add --config=configs/bn_dropout.py"),
+        (["--config=configs/vgg.py", "--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
+        (["--config=configs/vgg.py", "workdir"], "unexpected argument 'workdir': options are written --name=value"),
+        ([], "--config is missing; for example --config=configs/bn_dropout.py"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_line_is_one_line(arguments: list[str], message: str) -> None:
+    # One process each, but without importing JAX: main answers flags before that.
+    returned, out, err = finish(start(*arguments))
+    assert returned == 2
+    assert out == ""
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_an_error_inside_a_config_file_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("from configs import default\n\n\ndef get_config(arg=''):\n    return undefined_name\n")
+    returned, _, err = finish(start(f"--config={path}"))
+    assert returned == 2
+    assert err == f"error: --config={path}: NameError: name 'undefined_name' is not defined (line 5)\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_the_same_command_again(data_dir: Path, tmp_path: Path) -> None:
+    """A few hundred steps with dropout and batch normalisation, stopped by a real SIGINT in mid-epoch."""
+
+    def command(workdir: Path) -> list[str]:
+        changes = ["--config.learning_rates=0.01,0.1", "--config.epochs=8,8", "--config.dataset.train_examples=1437"]
+        return [
+            "--config=configs/bn_dropout.py",
+            *small_run(data_dir, workdir)[1:],
+            *changes,
+            "--config.steps_per_call=2",
+        ]
+
+    code, _, err = finish(start(*command(tmp_path / "a")))
+    assert code == 0, err
+    process = start(*command(tmp_path / "b"))
+    metrics = tmp_path / "b" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.4)
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert code == 130, err
+    assert "python -m digits_jax.main --config=configs/bn_dropout.py" in out
+    steps = sorted(int(path.name) for path in (tmp_path / "b" / "checkpoints").iterdir())
+    assert steps[-1] % 23 != 0, "the signal was meant to come in mid-epoch"
+    code, _, err = finish(start(*command(tmp_path / "b")))
+    assert code == 0, err
+    rows = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "seconds"}
+            for line in (tmp_path / name / "metrics.jsonl").open()
+        ]
+        for name in ("a", "b")
+    ]
+    assert len(rows[0]) == 16
+    assert rows[0] == rows[1]
+    restore = ocp.StandardCheckpointer().restore
+    states = [restore(tmp_path / name / "checkpoints" / "368" / "arrays") for name in ("a", "b")]
+    assert jax.tree.all(jax.tree.map(lambda x, y: x.tobytes() == y.tobytes(), *states))

@@ -1,0 +1,50 @@
+"""The schedule at its boundaries, and the update."""
+
+import importlib
+
+import jax.numpy as jnp
+import pytest
+
+from configs import default
+from digits_jax import optimizer
+
+EPOCH_STEPS = 938  # 60,000 images in batches of 64, the last one of 32
+
+
+def test_steps_per_epoch() -> None:
+    assert [optimizer.steps_per_epoch(n, 64) for n in (60_000, 64, 63, 65)] == [938, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("vgg", {0: 0.01, 937: 0.01, 938: 0.1, 939: 0.1, 5627: 0.1, 5628: 0.01, 5629: 0.01, 10317: 0.01}),
+        (
+            "bn_dropout",
+            {937: 0.01, 938: 0.1, 5627: 0.1, 5628: 0.01, 10317: 0.01, 10318: 0.001, 10319: 0.001, 15007: 0.001},
+        ),
+    ],
+)  # fmt: skip
+def test_schedule_around_its_boundaries(name: str, rates: dict[int, float]) -> None:
+    config = importlib.import_module(f"configs.{name}").get_config()
+    schedule = optimizer.create_schedule(config, EPOCH_STEPS)
+    assert {step: float(schedule(step)) for step in rates} == pytest.approx(rates, rel=1e-6)
+
+
+def test_a_constant_rate() -> None:
+    config = default.get_config()
+    config.learning_rates, config.epochs = (0.05,), (3,)
+    schedule = optimizer.create_schedule(config, 10)
+    assert [float(schedule(step)) for step in (0, 9, 10, 29)] == pytest.approx([0.05] * 4)
+
+
+def test_plain_gradient_descent() -> None:
+    config = default.get_config()
+    config.learning_rates, config.epochs = (0.5, 0.25), (1, 1)
+    tx = optimizer.create_optimizer(config, 1)
+    params = {"w": jnp.array([1.0, 2.0])}
+    state = tx.init(params)
+    gradients = {"w": jnp.array([2.0, -4.0])}
+    for expected in ([-1.0, 2.0], [-0.5, 1.0]):
+        updates, state = tx.update(gradients, state, params)
+        assert updates["w"].tolist() == expected

@@ -1,0 +1,154 @@
+"""Whole runs in this process: determinism, interruption, and what a run leaves behind."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from digits_jax import input_pipeline, train
+from digits_jax.checkpoint import Checkpoints, Progress
+from digits_jax.config import resolve
+from digits_jax.datasets import Dataset
+from digits_jax.errors import UserError
+from digits_jax.interrupts import Interrupted
+from digits_jax.metrics import Metrics
+
+
+def without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def final_state(config: ConfigDict, dataset: Dataset, workdir: Path) -> list[Any]:
+    start = train.build(resolve(config, dataset), dataset).initial_state
+    progress = Checkpoints(workdir / "checkpoints").restore_latest(Progress(start, Metrics.zero(), 0.0, []))
+    assert progress is not None
+    return [leaf.tolist() for leaf in jax.tree.leaves(progress.state)]
+
+
+@pytest.fixture
+def regularised(vgg_config: ConfigDict) -> ConfigDict:
+    vgg_config.model.batch_norm = "after"
+    vgg_config.model.hidden_dropout = 0.5
+    return vgg_config
+
+
+def test_a_run_leaves_its_story(small_config: ConfigDict, small_dataset: Dataset, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    rows = train.train_and_evaluate(small_config, workdir)
+    assert [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()] == rows
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 7), (2, 14)]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.01, 0.1])
+    assert set(rows[0]) == {
+        "epoch", "step", "learning_rate", "train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds",
+    }  # fmt: skip
+    run = json.loads((workdir / "run.json").read_text())
+    assert run["config"]["model"]["mean"] == pytest.approx(float(small_dataset.arrays.train_images.mean()))
+    assert run["dataset"]["sha256"] == small_dataset.sha256
+    assert run["versions"]["jax"] == jax.__version__
+    text = (workdir / "run.json").read_text()
+    assert os.uname().nodename not in text
+    assert str(tmp_path.parent) not in text
+    assert '"/' not in text
+
+
+def test_same_seed_same_run_other_seed_other_run(regularised: ConfigDict, tmp_path: Path) -> None:
+    runs = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        regularised.seed = seed
+        runs.append(without_clock(train.train_and_evaluate(regularised, tmp_path / name)))
+    assert runs[0] == runs[1]
+    assert all(x["train/loss"] != y["train/loss"] for x, y in zip(runs[0], runs[2], strict=True))
+
+
+@pytest.mark.parametrize("calls_before", [1, 3, 4, 6])  # in mid-epoch, before the short batch, at the end, in the next
+def test_interrupted_and_resumed_is_bit_identical(
+    regularised: ConfigDict, small_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls_before: int
+) -> None:
+    undisturbed = train.train_and_evaluate(regularised, tmp_path / "a")
+    original, count = input_pipeline.calls, 0
+
+    def calls_with_ctrl_c(*args: Any, **kwargs: Any) -> Iterator[input_pipeline.Call]:
+        nonlocal count
+        for call in original(*args, **kwargs):
+            if count == calls_before:
+                os.kill(os.getpid(), signal.SIGINT)
+            count += 1
+            yield call
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(input_pipeline, "calls", calls_with_ctrl_c)
+    with pytest.raises(Interrupted):
+        train.train_and_evaluate(regularised, tmp_path / "b")
+    assert signal.getsignal(signal.SIGINT) is handler
+    resumed = train.train_and_evaluate(regularised, tmp_path / "b")
+    assert without_clock(resumed) == without_clock(undisturbed)
+    assert (tmp_path / "b" / "metrics.jsonl").read_text().count("\n") == 2
+    states = [final_state(regularised, small_dataset, tmp_path / name) for name in ("a", "b")]
+    assert states[0] == states[1]
+
+
+def test_a_second_ctrl_c_leaves_at_once(
+    small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def calls_with_two(*args: Any, **kwargs: Any) -> Iterator[input_pipeline.Call]:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        yield from ()
+
+    monkeypatch.setattr(input_pipeline, "calls", calls_with_two)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_and_evaluate(small_config, tmp_path)
+
+
+def test_a_finished_run_is_only_summed_up(
+    small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = train.train_and_evaluate(small_config, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    assert train.train_and_evaluate(small_config, tmp_path) == rows
+    assert "best on the test set" in capsys.readouterr().out
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_metrics_lost_after_the_checkpoint_come_back(small_config: ConfigDict, tmp_path: Path) -> None:
+    rows = train.train_and_evaluate(small_config, tmp_path)
+    first_line = (tmp_path / "metrics.jsonl").read_text().splitlines()[0]
+    (tmp_path / "metrics.jsonl").write_text(first_line + "\n")
+    train.train_and_evaluate(small_config, tmp_path)
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == rows
+
+
+def test_a_workdir_of_another_run_is_refused(small_config: ConfigDict, tmp_path: Path) -> None:
+    train.train_and_evaluate(small_config, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    small_config.model.std = 255.0
+    with pytest.raises(UserError, match=r"holds a run with config.model.std = .*, this one has 255.0: give another"):
+        train.train_and_evaluate(small_config, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_data_under_the_same_name_are_refused(
+    small_config: ConfigDict, small_dataset: Dataset, tmp_path: Path
+) -> None:
+    train.train_and_evaluate(small_config, tmp_path, dataset=small_dataset)
+    other = Dataset(name=small_dataset.name, num_classes=10, arrays=small_dataset.arrays, sha256="0" * 64)
+    with pytest.raises(UserError, match=r"holds a run with dataset.sha256 = .*give another --workdir"):
+        train.train_and_evaluate(small_config, tmp_path, dataset=other)
+
+
+def test_a_workdir_that_cannot_be_written(small_config: ConfigDict, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the workdir .*file/run cannot be written .*--workdir=FOLDER"):
+        train.train_and_evaluate(small_config, tmp_path / "file" / "run")
+
+
+def test_the_best_epoch_is_the_first_of_equals() -> None:
+    rows = [{"epoch": i + 1, "test/accuracy": a} for i, a in enumerate([0.1, 0.9, 0.3, 0.9])]
+    assert train.best_row(rows)["epoch"] == 2

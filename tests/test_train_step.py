@@ -1,0 +1,142 @@
+"""The pure core: what a step changes, what evaluation counts, which random numbers are drawn."""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from digits_jax import models, train_step
+from digits_jax.metrics import Metrics
+from digits_jax.train_step import Examples, TrainState
+
+IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (12, 28, 28, 1), np.uint8))
+BATCH = Examples(IMAGES, jnp.arange(12) % 10)
+TX = optax.sgd(0.1)
+KEYS = train_step.create_keys(0)
+
+
+def create(config: ConfigDict, **changes: Any) -> tuple[nn.Module, TrainState]:
+    config.model.update(mean=33.0, std=78.0, **changes)
+    model = models.create_model(config.model, num_classes=10)
+    return model, train_step.create_train_state(model, TX, init_key=KEYS.init, image_shape=(28, 28, 1))
+
+
+def step(model: nn.Module, state: TrainState, batch: Examples = BATCH, key: jax.Array = KEYS.dropout) -> Any:
+    return train_step.train_step(state, batch, model=model, tx=TX, dropout_key=key)
+
+
+def trees_equal(a: Any, b: Any) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
+
+
+def test_a_step_goes_down_the_gradient(vgg_config: ConfigDict) -> None:
+    model, state = create(vgg_config)
+    after, metrics = step(model, state)
+    assert int(after.step) == 1
+
+    def loss(params: Any) -> jax.Array:
+        logits = model.apply({"params": params}, BATCH.images, train=True)
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), BATCH.labels[:, None], 1).mean()
+
+    value, gradients = jax.value_and_grad(loss)(state.params)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradients)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), after.params, expected)
+    assert metrics.compute("train")["train/loss"] == pytest.approx(float(value), rel=1e-5)
+
+
+def test_a_step_updates_the_running_statistics(vgg_config: ConfigDict) -> None:
+    model, state = create(vgg_config, batch_norm="before", bn_momentum=0.9)
+    after, _ = step(model, state)
+    # The first layer sees (convolution of the normalised images): its mean moves by a tenth of the way.
+    _, captured = model.apply(
+        {"params": state.params, "batch_stats": state.batch_stats},
+        BATCH.images, train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True,
+    )  # fmt: skip
+    mean = captured["intermediates"]["Conv_0"]["__call__"][0].mean((0, 1, 2))
+    np.testing.assert_allclose(after.batch_stats["BatchNorm_0"]["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
+
+
+def test_without_batch_norm_there_are_no_statistics(vgg_config: ConfigDict) -> None:
+    model, state = create(vgg_config)
+    assert state.batch_stats == {}
+    assert step(model, state)[0].batch_stats == {}
+
+
+def test_dropout_is_a_function_of_seed_and_step(vgg_config: ConfigDict) -> None:
+    model, state = create(vgg_config, hidden_dropout=0.5)
+    later = state.replace(step=state.step + 1)
+    draws = [step(model, s, key=train_step.create_keys(seed).dropout)[0].params for s, seed in
+             ((state, 0), (state, 0), (later, 0), (state, 1))]  # fmt: skip
+    assert trees_equal(draws[0], draws[1])
+    assert not trees_equal(draws[0], draws[2])
+    assert not trees_equal(draws[0], draws[3])
+
+
+def test_streams_are_independent() -> None:
+    keys = [jax.random.key_data(key).tolist() for seed in (0, 1) for key in train_step.create_keys(seed)]
+    assert len({tuple(key) for key in keys}) == len(keys)
+
+
+def test_chunks_do_not_change_the_result(vgg_config: ConfigDict) -> None:
+    model, start = create(vgg_config, batch_norm="after", hidden_dropout=0.5)
+    batches = jax.random.randint(jax.random.key(0), (7, 4), 0, 12)
+    train_steps = train_step.make_train_steps(model=model, tx=TX, dropout_key=KEYS.dropout)
+    results = []
+    for bounds in ((0, 7), (0, 3, 4, 7), (0, 0, 1, 7)):
+        state, metrics = jax.tree.map(jnp.copy, start), Metrics.zero()
+        for first, last in itertools.pairwise(bounds):
+            state, metrics = train_steps(state, metrics, BATCH, batches, first, last)
+        assert int(state.step) == 7
+        assert int(metrics.count) == 28
+        results.append((state, metrics))
+    assert trees_equal(results[0], results[1])
+    assert trees_equal(results[0], results[2])
+
+
+class Constant(nn.Module):
+    """Predicts the class that the first pixel says, with a known loss: an exact expected accuracy."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        return 5.0 * jax.nn.one_hot(images[:, 0, 0, 0], 10)
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 1_000, 4_096, 20_000])
+def test_evaluation_counts_each_of_10_000_once(batch_size: int) -> None:
+    labels = np.arange(10_000) % 10
+    predicted = np.where(np.arange(10_000) < 9_937, labels, (labels + 1) % 10)  # the last 63 are wrong
+    images = np.zeros((10_000, 1, 1, 1), np.uint8)
+    images[:, 0, 0, 0] = predicted
+    evaluate = train_step.make_eval_steps(model=Constant(), batch_size=batch_size)
+    metrics = evaluate({}, {}, Examples(jnp.asarray(images), jnp.asarray(labels)))
+    assert int(metrics.count) == 10_000
+    values = metrics.compute("test")
+    assert values["test/accuracy"] == 0.9937
+    normaliser = np.log(np.exp(5.0) + 9)
+    assert values["test/loss"] == pytest.approx(normaliser - 5.0 * 0.9937, rel=1e-4)
+
+
+def test_evaluation_uses_the_running_statistics_and_leaves_them(vgg_config: ConfigDict) -> None:
+    model, state = create(vgg_config, batch_norm="after", hidden_dropout=0.5)
+    evaluate = train_step.make_eval_steps(model=model, batch_size=5)
+    before = jax.device_get(state.batch_stats)
+    metrics = evaluate(state.params, state.batch_stats, BATCH)
+    assert trees_equal(before, state.batch_stats)
+    moved = jax.tree.map(lambda x: x + 0.5, state.batch_stats)
+    assert float(evaluate(state.params, moved, BATCH).loss_sum) != float(metrics.loss_sum)
+
+
+def test_metrics_add_up_over_batches() -> None:
+    logits = jax.random.normal(jax.random.key(0), (10, 10))
+    labels = jnp.arange(10)
+    whole = Metrics.of_batch(logits, labels)
+    parts = Metrics.of_batch(logits[:7], labels[:7]) + Metrics.of_batch(logits[7:], labels[7:])
+    masked = Metrics.of_batch(jnp.concatenate([logits, logits]), jnp.concatenate([labels, labels]), jnp.arange(20) < 10)
+    for other in (parts, masked):
+        assert other.compute("x") == pytest.approx(whole.compute("x"), rel=1e-6)
