@@ -49,7 +49,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
         print(f"error: {_one_line(error, argv)}", file=sys.stderr)
         raise SystemExit(2) from None
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS["verbosity"].parse(logging.ERROR)  # Orbax alone logs a page per checkpoint
+        # absl would choose INFO, at which Orbax alone logs a page per checkpoint.
+        flags.FLAGS["verbosity"].using_default_value = False
+        logging.set_verbosity(logging.ERROR)
     return rest
 
 
