@@ -49,7 +49,12 @@ train() {
     arguments=(--config=configs/bn_dropout.py "${arguments[@]}")
     # A data set that was asked for is never replaced; the default one is where it cannot be had.
     if [[ "$given" != *" --config.dataset."* ]] && ! reason="$(.venv/bin/python -m digits_jax.prepare --name=mnist 2>&1)"; then
-      echo "MNIST cannot be had, so this trains on optical_digits, 1,797 real digits of 8x8 pixels that ship with scikit-learn (${reason#error: })."
+      if [[ "$reason" != *"cannot be reached"* ]]; then
+        echo "$reason" >&2
+        exit 1
+      fi
+      echo "MNIST is neither prepared here nor reachable, so this trains on optical_digits, 1,797 real 8x8 digits that ship" \
+        "with scikit-learn (MNIST from a folder: --config.dataset.source_dir=FOLDER)."
       arguments+=(--config.dataset.name=optical_digits)
     fi
   fi

@@ -1,12 +1,13 @@
 """What a person sees on the terminal: the parameter table, a progress bar, one line per epoch, a summary."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-from flax import traverse_util
+import jax.numpy as jnp
+from flax import linen as nn
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
@@ -21,21 +22,30 @@ _ROW = (
 console = Console(highlight=False, soft_wrap=True)
 
 
-def show_parameters(params: Any) -> None:
-    """A table of the parameters by layer."""
+def show_layers(model: nn.Module, image_shape: tuple[int, ...]) -> None:
+    """A table of the layers in the order they are called: output shape of one image, number of parameters."""
+    outputs: dict[str, tuple[int, ...]] = {}
+
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        result = call(*args, **kwargs)
+        if context.module.path and context.method_name == "__call__":
+            outputs["/".join(context.module.path)] = result.shape[1:]
+        return result
+
+    with nn.intercept_methods(record):
+        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False))
+    sizes = {path: sum(array.size for array in jax.tree.leaves(layer)) for path, layer in variables["params"].items()}
+
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("parameter")
-    table.add_column("shape")
-    table.add_column("count", justify="right")
-    for path, array in traverse_util.flatten_dict(params, sep="/").items():
-        table.add_row(path, "x".join(map(str, array.shape)), f"{array.size:,}")
-    table.add_row("total", "", f"{num_parameters(params):,}", style="bold")
+    table.add_column("layer")
+    table.add_column("output")
+    table.add_column("parameters", justify="right")
+    for path, shape in outputs.items():
+        if path in sizes:
+            table.add_row(path, "x".join(map(str, shape)), f"{sizes[path]:,}")
+    table.add_row("total", "", f"{sum(sizes.values()):,}", style="bold")
     console.print(table)
     console.print()
-
-
-def num_parameters(params: Any) -> int:
-    return sum(array.size for array in jax.tree.leaves(params))
 
 
 def show_header() -> None:
@@ -101,7 +111,7 @@ def progress_bar(label: str, *, total: int, remaining: int) -> Iterator[Bar]:
     """
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[status]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=total, status="compiling")
+        task = progress.add_task(label, total=total, status="")
 
         def bar(metrics: Metrics, *, seconds: float) -> None:
             count = int(metrics.count)
@@ -117,3 +127,8 @@ def progress_bar(label: str, *, total: int, remaining: int) -> Iterator[Bar]:
             )
 
         yield bar
+
+
+def compiling() -> AbstractContextManager[object]:
+    """Says so while entered; only on a terminal."""
+    return console.status("compiling") if console.is_terminal else nullcontext()

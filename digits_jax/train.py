@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import console, datasets, input_pipeline, models, optimizer
@@ -32,6 +33,7 @@ class Experiment(NamedTuple):
     """What a resolved config and its data become."""
 
     config: FrozenConfigDict
+    model: nn.Module
     keys: Keys
     train: Examples
     test: Examples
@@ -52,6 +54,7 @@ def build(config: FrozenConfigDict, dataset: datasets.Dataset) -> Experiment:
     keys = create_keys(config.seed)
     return Experiment(
         config=config,
+        model=model,
         keys=keys,
         train=Examples(jnp.asarray(arrays.train_images), jnp.asarray(arrays.train_labels, jnp.int32)),
         test=Examples(jnp.asarray(arrays.test_images), jnp.asarray(arrays.test_labels, jnp.int32)),
@@ -123,8 +126,9 @@ def _train_epoch(experiment: Experiment, progress: Progress, stop: StopRequest) 
     )
     first_step = int(state.step) - epoch * experiment.steps_per_epoch
     # A call of no steps only compiles, so that the clock measures training.
-    for part in batches:
-        state, metrics = experiment.train_steps(state, metrics, experiment.train, part, 0, 0)
+    with console.compiling():
+        for part in batches:
+            state, metrics = experiment.train_steps(state, metrics, experiment.train, part, 0, 0)
     begin = time.perf_counter() - progress.seconds
     label = f"epoch {epoch + 1}/{experiment.num_epochs}"
     with console.progress_bar(
@@ -164,7 +168,7 @@ def _announce(experiment: Experiment, dataset: datasets.Dataset, progress: Progr
         f"{experiment.config.model.name} on {dataset.name}: {len(experiment.train.labels):,} images to train on, "
         f"{len(experiment.test.labels):,} to test, on {device.device_kind}; run in {folder.path}\n"
     )
-    console.show_parameters(progress.state.params)
+    console.show_layers(experiment.model, dataset.image_shape)
     if int(progress.state.step):
         console.console.print(f"going on from step {int(progress.state.step):,} ({len(progress.rows)} epochs done)")
     console.show_header()

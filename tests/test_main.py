@@ -134,15 +134,10 @@ def test_ctrl_c_and_the_same_command_again(data_dir: Path, tmp_path: Path) -> No
     assert steps[-1] % 23 != 0, "the signal was meant to come in mid-epoch"
     code, _, err = finish(start(*command(tmp_path / "b")))
     assert code == 0, err
-    rows = [
-        [
-            {k: v for k, v in json.loads(line).items() if k != "seconds"}
-            for line in (tmp_path / name / "metrics.jsonl").open()
-        ]
-        for name in ("a", "b")
-    ]
-    assert len(rows[0]) == 16
-    assert rows[0] == rows[1]
-    restore = ocp.StandardCheckpointer().restore
-    states = [restore(tmp_path / name / "checkpoints" / "368" / "arrays") for name in ("a", "b")]
+    rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("a", "b")]
+    parsed = [[{k: v for k, v in json.loads(row).items() if k != "seconds"} for row in lines] for lines in rows]
+    assert len(parsed[0]) == 16
+    assert parsed[0] == parsed[1]
+    with ocp.StandardCheckpointer() as checkpointer:
+        states = [checkpointer.restore(tmp_path / name / "checkpoints" / "368" / "arrays") for name in ("a", "b")]
     assert jax.tree.all(jax.tree.map(lambda x, y: x.tobytes() == y.tobytes(), *states))
