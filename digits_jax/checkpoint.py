@@ -50,9 +50,14 @@ class Checkpoints:
             metrics=None if score is None else {"score": score, "step": step},
         )
 
-    def restore_latest(self, template: Progress) -> Progress | None:
-        """The latest checkpoint in the shapes and on the devices of `template`, or None where there is none."""
-        step = self._manager.latest_step()
+    def restore(self, template: Progress, *, step: int | None = None) -> Progress | None:
+        """A checkpoint in the shapes and on the devices of `template`, or None where there is none.
+
+        Args:
+          template: any state of the same experiment.
+          step: which one; None: the latest.
+        """
+        step = self._manager.latest_step() if step is None else step
         if step is None:
             return None
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": template.state, "metrics": template.metrics})

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import conv, datasets, models
+from digits_jax import augment, conv, datasets, input_pipeline, models
 from digits_jax.errors import ConfigError
 
 # Where the data lie says nothing about the experiment, and paths do not belong in results.
@@ -27,9 +27,19 @@ def validate(config: ConfigDict) -> None:
     _check_schedule(config)
     for field in ("batch_size", "steps_per_call", "eval_batch_size"):
         _check_int(config, field, low=1)
+    _check_int(config, "early_stopping_epochs", low=0)
     _check_choice(config, "dataset.name", datasets.DATASETS)
     if config.dataset.train_examples is not None:
         _check_int(config, "dataset.train_examples", low=1)
+    _check_int(config, "dataset.validation_examples", low=0)
+    _check_choice(config, "dataset.feed", input_pipeline.FEEDS)
+
+    _check_number(config, "augment.rotation", low=0, high=180)
+    _check_number(config, "augment.height_shift", low=0, high=1)
+    _check_number(config, "augment.width_shift", low=0, high=1)
+    _check_number(config, "augment.shear", low=0, below=math.pi / 2)
+    _check_number(config, "augment.zoom", low=0, below=1)
+    _check_choice(config, "augment.interpolation", augment.INTERPOLATIONS)
 
     _check_choice(config, "model.name", models.MODELS)
     _check_choice(config, "model.kernel_init", models.KERNEL_INITS)

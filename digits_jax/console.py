@@ -14,11 +14,6 @@ from rich.table import Table
 
 from digits_jax.metrics import Metrics
 
-_ROW = (
-    "{epoch:>7}  {rate:>7}  {train_loss:>10}  {train_accuracy:>8}  {test_loss:>9}  {test_accuracy:>8}"
-    "  {seconds:>7}  {speed:>8}"
-)
-
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -48,37 +43,40 @@ def show_layers(model: nn.Module, image_shape: tuple[int, ...]) -> None:
     console.print()
 
 
-def show_header() -> None:
-    console.print(
-        _ROW.format(
-            epoch="epoch", rate="rate", train_loss="train loss", train_accuracy="accuracy",
-            test_loss="test loss", test_accuracy="accuracy", seconds="seconds", speed="images/s",
-        ),
-        style="bold",
-    )  # fmt: skip
+def show_header(prefixes: list[str]) -> None:
+    """The names of the columns of `show_epoch`, with a loss and an accuracy for each prefix of metrics."""
+    cells = [f"{'epoch':>7}", f"{'rate':>6}"]
+    cells += [f"{_loss_name(prefix)}  accuracy" for prefix in prefixes]
+    console.print("  ".join([*cells, "seconds", "images/s"]), style="bold")
 
 
 def show_epoch(row: dict[str, Any], *, num_epochs: int, images_per_second: float) -> None:
     """One line for a finished epoch."""
-    console.print(
-        _ROW.format(
-            epoch=f"{row['epoch']}/{num_epochs}",
-            rate=f"{row['learning_rate']:.4g}",
-            train_loss=f"{row['train/loss']:.4f}",
-            train_accuracy=percent(row["train/accuracy"]),
-            test_loss=f"{row['test/loss']:.4f}",
-            test_accuracy=percent(row["test/accuracy"]),
-            seconds=f"{row['seconds']:.1f}",
-            speed=f"{images_per_second:,.0f}",
-        )
-    )
+    cells = [f"{row['epoch']}/{num_epochs}".rjust(7), f"{row['learning_rate']:6.4g}"]
+    cells += [
+        f"{row[f'{prefix}/loss']:{len(_loss_name(prefix))}.4f}  {percent(row[f'{prefix}/accuracy']):>8}"
+        for prefix in (key.removesuffix("/loss") for key in row if key.endswith("/loss"))
+    ]
+    console.print("  ".join([*cells, f"{row['seconds']:7.1f}", f"{images_per_second:8,.0f}"]))
 
 
-def show_summary(rows: list[dict[str, Any]], best: dict[str, Any], workdir: Path) -> None:
-    final = rows[-1]
+def _loss_name(prefix: str) -> str:
+    return f"{prefix.replace('_', ' ')} loss"
+
+
+def show_result(result: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> None:
+    """The final and the best epoch, and by which images the best one was selected."""
+    selected_by = result["selected_by"].removesuffix("/accuracy")
+    lines = {"final": "final", "best": f"best on the {selected_by} {'set' if selected_by == 'test' else 'images'}"}
     console.print()
-    console.print(f"final                 test accuracy {percent(final['test/accuracy'])}  (epoch {final['epoch']})")
-    console.print(f"best on the test set  test accuracy {percent(best['test/accuracy'])}  (epoch {best['epoch']})")
+    for key, name in lines.items():
+        row = result[key]
+        scores = [
+            f"{metric.removesuffix('/accuracy').replace('_', ' ')} accuracy {percent(value)}"
+            for metric, value in row.items()
+            if metric.endswith("/accuracy") and not metric.startswith("train/")
+        ]
+        console.print(f"{name:27}  {'  '.join(scores)}  (epoch {row['epoch']})")
     console.print(f"trained in {duration(sum(row['seconds'] for row in rows))}; everything is in {workdir}")
 
 

@@ -8,7 +8,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,11 @@ class Dataset:
 
     name: str
     num_classes: int
-    arrays: Arrays
-    sha256: str  # of the whole data set, before `train_examples` cut it
+    arrays: Arrays  # without the images held out
+    validation_images: np.ndarray  # uint8 [V, H, W, C], held out of the training images
+    validation_labels: np.ndarray  # uint8 [V]
+    sha256: str  # of the whole data set
+    folder: Path  # of the prepared TFDS data set
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -90,16 +93,31 @@ def load(dataset_config: ConfigDict) -> Dataset:
     """
     name = dataset_config.name
     spec = DATASETS[name]
-    arrays, sha256 = _load_all(name, spec, data_dir(dataset_config.data_dir), dataset_config.source_dir)
-    limit = dataset_config.train_examples
-    if limit is not None:
-        if limit > len(arrays.train_images):
-            raise ConfigError(
-                f"config.dataset.train_examples is {limit}: expected at most the {len(arrays.train_images)} "
-                f"training images of {name}"
-            )
-        arrays = arrays._replace(train_images=arrays.train_images[:limit], train_labels=arrays.train_labels[:limit])
-    return Dataset(name=name, num_classes=spec.num_classes, arrays=arrays, sha256=sha256)
+    root = data_dir(dataset_config.data_dir)
+    arrays, sha256 = _load_all(name, spec, root, dataset_config.source_dir)
+    images, labels = arrays.train_images, arrays.train_labels
+    held_out = dataset_config.validation_examples
+    if held_out >= len(images):
+        raise ConfigError(
+            f"config.dataset.validation_examples is {held_out}: expected fewer than the {len(images)} training images "
+            f"of {name}"
+        )
+    cut = len(images) - held_out
+    limit = cut if dataset_config.train_examples is None else dataset_config.train_examples
+    if limit > cut:
+        raise ConfigError(
+            f"config.dataset.train_examples is {limit}: expected at most the {cut} training images of {name}"
+            + (" that are not held out" if held_out else "")
+        )
+    return Dataset(
+        name=name,
+        num_classes=spec.num_classes,
+        arrays=arrays._replace(train_images=images[:limit], train_labels=labels[:limit]),
+        validation_images=images[cut:],
+        validation_labels=labels[cut:],
+        sha256=sha256,
+        folder=root / name / spec.version,
+    )
 
 
 def data_dir(configured: str | None) -> Path:
@@ -189,21 +207,46 @@ def _png(image: np.ndarray) -> io.BytesIO:
 
 def _decode(prepared: Path) -> Arrays:
     """Reads a prepared TFDS data set."""
+    sources = {split: _open_source(prepared, split) for split in ("train", "test")}
+    print(f"decoding {prepared} (once; about ten seconds)", file=sys.stderr)
+    images, labels = {}, {}
+    for split, source in sources.items():
+        blocks = [
+            _read_examples(source, range(start, min(start + _DECODE_BLOCK, len(source))))
+            for start in range(0, len(source), _DECODE_BLOCK)
+        ]
+        images[split], labels[split] = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    return Arrays(images["train"], labels["train"], images["test"], labels["test"])
+
+
+def train_gather(dataset: Dataset) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Reads training examples by their indices from the prepared TFDS data set, without holding all in memory.
+
+    Returns:
+      A function of indices that returns uint8 images `[n, H, W, C]` and uint8 labels `[n]`.
+
+    Raises:
+      UserError: only the cached arrays are there, or the files need TensorFlow.
+    """
+    source = _open_source(dataset.folder, "train")
+    return lambda indices: _read_examples(source, indices.tolist())
+
+
+def _open_source(prepared: Path, split: str) -> Any:
     import tensorflow_datasets as tfds
 
+    if not (prepared / "dataset_info.json").exists():
+        raise UserError(f"{prepared} holds no prepared data set: config.dataset.feed='host' reads from one")
     builder = tfds.builder_from_directory(prepared)
     if builder.info.file_format.value != "array_record":
         raise UserError(
             f"{prepared} holds {builder.info.file_format.value} files, which need TensorFlow: prepare the data set "
             "elsewhere, with --config.dataset.data_dir=FOLDER"
         )
-    print(f"decoding {prepared} (once; about ten seconds)", file=sys.stderr)
-    images, labels = {}, {}
-    for split in ("train", "test"):
-        source = builder.as_data_source(split)
-        examples: list[Any] = []
-        for start in range(0, len(source), _DECODE_BLOCK):
-            examples += source.__getitems__(range(start, min(start + _DECODE_BLOCK, len(source))))
-        images[split] = np.stack([example["image"] for example in examples])
-        labels[split] = np.array([example["label"] for example in examples], np.uint8)
-    return Arrays(images["train"], labels["train"], images["test"], labels["test"])
+    return builder.as_data_source(split)
+
+
+def _read_examples(source: Any, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+    examples = source.__getitems__(indices)
+    labels = np.array([example["label"] for example in examples], np.uint8)
+    return np.stack([example["image"] for example in examples]), labels

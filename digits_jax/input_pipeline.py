@@ -1,9 +1,20 @@
-"""The order in which training sees the images: a pure function of (seed, epoch)."""
+"""The order in which training sees the images, a pure function of (seed, epoch), and how they reach the step.
 
-from collections.abc import Iterator
-from typing import NamedTuple
+Two feeds yield the same batches, bit for bit: `DeviceFeed` keeps all images on the device and hands over indices;
+`HostFeed` gathers the images of the next calls on the host, in a thread, for data that do not fit.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+from digits_jax.train_step import Examples
+
+FEEDS = ("device", "host")
 
 
 def epoch_batches(order_key: jax.Array, epoch: int, *, num_examples: int, batch_size: int) -> list[jax.Array]:
@@ -26,16 +37,87 @@ def epoch_batches(order_key: jax.Array, epoch: int, *, num_examples: int, batch_
 
 
 class Call(NamedTuple):
-    """A run of consecutive batches that go into one compiled call."""
+    """What one compiled call trains on: the rows `start` to `stop` of `batches`."""
 
-    batches: jax.Array  # int32 [num_batches, B]
-    start: int  # the first of them to train on
-    stop: int  # one past the last
+    examples: Examples
+    batches: jax.Array  # int32 [num_batches, B], indices into `examples`
+    start: int
+    stop: int
 
 
-def calls(parts: list[jax.Array], *, first_step: int, steps_per_call: int) -> Iterator[Call]:
-    """Cuts an epoch from its step `first_step` on into calls of at most `steps_per_call` steps."""
+class Feed(Protocol):
+    """How an epoch's batches reach the compiled steps."""
+
+    num_examples: int
+
+    def calls(self, parts: list[jax.Array], *, first_step: int) -> Iterator[Call]:
+        """Cuts an epoch, from its step `first_step` on, into calls."""
+        ...
+
+    def empty_calls(self, parts: list[jax.Array]) -> list[Call]:
+        """A call of no steps for each shape that `calls` yields, to compile with."""
+        ...
+
+
+class DeviceFeed:
+    """All images on the device, once."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, *, steps_per_call: int) -> None:
+        self._examples = Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+        self._steps_per_call = steps_per_call
+        self.num_examples = len(labels)
+
+    def calls(self, parts: list[jax.Array], *, first_step: int) -> Iterator[Call]:
+        for batches, start, stop in _cut(parts, first_step, self._steps_per_call):
+            yield Call(self._examples, batches, start, stop)
+
+    def empty_calls(self, parts: list[jax.Array]) -> list[Call]:
+        return [Call(self._examples, batches, 0, 0) for batches in parts]
+
+
+# Takes indices; returns their images [n, H, W, C] and labels [n].
+Gather = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class HostFeed:
+    """The images of each call gathered on the host while the call before it runs."""
+
+    def __init__(self, gather: Gather, *, num_examples: int, image_shape: tuple[int, ...], steps_per_call: int) -> None:
+        self._gather = gather
+        self._image_shape = image_shape
+        self._steps_per_call = steps_per_call
+        self.num_examples = num_examples
+
+    def calls(self, parts: list[jax.Array], *, first_step: int) -> Iterator[Call]:
+        cuts = _cut(parts, first_step, self._steps_per_call)
+        with ThreadPoolExecutor(1, thread_name_prefix="gather") as pool:
+            pending = [pool.submit(self._call, *cut) for cut in _take(cuts, 2)]
+            while pending:
+                call = pending.pop(0).result()
+                pending += [pool.submit(self._call, *cut) for cut in _take(cuts, 1)]
+                yield call
+
+    def empty_calls(self, parts: list[jax.Array]) -> list[Call]:
+        return [self._call(batches, 0, 0) for batches in parts]
+
+    def _call(self, batches: jax.Array, start: int, stop: int) -> Call:
+        # Always the full number of rows, so that a call of fewer steps has the same shape and needs no compilation.
+        steps, batch_size = min(self._steps_per_call, len(batches)), batches.shape[1]
+        images = np.zeros((steps * batch_size, *self._image_shape), np.uint8)
+        labels = np.zeros(steps * batch_size, np.int32)
+        count = (stop - start) * batch_size
+        if count:
+            images[:count], labels[:count] = self._gather(np.asarray(batches[start:stop]).ravel())
+        rows = jnp.arange(steps * batch_size, dtype=jnp.int32).reshape(steps, batch_size)
+        return Call(Examples(jnp.asarray(images), jnp.asarray(labels)), rows, 0, stop - start)
+
+
+def _cut(parts: list[jax.Array], first_step: int, steps_per_call: int) -> Iterator[tuple[jax.Array, int, int]]:
     for batches in parts:
         for start in range(max(first_step, 0), len(batches), steps_per_call):
-            yield Call(batches, start, min(start + steps_per_call, len(batches)))
+            yield batches, start, min(start + steps_per_call, len(batches))
         first_step -= len(batches)
+
+
+def _take(cuts: Iterator[tuple[jax.Array, int, int]], count: int) -> list[tuple[jax.Array, int, int]]:
+    return [cut for _, cut in zip(range(count), cuts, strict=False)]

@@ -12,6 +12,8 @@ from digits_jax.interrupts import Interrupted
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment, for example configs/bn_dropout.py")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default: runs/<config>/<hash of the config>")
+PROFILE = flags.DEFINE_integer("profile", 0, "trace so many training steps with jax.profiler", lower_bound=0)
+WANDB_PROJECT = flags.DEFINE_string("wandb_project", None, "also log to this project of Weights & Biases")
 
 
 def main(argv: list[str]) -> int:
@@ -26,7 +28,9 @@ def main(argv: list[str]) -> int:
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
     folder = Path(WORKDIR.value) if WORKDIR.value else workdir.default_workdir(name, config)
     try:
-        train.train_and_evaluate(config, folder, dataset=dataset)
+        train.train_and_evaluate(
+            config, folder, dataset=dataset, wandb_project=WANDB_PROJECT.value, profile_steps=PROFILE.value
+        )
     except Interrupted:
         print(f"interrupted and saved; go on with\n  python -m digits_jax.main {shlex.join(sys.argv[1:])}")
         return 130

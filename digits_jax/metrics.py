@@ -1,9 +1,4 @@
-"""Metrics as sums and counts, divided once at the end, and the file they are written to."""
-
-import json
-import os
-from pathlib import Path
-from typing import Any
+"""Metrics as sums and counts, divided once at the end."""
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +39,3 @@ class Metrics(struct.PyTreeNode):
         sums = jax.device_get(self)
         count = int(sums.count)
         return {f"{prefix}/loss": float(sums.loss_sum) / count, f"{prefix}/accuracy": int(sums.correct) / count}
-
-
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes all rows, one JSON object a line; the file is replaced whole, never left half-written."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, path)

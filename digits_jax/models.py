@@ -5,6 +5,7 @@ them. The building blocks are bound once at the top of `__call__`, so that its b
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,8 +20,28 @@ from digits_jax.errors import ConfigError
 
 BATCH_NORM_PLACES = ("none", "before", "after")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# Glorot & Bengio 2010: uniform in +-sqrt(6 / (fan_in + fan_out)).
-KERNEL_INITS = {"glorot_uniform": nn.initializers.glorot_uniform(), "he_normal": nn.initializers.he_normal()}
+
+
+def keras1_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Glorot-uniform as Keras up to 1.1.2 drew it: for convolutions with the fans of a kernel in Theano's order.
+
+    The layer asks for its initialiser with `dim_ordering="tf"`, which the look-up (`get_from_module`) drops.
+    A kernel `[kh, kw, C, O]` is then read as `[O, C, kh, kw]`: fan_in = kw C O, fan_out = kh C O, so that a 3x3 kernel
+    is uniform in +-1 / sqrt(C O). Dense layers are Glorot's. Source: keras/initializations.py and
+    keras/utils/generic_utils.py of Keras 1.0.8 and 1.1.2.
+    """
+    if len(shape) == 2:
+        return nn.initializers.glorot_uniform()(key, shape, dtype)
+    kh, kw, c, o = shape
+    limit = math.sqrt(6 / ((kh + kw) * c * o))
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+KERNEL_INITS = {
+    "glorot_uniform": nn.initializers.glorot_uniform(),  # Glorot & Bengio 2010: +-sqrt(6 / (fan_in + fan_out))
+    "he_normal": nn.initializers.he_normal(),  # He et al. 2015: variance 2 / fan_in
+    "keras1_uniform": keras1_uniform,
+}
 
 
 class Linear(nn.Module):

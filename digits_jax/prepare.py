@@ -13,7 +13,13 @@ SOURCE_DIR = flags.DEFINE_string("source_dir", None, "folder with the original I
 def main(argv: list[str]) -> None:
     dataset = datasets.load(
         ConfigDict(
-            {"name": NAME.value, "data_dir": DATA_DIR.value, "source_dir": SOURCE_DIR.value, "train_examples": None}
+            {
+                "name": NAME.value,
+                "data_dir": DATA_DIR.value,
+                "source_dir": SOURCE_DIR.value,
+                "validation_examples": 0,
+                "train_examples": None,
+            }
         )
     )
     arrays = dataset.arrays

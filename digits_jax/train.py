@@ -1,22 +1,26 @@
 """The effects: builds everything, loops over epochs, evaluates, writes, saves."""
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import console, datasets, input_pipeline, models, optimizer
+from digits_jax.augment import create_augment
 from digits_jax.checkpoint import Checkpoints, Progress
-from digits_jax.config import resolve, validate
+from digits_jax.config import config_hash, resolve, validate
+from digits_jax.curves import plot_curves
 from digits_jax.interrupts import Interrupted, StopRequest
-from digits_jax.metrics import Metrics, write_jsonl
+from digits_jax.metrics import Metrics
+from digits_jax.profiling import StepProfiler
 from digits_jax.train_step import (
-    EvalSteps,
     Examples,
     Keys,
     TrainState,
@@ -27,6 +31,11 @@ from digits_jax.train_step import (
     make_train_steps,
 )
 from digits_jax.workdir import Workdir
+from digits_jax.writers import JsonlWriter, TensorBoardWriter, WandbWriter, Writer
+
+Row = dict[str, Any]
+# By the prefix of its metrics, what scores a state on a set of images.
+Evaluations = dict[str, Callable[[TrainState], Metrics]]
 
 
 class Experiment(NamedTuple):
@@ -35,14 +44,19 @@ class Experiment(NamedTuple):
     config: FrozenConfigDict
     model: nn.Module
     keys: Keys
-    train: Examples
-    test: Examples
+    feed: input_pipeline.Feed
     schedule: optax.Schedule
     steps_per_epoch: int
     num_epochs: int
     train_steps: TrainSteps
-    eval_steps: EvalSteps
+    after_each_epoch: Evaluations
+    at_the_end: Evaluations
     initial_state: TrainState
+
+    @property
+    def score_key(self) -> str:
+        """The metric that the best epoch is selected by."""
+        return f"{next(iter(self.after_each_epoch))}/accuracy"
 
 
 def build(config: FrozenConfigDict, dataset: datasets.Dataset) -> Experiment:
@@ -52,30 +66,82 @@ def build(config: FrozenConfigDict, dataset: datasets.Dataset) -> Experiment:
     epoch_steps = optimizer.steps_per_epoch(len(arrays.train_labels), config.batch_size)
     tx = optimizer.create_optimizer(config, epoch_steps)
     keys = create_keys(config.seed)
+    augment = create_augment(config.augment)
+    after_each_epoch, at_the_end = _evaluations(config, dataset, model, keys)
     return Experiment(
         config=config,
         model=model,
         keys=keys,
-        train=Examples(jnp.asarray(arrays.train_images), jnp.asarray(arrays.train_labels, jnp.int32)),
-        test=Examples(jnp.asarray(arrays.test_images), jnp.asarray(arrays.test_labels, jnp.int32)),
+        feed=_create_feed(config, dataset),
         schedule=optimizer.create_schedule(config, epoch_steps),
         steps_per_epoch=epoch_steps,
         num_epochs=sum(config.epochs),
-        train_steps=make_train_steps(model=model, tx=tx, dropout_key=keys.dropout),
-        eval_steps=make_eval_steps(model=model, batch_size=config.eval_batch_size),
+        train_steps=make_train_steps(model=model, tx=tx, augment=augment, keys=keys),
+        after_each_epoch=after_each_epoch,
+        at_the_end=at_the_end,
         initial_state=create_train_state(model, tx, init_key=keys.init, image_shape=dataset.image_shape),
     )
 
 
+def _create_feed(config: FrozenConfigDict, dataset: datasets.Dataset) -> input_pipeline.Feed:
+    arrays, steps_per_call = dataset.arrays, config.steps_per_call
+    if config.dataset.feed == "device":
+        return input_pipeline.DeviceFeed(arrays.train_images, arrays.train_labels, steps_per_call=steps_per_call)
+    return input_pipeline.HostFeed(
+        datasets.train_gather(dataset),
+        num_examples=len(arrays.train_labels),
+        image_shape=dataset.image_shape,
+        steps_per_call=steps_per_call,
+    )
+
+
+def _on_device(images: np.ndarray, labels: np.ndarray) -> Examples:
+    return Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+
+
+def _evaluations(
+    config: FrozenConfigDict, dataset: datasets.Dataset, model: nn.Module, keys: Keys
+) -> tuple[Evaluations, Evaluations]:
+    """What is scored after each epoch, and what only at the end: the test images, where others select the epoch."""
+
+    def on(examples: Examples, augment: Any) -> Callable[[TrainState], Metrics]:
+        eval_steps = make_eval_steps(model=model, batch_size=config.eval_batch_size, augment=augment)
+
+        def evaluate(state: TrainState) -> Metrics:
+            key = jax.random.fold_in(keys.test_augment, state.step)
+            return eval_steps(state.params, state.batch_stats, examples, key)
+
+        return evaluate
+
+    def untouched(key: jax.Array, images: jax.Array) -> jax.Array:
+        return images
+
+    test_examples = _on_device(dataset.arrays.test_images, dataset.arrays.test_labels)
+    test = {"test": on(test_examples, untouched)}
+    if config.augment.test:
+        test["test_augmented"] = on(test_examples, create_augment(config.augment))
+    if not len(dataset.validation_labels):
+        return test, {}
+    validation_examples = _on_device(dataset.validation_images, dataset.validation_labels)
+    return {"validation": on(validation_examples, untouched)}, test
+
+
 def train_and_evaluate(
-    config: ConfigDict | FrozenConfigDict, workdir: Path, *, dataset: datasets.Dataset | None = None
-) -> list[dict[str, Any]]:
+    config: ConfigDict | FrozenConfigDict,
+    workdir: Path,
+    *,
+    dataset: datasets.Dataset | None = None,
+    wandb_project: str | None = None,
+    profile_steps: int = 0,
+) -> list[Row]:
     """Trains a config to its end, going on from the workdir's latest checkpoint where there is one.
 
     Args:
       config: fields as in `configs/default.py`.
       workdir: the run's folder; made where it is missing.
       dataset: its data where they are already loaded.
+      wandb_project: of Weights & Biases, to log to as well.
+      profile_steps: how many of the first steps to trace with `jax.profiler`, into `workdir/profile`.
 
     Returns:
       One row of metrics per epoch, as in `metrics.jsonl`.
@@ -91,54 +157,93 @@ def train_and_evaluate(
     folder.open(config, dataset)
     experiment = build(config, dataset)
     checkpoints = Checkpoints(folder.checkpoints)
-    # A new run's first chunk would otherwise donate the initial state that `restore_latest` needs the shapes of.
     start = Progress(state=experiment.initial_state, metrics=Metrics.zero(), seconds=0.0, rows=[])
-    progress = checkpoints.restore_latest(start) or start
+    progress = checkpoints.restore(start) or start
     _announce(experiment, dataset, progress, folder)
+    writers = _create_writers(config, folder, wandb_project)
+    _write(writers, progress.rows)  # an earlier process may have ended between a checkpoint and its row
+    profiler = StepProfiler(folder.profile, steps=profile_steps)
     with StopRequest() as stop:
-        while len(progress.rows) < experiment.num_epochs:
-            progress = _train_epoch(experiment, progress, stop)
-            if int(progress.metrics.count) < len(experiment.train.labels):
+        while not _is_finished(experiment, progress.rows):
+            progress = _train_epoch(experiment, progress, stop, profiler)
+            if int(progress.metrics.count) < experiment.feed.num_examples:
                 checkpoints.save(progress, score=None)
                 raise Interrupted
             progress = _finish_epoch(experiment, progress)
-            checkpoints.save(progress, score=progress.rows[-1]["test/accuracy"])
-            write_jsonl(folder.metrics_file, progress.rows)
-    # Once more, in case an earlier process ended between the last checkpoint and its row.
-    write_jsonl(folder.metrics_file, progress.rows)
+            checkpoints.save(progress, score=progress.rows[-1][experiment.score_key])
+            _write(writers, progress.rows)
+    result = _final_result(experiment, progress, checkpoints)
+    folder.write_result(result)
+    plot_curves(
+        progress.rows,
+        best_epoch=result["best"]["epoch"],
+        selected_by=result["selected_by"],
+        title=f"{folder.path.parent.name}: {experiment.config.model.name} on {dataset.name}",
+        path=folder.curves,
+    )
+    for writer in writers:
+        writer.close()
     checkpoints.close()
-    console.show_summary(progress.rows, best_row(progress.rows), folder.path)
+    console.show_result(result, progress.rows, folder.path)
     return progress.rows
 
 
-def best_row(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first epoch with the highest test accuracy."""
-    return max(rows, key=lambda row: row["test/accuracy"])
+def _create_writers(config: FrozenConfigDict, folder: Workdir, wandb_project: str | None) -> list[Writer]:
+    writers: list[Writer] = [JsonlWriter(folder.metrics_file), TensorBoardWriter(folder.tensorboard)]
+    if wandb_project:
+        writers.append(
+            WandbWriter(
+                project=wandb_project,
+                run_id=config_hash(config),
+                name=folder.path.parent.name,
+                config=config.to_dict(),
+                folder=folder.path,
+            )
+        )
+    return writers
 
 
-def _train_epoch(experiment: Experiment, progress: Progress, stop: StopRequest) -> Progress:
+def _write(writers: Sequence[Writer], rows: list[Row]) -> None:
+    for writer in writers:
+        writer.write(rows)
+
+
+def best_row(rows: list[Row], score_key: str) -> Row:
+    """The first epoch with the highest score."""
+    return max(rows, key=lambda row: row[score_key])
+
+
+def _is_finished(experiment: Experiment, rows: list[Row]) -> bool:
+    patience = experiment.config.early_stopping_epochs
+    if rows and patience and len(rows) - best_row(rows, experiment.score_key)["epoch"] >= patience:
+        return True
+    return len(rows) == experiment.num_epochs
+
+
+def _train_epoch(experiment: Experiment, progress: Progress, stop: StopRequest, profiler: StepProfiler) -> Progress:
     """The rest of the epoch that `progress` is in, or the part of it until a stop is requested."""
-    config, state, metrics = experiment.config, progress.state, progress.metrics
+    state, metrics = progress.state, progress.metrics
     epoch = len(progress.rows)
-    num_examples = len(experiment.train.labels)
+    num_examples = experiment.feed.num_examples
     batches = input_pipeline.epoch_batches(
-        experiment.keys.order, epoch, num_examples=num_examples, batch_size=config.batch_size
+        experiment.keys.order, epoch, num_examples=num_examples, batch_size=experiment.config.batch_size
     )
     first_step = int(state.step) - epoch * experiment.steps_per_epoch
     # A call of no steps only compiles, so that the clock measures training.
     with console.compiling():
-        for part in batches:
-            state, metrics = experiment.train_steps(state, metrics, experiment.train, part, 0, 0)
+        for call in experiment.feed.empty_calls(batches):
+            state, metrics = experiment.train_steps(state, metrics, *call)
     begin = time.perf_counter() - progress.seconds
     label = f"epoch {epoch + 1}/{experiment.num_epochs}"
-    with console.progress_bar(
-        label, total=num_examples, remaining=num_examples * (experiment.num_epochs - epoch)
-    ) as bar:
-        for call in input_pipeline.calls(batches, first_step=first_step, steps_per_call=config.steps_per_call):
+    remaining = num_examples * (experiment.num_epochs - epoch)
+    with console.progress_bar(label, total=num_examples, remaining=remaining) as bar:
+        for call in experiment.feed.calls(batches, first_step=first_step):
             if stop.requested:
                 break
             previous = metrics
-            state, metrics = experiment.train_steps(state, metrics, experiment.train, *call)
+            profiler.before_call()
+            state, metrics = experiment.train_steps(state, metrics, *call)
+            profiler.after_call(call.stop - call.start, metrics)
             # Waits for the call before this one, while this one runs: never more than two are under way.
             bar(jax.device_get(previous), seconds=time.perf_counter() - begin)
         jax.block_until_ready(metrics)
@@ -148,30 +253,52 @@ def _train_epoch(experiment: Experiment, progress: Progress, stop: StopRequest) 
 def _finish_epoch(experiment: Experiment, progress: Progress) -> Progress:
     """Evaluates, adds the epoch's row and starts the next epoch's sums."""
     state = progress.state
-    test = experiment.eval_steps(state.params, state.batch_stats, experiment.test)
     row = {
         "epoch": len(progress.rows) + 1,
         "step": int(state.step),
         "learning_rate": float(experiment.schedule(state.step - 1)),
         **progress.metrics.compute("train"),
-        **test.compute("test"),
+        **_evaluate(experiment.after_each_epoch, state),
         "seconds": round(progress.seconds, 3),
     }
-    speed = len(experiment.train.labels) / progress.seconds
-    console.show_epoch(row, num_epochs=experiment.num_epochs, images_per_second=speed)
+    _show_epoch(experiment, row)
     return Progress(state=state, metrics=Metrics.zero(), seconds=0.0, rows=[*progress.rows, row])
 
 
+def _evaluate(evaluations: Evaluations, state: TrainState) -> dict[str, float]:
+    return {key: value for prefix, on in evaluations.items() for key, value in on(state).compute(prefix).items()}
+
+
+def _final_result(experiment: Experiment, progress: Progress, checkpoints: Checkpoints) -> dict[str, Any]:
+    """The final and the best epoch's rows, completed by what is scored at the end only."""
+    final, best = progress.rows[-1], best_row(progress.rows, experiment.score_key)
+    best_state = progress.state
+    if experiment.at_the_end and best is not final:
+        restored = checkpoints.restore(progress, step=best["step"])
+        assert restored is not None
+        best_state = restored.state
+    return {
+        "selected_by": experiment.score_key,
+        "final": {**final, **_evaluate(experiment.at_the_end, progress.state)},
+        "best": {**best, **_evaluate(experiment.at_the_end, best_state)},
+    }
+
+
+def _show_epoch(experiment: Experiment, row: Row) -> None:
+    speed = experiment.feed.num_examples / max(row["seconds"], 1e-3)  # seconds are rounded to milliseconds
+    console.show_epoch(row, num_epochs=experiment.num_epochs, images_per_second=speed)
+
+
 def _announce(experiment: Experiment, dataset: datasets.Dataset, progress: Progress, folder: Workdir) -> None:
-    device = jax.devices()[0]
+    held_out = len(dataset.validation_labels)
     console.console.print(
-        f"{experiment.config.model.name} on {dataset.name}: {len(experiment.train.labels):,} images to train on, "
-        f"{len(experiment.test.labels):,} to test, on {device.device_kind}; run in {folder.path}\n"
+        f"{experiment.config.model.name} on {dataset.name}: {experiment.feed.num_examples:,} images to train on, "
+        + (f"{held_out:,} of the training images held out to select the epoch, " if held_out else "")
+        + f"{len(dataset.arrays.test_labels):,} to test, on {jax.devices()[0].device_kind}; run in {folder.path}\n"
     )
     console.show_layers(experiment.model, dataset.image_shape)
     if int(progress.state.step):
         console.console.print(f"going on from step {int(progress.state.step):,} ({len(progress.rows)} epochs done)")
-    console.show_header()
+    console.show_header(["train", *experiment.after_each_epoch])
     for row in progress.rows:
-        speed = len(experiment.train.labels) / row["seconds"]
-        console.show_epoch(row, num_epochs=experiment.num_epochs, images_per_second=speed)
+        _show_epoch(experiment, row)

@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
+from digits_jax.augment import Augment
 from digits_jax.metrics import Metrics
 
 
@@ -32,6 +33,8 @@ class Keys(NamedTuple):
     init: jax.Array
     order: jax.Array
     dropout: jax.Array
+    augment: jax.Array
+    test_augment: jax.Array
 
 
 class Examples(NamedTuple):
@@ -67,7 +70,8 @@ def train_step(
     *,
     model: nn.Module,
     tx: optax.GradientTransformation,
-    dropout_key: jax.Array,
+    augment: Augment,
+    keys: Keys,
 ) -> tuple[TrainState, Metrics]:
     """One step down the gradient of the batch's mean softmax cross-entropy.
 
@@ -76,20 +80,22 @@ def train_step(
       batch: images `[B, H, W, C]` and labels `[B]`.
       model: takes `(images, train)`.
       tx: the optimizer that made `state.opt_state`.
-      dropout_key: the run's key; the step's number is folded into it.
+      augment: takes a key and the images.
+      keys: the run's; the step's number is folded into them.
 
     Returns:
       The state after the step, and the batch's metrics, computed on the way (with dropout, before the update).
     """
-    key = jax.random.fold_in(dropout_key, state.step)
+    images = augment(jax.random.fold_in(keys.augment, state.step), batch.images)
+    dropout_key = jax.random.fold_in(keys.dropout, state.step)
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
         logits, updates = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
-            batch.images,
+            images,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": key},
+            rngs={"dropout": dropout_key},
         )
         metrics = Metrics.of_batch(logits, batch.labels)
         return metrics.loss_sum / metrics.count, (metrics, updates.get("batch_stats", {}))
@@ -107,7 +113,7 @@ def train_step(
 TrainSteps = Callable[[TrainState, Metrics, Examples, jax.Array, int, int], tuple[TrainState, Metrics]]
 
 
-def make_train_steps(*, model: nn.Module, tx: optax.GradientTransformation, dropout_key: jax.Array) -> TrainSteps:
+def make_train_steps(*, model: nn.Module, tx: optax.GradientTransformation, augment: Augment, keys: Keys) -> TrainSteps:
     """Compiles a chunk of training steps into one call.
 
     Returns:
@@ -124,7 +130,7 @@ def make_train_steps(*, model: nn.Module, tx: optax.GradientTransformation, drop
             state, metrics = carry
             rows = batches[index]
             batch = Examples(examples.images[rows], examples.labels[rows])
-            state, batch_metrics = train_step(state, batch, model=model, tx=tx, dropout_key=dropout_key)
+            state, batch_metrics = train_step(state, batch, model=model, tx=tx, augment=augment, keys=keys)
             return state, metrics + batch_metrics
 
         return lax.fori_loop(start, stop, body, (state, metrics))
@@ -132,18 +138,18 @@ def make_train_steps(*, model: nn.Module, tx: optax.GradientTransformation, drop
     return jax.jit(train_steps, donate_argnums=0)
 
 
-EvalSteps = Callable[[Any, Any, Examples], Metrics]
+EvalSteps = Callable[[Any, Any, Examples, jax.Array], Metrics]
 
 
-def make_eval_steps(*, model: nn.Module, batch_size: int) -> EvalSteps:
+def make_eval_steps(*, model: nn.Module, batch_size: int, augment: Augment) -> EvalSteps:
     """Compiles the evaluation of a whole set.
 
     Returns:
-      `eval_steps(params, batch_stats, examples)`: the metrics over all examples, each counted exactly once: the last
-      batch is filled up with copies that are masked out.
+      `eval_steps(params, batch_stats, examples, key)`: the metrics over all examples, each counted exactly once: the
+      last batch is filled up with copies that are masked out. Only `augment` draws from the key.
     """
 
-    def eval_steps(params: Any, batch_stats: Any, examples: Examples) -> Metrics:
+    def eval_steps(params: Any, batch_stats: Any, examples: Examples, key: jax.Array) -> Metrics:
         num_examples = len(examples.labels)
         size = min(batch_size, num_examples)
         num_batches = -(-num_examples // size)
@@ -153,7 +159,8 @@ def make_eval_steps(*, model: nn.Module, batch_size: int) -> EvalSteps:
             mask = rows < num_examples
             rows = jnp.minimum(rows, num_examples - 1)
             variables = {"params": params, "batch_stats": batch_stats}
-            logits: Any = model.apply(variables, examples.images[rows], train=False)
+            images = augment(jax.random.fold_in(key, index), examples.images[rows])
+            logits: Any = model.apply(variables, images, train=False)
             return metrics + Metrics.of_batch(logits, examples.labels[rows], mask)
 
         return lax.fori_loop(0, num_batches, body, Metrics.zero())

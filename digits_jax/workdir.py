@@ -25,12 +25,16 @@ def default_workdir(name: str, config: FrozenConfigDict) -> Path:
 
 
 class Workdir:
-    """The folder of one run: `run.json`, `metrics.jsonl` and `checkpoints/`."""
+    """The folder of one run, and the names of what it holds."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run_file = path / "run.json"
         self.metrics_file = path / "metrics.jsonl"
+        self.result_file = path / "result.json"
+        self.curves = path / "curves.png"
+        self.tensorboard = path / "tensorboard"
+        self.profile = path / "profile"
         self.checkpoints = path / "checkpoints"
 
     def open(self, config: FrozenConfigDict, dataset: Dataset) -> None:
@@ -44,13 +48,15 @@ class Workdir:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            temporary = self.run_file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(describe_run(config, dataset), indent=2) + "\n")
-            os.replace(temporary, self.run_file)
+            _write_json(self.run_file, describe_run(config, dataset))
         except OSError as error:
             raise UserError(
                 f"the workdir {self.path} cannot be written ({error.strerror}): give another, --workdir=FOLDER"
             ) from None
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Writes `result.json`: the final and the best epoch of a finished run, and what the best was selected by."""
+        _write_json(self.result_file, result)
 
     def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
         try:
@@ -63,6 +69,12 @@ class Workdir:
             raise UserError(
                 f"{self.path} holds a run with {field} = {theirs!r}, this one has {ours!r}: give another --workdir"
             )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:

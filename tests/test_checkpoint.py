@@ -25,9 +25,9 @@ def kept(folder: Path) -> list[int]:
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.restore_latest(progress(0)) is None
+    assert checkpoints.restore(progress(0)) is None
     checkpoints.save(progress(5), score=0.5)
-    restored = Checkpoints(tmp_path).restore_latest(progress(0))
+    restored = Checkpoints(tmp_path).restore(progress(0))
     assert restored is not None
     assert restored.rows == progress(5).rows
     assert restored.seconds == progress(5).seconds
@@ -51,9 +51,18 @@ def test_the_latest_and_the_best_are_kept(tmp_path: Path, scores: dict[int, floa
     for step, score in scores.items():
         checkpoints.save(progress(step), score=score)
     assert kept(tmp_path) == steps
-    latest = Checkpoints(tmp_path).restore_latest(progress(0))
+    latest = Checkpoints(tmp_path).restore(progress(0))
     assert latest is not None
     assert int(latest.state.step) == max(scores)
+
+
+def test_an_older_checkpoint_by_its_step(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step, score in {1: 0.9, 2: 0.5}.items():
+        checkpoints.save(progress(step), score=score)
+    best = checkpoints.restore(progress(0), step=1)
+    assert best is not None
+    assert best.rows == progress(1).rows
 
 
 def test_saving_a_step_twice_keeps_the_first(tmp_path: Path) -> None:

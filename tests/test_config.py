@@ -1,5 +1,7 @@
 """Each mistake in a config is one line that names the field; resolving a config; comparing two."""
 
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,16 @@ def change(field: str, value: Any) -> ConfigDict:
         ("epochs", (1, 2.5, 5), "integers >= 1"),
         ("epochs", (1, 5), "as many as learning_rates"),
         ("dataset.name", "minst", "one of mnist, optical_digits"),
+        ("early_stopping_epochs", -1, "an integer >= 0"),
         ("dataset.train_examples", 0, "an integer >= 1"),
+        ("dataset.validation_examples", -1, "an integer >= 0"),
+        ("dataset.feed", "disk", "one of device, host"),
+        ("augment.rotation", -1.0, r"a number in \[0, 180\]"),
+        ("augment.height_shift", 1.5, r"a number in \[0, 1\]"),
+        ("augment.width_shift", -0.1, r"a number in \[0, 1\]"),
+        ("augment.shear", math.pi / 2, r"a number in \[0, 1.57"),
+        ("augment.zoom", 1.0, r"a number in \[0, 1\)"),
+        ("augment.interpolation", "cubic", "one of nearest, bilinear"),
         ("model.name", "vgg16", "one of linear, vgg"),
         ("model.kernel_init", "xavier", "one of glorot_uniform"),
         ("model.dtype", "float16", "one of float32, bfloat16"),
@@ -69,7 +80,15 @@ def test_out_of_bounds(field: str, value: Any, expected: str) -> None:
 
 def dataset(pixels: np.ndarray) -> Dataset:
     labels = np.zeros(len(pixels), np.uint8)
-    return Dataset(name="x", num_classes=10, sha256="", arrays=Arrays(pixels, labels, pixels, labels))
+    return Dataset(
+        name="x",
+        num_classes=10,
+        sha256="",
+        arrays=Arrays(pixels, labels, pixels, labels),
+        validation_images=pixels[:0],
+        validation_labels=labels[:0],
+        folder=Path(),
+    )
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), np.uint8)

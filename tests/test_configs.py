@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from configs import default
 from digits_jax import datasets
-from digits_jax.config import resolve, validate
+from digits_jax.config import differences, resolve, validate
 from digits_jax.metrics import Metrics
 from digits_jax.train import build
+from digits_jax.train_step import Examples
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
@@ -37,9 +38,10 @@ def test_config_is_complete_and_takes_one_step(name: str, argument: str, data_di
     config.dataset.update({"name": "optical_digits", "data_dir": str(data_dir), "train_examples": 64})
     dataset = datasets.load(config.dataset)
     experiment = build(resolve(config, dataset), dataset)
+    examples = Examples(jnp.asarray(dataset.arrays.train_images[:4]), jnp.arange(4))
     batches = jnp.arange(4)[None]  # four images, so that compiling is all that takes time
     before = jax.device_get(experiment.initial_state)
-    state, metrics = experiment.train_steps(experiment.initial_state, Metrics.zero(), experiment.train, batches, 0, 1)
+    state, metrics = experiment.train_steps(experiment.initial_state, Metrics.zero(), examples, batches, 0, 1)
     assert int(state.step) == 1
     assert int(metrics.count) == 4
     changed = jax.tree.map(lambda old, new: bool((old != new).any()), before.params, state.params)
@@ -64,7 +66,7 @@ def attribute_chains(tree: ast.AST) -> Iterator[list[str]]:
 
 def test_fields_are_declared_and_read() -> None:
     declared = set(field_names(default.get_config()))
-    sections = {"config": "", "dataset_config": "dataset.", "model_config": "model."}
+    sections = {"config": "", "dataset_config": "dataset.", "model_config": "model.", "augment_config": "augment."}
     methods = {"to_dict", "value"}
     read = set()
     for path in (ROOT / "digits_jax").glob("*.py"):
@@ -82,3 +84,26 @@ def test_fields_are_declared_and_read() -> None:
             annotations = [node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
             read |= {f"model.{node.target.id}" for node in annotations if isinstance(node.target, ast.Name)}
     assert declared - read == set()
+
+
+EXPERIMENTS = ["linear", "linear_augmented", "vgg", "vgg_augmented", "dropout", "bn_dropout"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_as_logged_changes_the_schedule_and_the_initial_weights(name: str) -> None:
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    stated, logged = get_config(), get_config("as_logged")
+    assert logged.learning_rates == (0.01,)
+    assert logged.epochs == ((16,) if name == "bn_dropout" else (11,))
+    assert logged.model.kernel_init == "keras1_uniform"
+    changed = [field for field, *_ in differences(logged.to_dict(), stated.to_dict())]
+    assert changed == ["epochs", "learning_rates", "model.kernel_init"]
+
+
+def test_the_posts_augmentation() -> None:
+    for name in EXPERIMENTS:
+        augment = importlib.import_module(f"configs.{name}").get_config().augment
+        ranges = (augment.rotation, augment.height_shift, augment.width_shift, augment.shear, augment.zoom)
+        augmented = name.endswith("augmented")
+        assert ranges == ((8.0, 0.08, 0.08, 0.3, 0.08) if augmented else (0.0,) * 5)
+        assert augment.test == augmented

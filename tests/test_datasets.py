@@ -17,7 +17,13 @@ from digits_jax.errors import UserError
 
 def dataset_config(name: str, data_dir: Path, source_dir: Path | None = None) -> ConfigDict:
     return ConfigDict(
-        {"name": name, "data_dir": str(data_dir), "source_dir": source_dir and str(source_dir), "train_examples": None}
+        {
+            "name": name,
+            "data_dir": str(data_dir),
+            "source_dir": source_dir and str(source_dir),
+            "validation_examples": 0,
+            "train_examples": None,
+        }
     )
 
 
@@ -99,6 +105,25 @@ def test_train_examples_are_the_first_ones(tiny: ConfigDict) -> None:
         datasets.load(tiny)
 
 
+def test_validation_examples_are_the_last_ones(tiny: ConfigDict) -> None:
+    whole = datasets.load(tiny)
+    assert len(whole.validation_labels) == 0
+    tiny.validation_examples = 10
+    part = datasets.load(tiny)
+    np.testing.assert_array_equal(part.validation_images, whole.arrays.train_images[20:])
+    np.testing.assert_array_equal(part.validation_labels, whole.arrays.train_labels[20:])
+    np.testing.assert_array_equal(part.arrays.train_images, whole.arrays.train_images[:20])
+    assert part.sha256 == whole.sha256
+    tiny.train_examples = 20
+    assert len(datasets.load(tiny).arrays.train_labels) == 20
+    tiny.train_examples = 21
+    with pytest.raises(UserError, match=r"train_examples is 21: .* at most the 20 training images .* not held out"):
+        datasets.load(tiny)
+    tiny.train_examples, tiny.validation_examples = None, 30
+    with pytest.raises(UserError, match=r"validation_examples is 30: expected fewer than the 30 training images"):
+        datasets.load(tiny)
+
+
 def test_data_that_cannot_be_had_names_the_ways_out(tiny: ConfigDict) -> None:
     tiny.source_dir = None
     with pytest.raises(UserError) as error:
@@ -157,7 +182,8 @@ def test_cached_data_load_without_tfds(tiny: ConfigDict, data_dir: Path) -> None
     code = (
         "import sys; from ml_collections import ConfigDict; from digits_jax import datasets;"
         f"datasets.load(ConfigDict(dict(name='optical_digits', data_dir={str(data_dir)!r}, source_dir=None,"
-        "train_examples=None))); print({'tensorflow_datasets', 'sklearn', 'PIL'} & set(sys.modules))"
+        "validation_examples=0, train_examples=None)));"
+        "print({'tensorflow_datasets', 'sklearn', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"

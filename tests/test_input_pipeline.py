@@ -36,11 +36,50 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert first(0, 0) != sorted(first(0, 0))
 
 
+IMAGES = np.arange(13, dtype=np.uint8).reshape(13, 1, 1, 1)
+LABELS = np.arange(13, dtype=np.uint8)
+
+
+def create_feed(name: str, steps_per_call: int = 4) -> input_pipeline.Feed:
+    if name == "device":
+        return input_pipeline.DeviceFeed(IMAGES, LABELS, steps_per_call=steps_per_call)
+    return input_pipeline.HostFeed(
+        lambda rows: (IMAGES[rows], LABELS[rows]),
+        num_examples=13,
+        image_shape=(1, 1, 1),
+        steps_per_call=steps_per_call,
+    )
+
+
 @pytest.mark.parametrize("first_step", range(8))
-def test_calls_go_on_from_any_step(first_step: int) -> None:
+@pytest.mark.parametrize("name", input_pipeline.FEEDS)
+def test_a_feed_goes_on_from_any_step(name: str, first_step: int) -> None:
     parts = [jax.numpy.arange(12).reshape(6, 2), jax.numpy.array([[12]])]
     steps = []
-    for call in input_pipeline.calls(parts, first_step=first_step, steps_per_call=4):
+    for call in create_feed(name).calls(parts, first_step=first_step):
         assert call.stop - call.start <= 4
-        steps += call.batches[call.start : call.stop].tolist()
+        for rows in call.batches[call.start : call.stop]:
+            steps.append(call.examples.images[rows].ravel().tolist())
+            assert call.examples.labels[rows].tolist() == steps[-1]
     assert steps == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11], [12]][first_step:]
+
+
+@pytest.mark.parametrize("name", input_pipeline.FEEDS)
+def test_empty_calls_have_every_shape_that_comes(name: str) -> None:
+    def shapes(calls: list[input_pipeline.Call]) -> set:
+        return {(call.examples.images.shape, call.batches.shape) for call in calls}
+
+    parts = [jax.numpy.arange(12).reshape(6, 2), jax.numpy.array([[12]])]
+    feed = create_feed(name)
+    empty = feed.empty_calls(parts)
+    assert shapes(empty) == shapes(list(feed.calls(parts, first_step=0)))
+    assert all(call.start == call.stop for call in empty)
+
+
+def test_an_error_while_gathering_reaches_the_training_loop() -> None:
+    def broken(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raise OSError("the disk is gone")
+
+    feed = input_pipeline.HostFeed(broken, num_examples=4, image_shape=(1, 1, 1), steps_per_call=1)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(feed.calls([jax.numpy.arange(4).reshape(2, 2)], first_step=0))

@@ -59,6 +59,22 @@ def test_initial_weights_are_glorot_uniform_and_biases_zero() -> None:
     assert all((layer["bias"] == 0).all() for layer in params.values())
 
 
+def test_keras1_weights_start_smaller_in_convolutions() -> None:
+    config = default.get_config("as_logged")
+    params = init(create(config))["params"]
+    limits = {
+        "Conv_0": 32**-0.5,
+        "Conv_1": 1 / 32,
+        "Conv_2": 2048**-0.5,
+        "Conv_3": 1 / 64,
+        "Dense_0": 1 / 16,
+    }
+    for layer, limit in limits.items():
+        kernel = params[layer]["kernel"]
+        assert abs(kernel).max() <= limit
+        assert float(kernel.std()) == pytest.approx(limit / 3**0.5, rel=0.1)
+
+
 def test_linear_is_softmax_regression_on_normalised_pixels() -> None:
     config = default.get_config()
     config.model.name = "linear"

@@ -1,5 +1,6 @@
 """Whole runs in this process: determinism, interruption, and what a run leaves behind."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ def without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def final_state(config: ConfigDict, dataset: Dataset, workdir: Path) -> list[Any]:
     start = train.build(resolve(config, dataset), dataset).initial_state
-    progress = Checkpoints(workdir / "checkpoints").restore_latest(Progress(start, Metrics.zero(), 0.0, []))
+    progress = Checkpoints(workdir / "checkpoints").restore(Progress(start, Metrics.zero(), 0.0, []))
     assert progress is not None
     return [leaf.tolist() for leaf in jax.tree.leaves(progress.state)]
 
@@ -71,7 +72,7 @@ def test_interrupted_and_resumed_is_bit_identical(
     regularised: ConfigDict, small_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls_before: int
 ) -> None:
     undisturbed = train.train_and_evaluate(regularised, tmp_path / "a")
-    original, count = input_pipeline.calls, 0
+    original, count = input_pipeline.DeviceFeed.calls, 0
 
     def calls_with_ctrl_c(*args: Any, **kwargs: Any) -> Iterator[input_pipeline.Call]:
         nonlocal count
@@ -82,7 +83,7 @@ def test_interrupted_and_resumed_is_bit_identical(
             yield call
 
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(input_pipeline, "calls", calls_with_ctrl_c)
+    monkeypatch.setattr(input_pipeline.DeviceFeed, "calls", calls_with_ctrl_c)
     with pytest.raises(Interrupted):
         train.train_and_evaluate(regularised, tmp_path / "b")
     assert signal.getsignal(signal.SIGINT) is handler
@@ -101,7 +102,7 @@ def test_a_second_ctrl_c_leaves_at_once(
         os.kill(os.getpid(), signal.SIGINT)
         yield from ()
 
-    monkeypatch.setattr(input_pipeline, "calls", calls_with_two)
+    monkeypatch.setattr(input_pipeline.DeviceFeed, "calls", calls_with_two)
     with pytest.raises(KeyboardInterrupt):
         train.train_and_evaluate(small_config, tmp_path)
 
@@ -113,6 +114,7 @@ def test_a_finished_run_is_only_summed_up(
     before = (tmp_path / "metrics.jsonl").read_bytes()
     capsys.readouterr()
     assert train.train_and_evaluate(small_config, tmp_path) == rows
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert "best on the test set" in capsys.readouterr().out
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
@@ -138,7 +140,7 @@ def test_other_data_under_the_same_name_are_refused(
     small_config: ConfigDict, small_dataset: Dataset, tmp_path: Path
 ) -> None:
     train.train_and_evaluate(small_config, tmp_path, dataset=small_dataset)
-    other = Dataset(name=small_dataset.name, num_classes=10, arrays=small_dataset.arrays, sha256="0" * 64)
+    other = dataclasses.replace(small_dataset, sha256="0" * 64)
     with pytest.raises(UserError, match=r"holds a run with dataset.sha256 = .*give another --workdir"):
         train.train_and_evaluate(small_config, tmp_path, dataset=other)
 
@@ -151,4 +153,76 @@ def test_a_workdir_that_cannot_be_written(small_config: ConfigDict, tmp_path: Pa
 
 def test_the_best_epoch_is_the_first_of_equals() -> None:
     rows = [{"epoch": i + 1, "test/accuracy": a} for i, a in enumerate([0.1, 0.9, 0.3, 0.9])]
-    assert train.best_row(rows)["epoch"] == 2
+    assert train.best_row(rows, "test/accuracy")["epoch"] == 2
+
+
+def test_the_result_names_what_selected_it(small_config: ConfigDict, tmp_path: Path) -> None:
+    rows = train.train_and_evaluate(small_config, tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["selected_by"] == "test/accuracy"
+    assert result["final"] == rows[-1]
+    assert result["best"] == train.best_row(rows, "test/accuracy")
+
+
+def test_with_held_out_images_the_test_set_is_scored_at_the_end_only(
+    small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    small_config.dataset.validation_examples = 200
+    # A third epoch at a rate that ruins the model, so that the best epoch is not the final one.
+    small_config.learning_rates, small_config.epochs = (0.05, 50.0), (2, 1)
+    rows = train.train_and_evaluate(small_config, tmp_path)
+    assert all("validation/accuracy" in row and "test/accuracy" not in row for row in rows)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["selected_by"] == "validation/accuracy"
+    assert result["best"]["epoch"] == train.best_row(rows, "validation/accuracy")["epoch"] < 3
+    assert result["best"]["test/accuracy"] > result["final"]["test/accuracy"]
+    out = capsys.readouterr().out
+    assert "best on the validation images" in out
+    assert "200 of the training images held out" in out
+    # The best epoch's test score is that of its own parameters: a run that ends there has the same.
+    small_config.learning_rates, small_config.epochs = (0.05,), (result["best"]["epoch"],)
+    train.train_and_evaluate(small_config, tmp_path / "short")
+    short = json.loads((tmp_path / "short" / "result.json").read_text())
+    assert short["final"]["test/loss"] == result["best"]["test/loss"]
+
+
+def test_augmented_test_images_are_scored_beside_the_clean_ones(small_config: ConfigDict, tmp_path: Path) -> None:
+    small_config.augment.update({"shear": 0.3, "test": True})
+    rows = train.train_and_evaluate(small_config, tmp_path)
+    assert all(row["test/loss"] != row["test_augmented/loss"] for row in rows)
+    small_config.augment.shear = 0.0
+    rows = train.train_and_evaluate(small_config, tmp_path / "none")
+    assert all(row["test/loss"] == row["test_augmented/loss"] for row in rows)
+
+
+def test_early_stopping(small_config: ConfigDict, tmp_path: Path) -> None:
+    small_config.learning_rates, small_config.epochs = (1e-9,), (6,)  # nothing is learned: the first epoch stays best
+    small_config.early_stopping_epochs = 2
+    assert len(train.train_and_evaluate(small_config, tmp_path)) == 3
+    assert len(train.train_and_evaluate(small_config, tmp_path)) == 3  # and stays stopped
+
+
+def test_host_and_device_feeding_are_bit_identical(
+    regularised: ConfigDict, small_dataset: Dataset, tmp_path: Path
+) -> None:
+    regularised.augment.shear = 0.3
+    results = []
+    for feed in input_pipeline.FEEDS:
+        regularised.dataset.feed = feed
+        rows = without_clock(train.train_and_evaluate(regularised, tmp_path / feed))
+        results.append((rows, final_state(regularised, small_dataset, tmp_path / feed)))
+    assert results[0] == results[1]
+
+
+def test_host_feeding_without_the_prepared_files(
+    small_config: ConfigDict, small_dataset: Dataset, tmp_path: Path
+) -> None:
+    small_config.dataset.feed = "host"
+    dataset = dataclasses.replace(small_dataset, folder=tmp_path / "gone")
+    with pytest.raises(UserError, match=r"gone holds no prepared data set: config.dataset.feed='host' reads from one"):
+        train.train_and_evaluate(small_config, tmp_path / "run", dataset=dataset)
+
+
+def test_a_profile_of_the_first_steps(small_config: ConfigDict, tmp_path: Path) -> None:
+    train.train_and_evaluate(small_config, tmp_path, profile_steps=3)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -27,8 +27,14 @@ def create(config: ConfigDict, **changes: Any) -> tuple[nn.Module, TrainState]:
     return model, train_step.create_train_state(model, TX, init_key=KEYS.init, image_shape=(28, 28, 1))
 
 
-def step(model: nn.Module, state: TrainState, batch: Examples = BATCH, key: jax.Array = KEYS.dropout) -> Any:
-    return train_step.train_step(state, batch, model=model, tx=TX, dropout_key=key)
+def untouched(key: jax.Array, images: jax.Array) -> jax.Array:
+    return images
+
+
+def step(
+    model: nn.Module, state: TrainState, keys: train_step.Keys = KEYS, augment: Any = untouched
+) -> tuple[TrainState, Metrics]:
+    return train_step.train_step(state, BATCH, model=model, tx=TX, augment=augment, keys=keys)
 
 
 def trees_equal(a: Any, b: Any) -> bool:
@@ -68,11 +74,16 @@ def test_without_batch_norm_there_are_no_statistics(vgg_config: ConfigDict) -> N
     assert step(model, state)[0].batch_stats == {}
 
 
-def test_dropout_is_a_function_of_seed_and_step(vgg_config: ConfigDict) -> None:
-    model, state = create(vgg_config, hidden_dropout=0.5)
+@pytest.mark.parametrize("what", ["dropout", "augmentation"])
+def test_draws_are_a_function_of_seed_and_step(vgg_config: ConfigDict, what: str) -> None:
+    def brighter(key: jax.Array, images: jax.Array) -> jax.Array:
+        return images + 100 * jax.random.uniform(key)
+
+    model, state = create(vgg_config, hidden_dropout=0.5 if what == "dropout" else 0.0)
+    augment = brighter if what == "augmentation" else untouched
     later = state.replace(step=state.step + 1)
-    draws = [step(model, s, key=train_step.create_keys(seed).dropout)[0].params for s, seed in
-             ((state, 0), (state, 0), (later, 0), (state, 1))]  # fmt: skip
+    cases = ((state, 0), (state, 0), (later, 0), (state, 1))
+    draws = [step(model, s, keys=train_step.create_keys(seed), augment=augment)[0].params for s, seed in cases]
     assert trees_equal(draws[0], draws[1])
     assert not trees_equal(draws[0], draws[2])
     assert not trees_equal(draws[0], draws[3])
@@ -86,7 +97,7 @@ def test_streams_are_independent() -> None:
 def test_chunks_do_not_change_the_result(vgg_config: ConfigDict) -> None:
     model, start = create(vgg_config, batch_norm="after", hidden_dropout=0.5)
     batches = jax.random.randint(jax.random.key(0), (7, 4), 0, 12)
-    train_steps = train_step.make_train_steps(model=model, tx=TX, dropout_key=KEYS.dropout)
+    train_steps = train_step.make_train_steps(model=model, tx=TX, augment=untouched, keys=KEYS)
     results = []
     for bounds in ((0, 7), (0, 3, 4, 7), (0, 0, 1, 7)):
         state, metrics = jax.tree.map(jnp.copy, start), Metrics.zero()
@@ -113,8 +124,8 @@ def test_evaluation_counts_each_of_10_000_once(batch_size: int) -> None:
     predicted = np.where(np.arange(10_000) < 9_937, labels, (labels + 1) % 10)  # the last 63 are wrong
     images = np.zeros((10_000, 1, 1, 1), np.uint8)
     images[:, 0, 0, 0] = predicted
-    evaluate = train_step.make_eval_steps(model=Constant(), batch_size=batch_size)
-    metrics = evaluate({}, {}, Examples(jnp.asarray(images), jnp.asarray(labels)))
+    evaluate = train_step.make_eval_steps(model=Constant(), batch_size=batch_size, augment=untouched)
+    metrics = evaluate({}, {}, Examples(jnp.asarray(images), jnp.asarray(labels)), KEYS.test_augment)
     assert int(metrics.count) == 10_000
     values = metrics.compute("test")
     assert values["test/accuracy"] == 0.9937
@@ -124,12 +135,12 @@ def test_evaluation_counts_each_of_10_000_once(batch_size: int) -> None:
 
 def test_evaluation_uses_the_running_statistics_and_leaves_them(vgg_config: ConfigDict) -> None:
     model, state = create(vgg_config, batch_norm="after", hidden_dropout=0.5)
-    evaluate = train_step.make_eval_steps(model=model, batch_size=5)
+    evaluate = train_step.make_eval_steps(model=model, batch_size=5, augment=untouched)
     before = jax.device_get(state.batch_stats)
-    metrics = evaluate(state.params, state.batch_stats, BATCH)
+    metrics = evaluate(state.params, state.batch_stats, BATCH, KEYS.test_augment)
     assert trees_equal(before, state.batch_stats)
     moved = jax.tree.map(lambda x: x + 0.5, state.batch_stats)
-    assert float(evaluate(state.params, moved, BATCH).loss_sum) != float(metrics.loss_sum)
+    assert float(evaluate(state.params, moved, BATCH, KEYS.test_augment).loss_sum) != float(metrics.loss_sum)
 
 
 def test_metrics_add_up_over_batches() -> None:
@@ -140,3 +151,14 @@ def test_metrics_add_up_over_batches() -> None:
     masked = Metrics.of_batch(jnp.concatenate([logits, logits]), jnp.concatenate([labels, labels]), jnp.arange(20) < 10)
     for other in (parts, masked):
         assert other.compute("x") == pytest.approx(whole.compute("x"), rel=1e-6)
+
+
+def test_evaluation_on_augmented_images_draws_from_its_key_only(vgg_config: ConfigDict) -> None:
+    def darker(key: jax.Array, images: jax.Array) -> jax.Array:
+        return images * jax.random.uniform(key)
+
+    model, state = create(vgg_config)
+    evaluate = train_step.make_eval_steps(model=model, batch_size=5, augment=darker)
+    losses = [float(evaluate(state.params, {}, BATCH, jax.random.key(seed)).loss_sum) for seed in (0, 0, 1)]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]

@@ -2,7 +2,8 @@
 
 Both train the same network on the same random pixels at the same batch size with the same number of threads, in
 alternation, so that a machine whose speed drifts slows both. PyTorch runs in its four usual ways (contiguous or
-channels_last memory, eager or `torch.compile`), and the fastest counts. Needs the extra `benchmark`.
+channels_last memory, eager or `torch.compile`), and the fastest counts; it does not augment. Needs the extra
+`benchmark`.
 """
 
 import os
@@ -16,7 +17,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from digits_jax import command_line, input_pipeline
+from digits_jax import augment, command_line, input_pipeline
 from digits_jax.arrays import Arrays
 from digits_jax.config import resolve, validate
 from digits_jax.datasets import Dataset
@@ -32,25 +33,32 @@ ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of each", lower_bound=1
 COMPILE = flags.DEFINE_bool("torch_compile", True, "time torch.compile too, which takes a minute to start")
 
 _EPOCH_EXAMPLES = 60_000
-# Takes this many training steps and returns when they are done.
-TakeSteps = Callable[[int], None]
+# Takes one pass over the images and returns when it is done.
+TakeSteps = Callable[[], None]
 
 
 def digits_jax_steps(config: ConfigDict, arrays: Arrays) -> TakeSteps:
     """Training steps of this project, as a run takes them: from uint8 images on the device to the updated state."""
-    dataset = Dataset(name="random", num_classes=10, arrays=arrays, sha256="")
+    dataset = Dataset(
+        name="random",
+        num_classes=10,
+        arrays=arrays,
+        validation_images=arrays.test_images[:0],
+        validation_labels=arrays.test_labels[:0],
+        sha256="",
+        folder=Path(),
+    )
     experiment = build(resolve(config, dataset), dataset)
-    batches, *_ = input_pipeline.epoch_batches(
+    batches = input_pipeline.epoch_batches(
         experiment.keys.order, 0, num_examples=len(arrays.train_labels), batch_size=config.batch_size
     )
     state = experiment.initial_state
 
-    def take_steps(count: int) -> None:
+    def take_steps() -> None:
         nonlocal state
         metrics = Metrics.zero()
-        for start in range(0, count, config.steps_per_call):
-            stop = min(start + config.steps_per_call, count)
-            state, metrics = experiment.train_steps(state, metrics, experiment.train, batches, start, stop)
+        for call in experiment.feed.calls(batches, first_step=0):
+            state, metrics = experiment.train_steps(state, metrics, *call)
         jax.block_until_ready((state, metrics))
 
     return take_steps
@@ -92,9 +100,8 @@ def torch_steps(config: ConfigDict, arrays: Arrays, *, channels_last: bool, comp
     forward = torch.compile(model) if compiled else model
     order = torch.randperm(len(labels))
 
-    def take_steps(count: int) -> None:
-        for step in range(count):
-            rows = order[step * config.batch_size : (step + 1) * config.batch_size]
+    def take_steps() -> None:
+        for rows in order.split(config.batch_size):
             batch = ((images[rows].float() - mean) / std).to(memory_format=memory_format)
             optimizer.zero_grad()
             nn.functional.cross_entropy(forward(batch), labels[rows]).backward()
@@ -109,7 +116,7 @@ def compare(contestants: dict[str, TakeSteps], *, steps: int, rounds: int) -> di
     for round_number in range(rounds + 1):
         for name, take_steps in contestants.items():
             begin = time.perf_counter()
-            take_steps(steps)
+            take_steps()
             if round_number:
                 seconds[name].append((time.perf_counter() - begin) / steps)
     return seconds
@@ -132,6 +139,10 @@ def main(argv: list[str]) -> None:
     config.dataset.train_examples = None
 
     contestants = {"digits_jax": digits_jax_steps(config, arrays)}
+    if any(config.augment[name] for name in augment.RANGES):
+        plain = ConfigDict(config.to_dict())
+        plain.augment.update(dict.fromkeys(augment.RANGES, 0.0))
+        contestants["digits_jax, not augmented"] = digits_jax_steps(plain, arrays)
     for compiled in (False, True) if COMPILE.value else (False,):
         for channels_last in (False, True):
             layout = "channels_last" if channels_last else "contiguous"
@@ -139,7 +150,9 @@ def main(argv: list[str]) -> None:
             contestants[name] = torch_steps(config, arrays, channels_last=channels_last, compiled=compiled)
     seconds = compare(contestants, steps=STEPS.value, rounds=ROUNDS.value)
 
-    fastest = min((name for name in seconds if name != "digits_jax"), key=lambda name: statistics.median(seconds[name]))
+    fastest = min(
+        (name for name in seconds if name.startswith("torch")), key=lambda name: statistics.median(seconds[name])
+    )
     cores = len(os.sched_getaffinity(0))
     print(f"batch {config.batch_size}, {cores} cores, jax {jax.__version__}, torch {torch.__version__}")
     print(f"{'':30}{'ms/step':>9}{'images/s':>10}{'s/epoch':>9}   digits_jax's time / this one's, by round")

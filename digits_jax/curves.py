@@ -1,0 +1,70 @@
+"""The learning curves of a run as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+# Colours that stay apart for colour-blind readers (Okabe & Ito 2008).
+_COLOURS = {"train": "#999999", "test": "#0072B2", "validation": "#009E73", "test_augmented": "#D55E00"}
+_LABELS = {
+    "train": "training images, as trained on",
+    "test": "test images",
+    "validation": "held-out training images",
+    "test_augmented": "test images, augmented",
+}
+
+
+def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str, title: str, path: Path) -> None:
+    """Saves loss and accuracy by epoch as a PNG, with the steps of the learning rate and the best epoch marked.
+
+    Args:
+      rows: as in `metrics.jsonl`, at least one.
+      best_epoch: which one to mark.
+      selected_by: the metric that selected it.
+      title: what the run was.
+      path: of the file.
+    """
+    figure = Figure(figsize=(10, 4.2), dpi=150, layout="constrained")
+    figure.suptitle(title)
+    epochs = [row["epoch"] for row in rows]
+    prefixes = [key.removesuffix("/loss") for key in rows[0] if key.endswith("/loss")]
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for prefix in prefixes:
+            values = [row[f"{prefix}/{metric}"] for row in rows]
+            axes.plot(epochs, values, color=_COLOURS[prefix], marker="o", markersize=3.5, label=_LABELS[prefix])
+        selected = next(key for key in prefixes if selected_by.startswith(f"{key}/"))
+        best = rows[best_epoch - 1][f"{selected}/{metric}"]
+        axes.plot(
+            best_epoch, best, marker="*", markersize=15, color=_COLOURS[selected], markeredgecolor="white",
+            linestyle="none", zorder=3, label=f"best on the {_LABELS[selected]}",
+        )  # fmt: skip
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        _mark_learning_rates(axes, rows)
+    loss_axes, accuracy_axes = figure.axes
+    loss_axes.set_yscale("log")
+    loss_axes.set_ylabel("cross-entropy (nats)")
+    accuracy_axes.set_ylabel("accuracy")
+    accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    # A first epoch that is far below hides everything after it.
+    lowest = min(row[f"{prefix}/accuracy"] for prefix in prefixes for row in (rows[1:] or rows))
+    accuracy_axes.set_ylim(bottom=max(0.0, lowest - 0.1 * (1 - lowest) - 0.002))
+    accuracy_axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
+    figure.savefig(path)
+
+
+def _mark_learning_rates(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """A line where the rate changes, and the rate at the top of each stretch."""
+    rates = [row["learning_rate"] for row in rows]
+    starts = [i for i in range(len(rates)) if i == 0 or rates[i] != rates[i - 1]]
+    for start in starts:
+        if start:
+            axes.axvline(start + 0.5, color="black", linewidth=0.8, linestyle=":")
+        axes.text(
+            start + 0.6, 1.0, f"rate {rates[start]:.4g}", transform=axes.get_xaxis_transform(), fontsize=7, va="bottom"
+        )
+    axes.set_xlim(0.5, len(rows) + 0.5)

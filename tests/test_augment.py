@@ -1,0 +1,114 @@
+"""The warps against Keras's own recipe, written with numpy and scipy as Keras writes it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from configs import default
+from digits_jax import augment
+
+POST: dict[str, Any] = {"rotation": 8.0, "height_shift": 0.08, "width_shift": 0.08, "shear": 0.3, "zoom": 0.08}
+NONE = dict.fromkeys(POST, 0.0)
+IMAGES = np.random.default_rng(0).integers(0, 256, (1000, 28, 28, 1), np.uint8)
+
+
+def keras_matrix(theta: float, tx: float, ty: float, shear: float, zx: float, zy: float, size: int = 28) -> np.ndarray:
+    """`random_transform` of Keras 1, with its names."""
+    rotation = np.array([[np.cos(theta), -np.sin(theta), 0], [np.sin(theta), np.cos(theta), 0], [0, 0, 1]])
+    translation = np.array([[1, 0, tx], [0, 1, ty], [0, 0, 1]])
+    shearing = np.array([[1, -np.sin(shear), 0], [0, np.cos(shear), 0], [0, 0, 1]])
+    zooming = np.diag([zx, zy, 1])
+    center = size / 2 + 0.5
+    offset = np.array([[1, 0, center], [0, 1, center], [0, 0, 1]])
+    reset = np.array([[1, 0, -center], [0, 1, -center], [0, 0, 1]])
+    return (offset @ rotation @ translation @ shearing @ zooming @ reset)[:2]
+
+
+def draw(count: int = 1000, **ranges: float) -> np.ndarray:
+    return np.asarray(augment.random_affine(jax.random.key(0), count, image_shape=(28, 28), **{**NONE, **ranges}))
+
+
+@pytest.mark.parametrize(("interpolation", "order"), [("nearest", 0), ("bilinear", 1)])
+def test_a_thousand_warps_agree_with_scipy(interpolation: str, order: int) -> None:
+    matrices = draw(**POST)
+    warp = jax.jit(augment.warp, static_argnames="interpolation")
+    ours = np.asarray(warp(IMAGES, matrices, interpolation=interpolation))
+    theirs = np.stack(
+        [
+            ndimage.affine_transform(image[..., 0].astype(np.float64), m[:, :2], m[:, 2], order=order, mode="nearest")
+            for image, m in zip(IMAGES, matrices.astype(np.float64), strict=True)
+        ]
+    )[..., None]
+    if order == 1:
+        assert np.abs(ours - theirs).max() <= 1e-3 * 255
+        return
+    different = np.argwhere(ours != theirs)
+    assert len(different) <= 1e-3 * ours.size
+    for image, row, column, _ in different:  # float32 rounds a half-way point to the other side
+        source = matrices[image].astype(np.float64) @ [row, column, 1]
+        assert np.abs(np.abs(source - np.floor(source)) - 0.5).min() < 1e-4
+
+
+def test_the_matrix_is_keras_matrix() -> None:
+    def only(**ranges: float) -> tuple[np.ndarray, np.ndarray]:
+        """Matrices and the draws in [-1, 1] behind them, in the order of the source."""
+        return draw(5, **ranges), np.asarray(jax.random.uniform(jax.random.key(0), (6, 5), minval=-1.0, maxval=1.0))
+
+    matrices, draws = only(**POST)
+    for matrix, (theta, shear, shift_h, shift_w, zoom_h, zoom_w) in zip(matrices, draws.T, strict=True):
+        shifts, zooms = 0.08 * 28 * np.array([shift_h, shift_w]), 1 + 0.08 * np.array([zoom_h, zoom_w])
+        expected = keras_matrix(np.deg2rad(8) * theta, *shifts, 0.3 * shear, *zooms)
+        np.testing.assert_allclose(matrix, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "of_matrix", "limit"),
+    [
+        ({"rotation": 8.0}, lambda m: np.rad2deg(np.arctan2(m[:, 1, 0], m[:, 0, 0])), 8.0),
+        ({"height_shift": 0.1}, lambda m: m[:, 0, 2], 2.8),
+        ({"width_shift": 0.1}, lambda m: m[:, 1, 2], 2.8),
+        ({"shear": 0.3}, lambda m: -np.arcsin(m[:, 0, 1]), 0.3),
+        ({"zoom": 0.08}, lambda m: m[:, 0, 0] - 1, 0.08),
+        ({"zoom": 0.08}, lambda m: m[:, 1, 1] - 1, 0.08),
+    ],
+)
+def test_each_range_is_drawn_uniformly(ranges: dict, of_matrix: Any, limit: float) -> None:
+    values = of_matrix(draw(4000, **ranges)) / limit
+    assert np.abs(values).max() <= 1 + 1e-4
+    counts, _ = np.histogram(values, bins=8, range=(-1, 1))
+    assert counts.min() > 420  # 500 expected in each bin
+    assert counts.max() < 580
+
+
+def test_known_warps() -> None:
+    image = jnp.arange(16.0).reshape(1, 4, 4, 1)
+
+    def move(matrix: list, interpolation: str = "nearest") -> list:
+        return augment.warp(image, jnp.array([matrix]), interpolation=interpolation)[0, :, :, 0].tolist()
+
+    assert move([[1, 0, 0], [0, 1, 0]]) == image[0, :, :, 0].tolist()
+    assert move([[1, 0, 1], [0, 1, 0]])[0] == [4, 5, 6, 7]
+    assert move([[1, 0, 1], [0, 1, 0]])[3] == [12, 13, 14, 15]  # the edge is repeated
+    assert move([[1, 0, 0], [0, 1, -1]])[0] == [0, 0, 1, 2]
+    assert move([[1, 0, 0], [0, 1, 0.5]])[0] == [1, 2, 3, 3]  # half-way points go up
+    assert move([[1, 0, 0], [0, 1, 0.5]], "bilinear")[0] == [0.5, 1.5, 2.5, 3]
+
+
+def test_without_ranges_images_pass_untouched() -> None:
+    config = default.get_config().augment
+    assert augment.create_augment(config)(jax.random.key(0), IMAGES) is IMAGES
+
+
+def test_each_image_and_each_key_has_its_own_warp() -> None:
+    config = default.get_config().augment
+    config.update(POST)
+    same = jnp.broadcast_to(IMAGES[:1], (4, 28, 28, 1))
+    warped = [augment.create_augment(config)(jax.random.key(seed), same) for seed in (0, 0, 1)]
+    assert (warped[0] == warped[1]).all()
+    assert (warped[0] != warped[2]).any()
+    assert (warped[0][0] != warped[0][1]).any()
+    assert warped[0].dtype == jnp.float32
