@@ -1,5 +1,8 @@
 """Checkpoints with Orbax: the latest, to go on from, and the best."""
 
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from digits_jax.errors import UserError
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import TrainState
 
@@ -34,21 +38,36 @@ class Checkpoints:
             ]
         )
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=False)
+        self._folder = folder
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, progress: Progress, *, score: float | None) -> None:
-        """Saves; `score` ranks the checkpoint, None (in mid-epoch) leaves it out of the ranking."""
+        """Saves; `score` ranks the checkpoint, None (in mid-epoch) leaves it out of the ranking.
+
+        Raises:
+          UserError: the disk is full, or cannot be written. Earlier checkpoints are left as they were.
+        """
         step = int(progress.state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave({"state": progress.state, "metrics": progress.metrics}),
-                history=ocp.args.JsonSave({"seconds": progress.seconds, "rows": progress.rows}),
-            ),
-            metrics=None if score is None else {"score": score, "step": step},
+        contents = ocp.args.Composite(
+            arrays=ocp.args.StandardSave({"state": progress.state, "metrics": progress.metrics}),
+            history=ocp.args.JsonSave({"seconds": progress.seconds, "rows": progress.rows}),
         )
+        try:
+            self._manager.save(step, args=contents, metrics=None if score is None else {"score": score, "step": step})
+        except (OSError, ValueError) as error:
+            # TensorStore raises a ValueError for what the operating system refuses, with the code in its text.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if isinstance(error, ValueError) and code is None:
+                raise
+            for leftover in self._folder.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)  # it would keep the disk full
+            reason = os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or error
+            raise UserError(
+                f"the checkpoint of step {step} cannot be written to {self._folder} ({reason}); earlier ones are "
+                "intact: make room, then start the same command again"
+            ) from None
 
     def restore(self, template: Progress, *, step: int | None = None) -> Progress | None:
         """A checkpoint in the shapes and on the devices of `template`, or None where there is none.

@@ -49,9 +49,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
         print(f"error: {_one_line(error, argv)}", file=sys.stderr)
         raise SystemExit(2) from None
     if flags.FLAGS["verbosity"].using_default_value:
-        # absl would choose INFO, at which Orbax alone logs a page per checkpoint.
+        # absl would choose INFO, at which Orbax alone logs a page per checkpoint. What goes wrong is raised as well.
         flags.FLAGS["verbosity"].using_default_value = False
-        logging.set_verbosity(logging.ERROR)
+        logging.set_verbosity(logging.FATAL)
     return rest
 
 

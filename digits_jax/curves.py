@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 # Colours that stay apart for colour-blind readers (Okabe & Ito 2008).
 _COLOURS = {"train": "#999999", "test": "#0072B2", "validation": "#009E73", "test_augmented": "#D55E00"}
@@ -14,6 +14,7 @@ _LABELS = {
     "validation": "held-out training images",
     "test_augmented": "test images, augmented",
 }
+_ACCURACY_TICKS = [0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999]
 
 
 def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str, title: str, path: Path) -> None:
@@ -49,10 +50,14 @@ def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str
     loss_axes.set_yscale("log")
     loss_axes.set_ylabel("cross-entropy (nats)")
     accuracy_axes.set_ylabel("accuracy")
-    accuracy_axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    # A first epoch that is far below hides everything after it.
-    lowest = min(row[f"{prefix}/accuracy"] for prefix in prefixes for row in (rows[1:] or rows))
-    accuracy_axes.set_ylim(bottom=max(0.0, lowest - 0.1 * (1 - lowest) - 0.002))
+    # Logit: 99 % and 99.5 % are as far apart as 90 % and 95 %, and one bad epoch does not flatten the others.
+    accuracy_axes.set_yscale("logit", nonpositive="clip")
+    values = [row[f"{prefix}/accuracy"] for prefix in prefixes for row in rows]
+    low, high = max(min(values), 0.01), min(max(values), 0.9999)
+    accuracy_axes.set_ylim(low - 0.2 * min(low, 1 - low), high + 0.2 * (1 - high))
+    accuracy_axes.yaxis.set_major_locator(FixedLocator(_ACCURACY_TICKS))
+    accuracy_axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    accuracy_axes.yaxis.set_minor_locator(NullLocator())
     accuracy_axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
     figure.savefig(path)
 
@@ -64,7 +69,8 @@ def _mark_learning_rates(axes: Any, rows: list[dict[str, Any]]) -> None:
     for start in starts:
         if start:
             axes.axvline(start + 0.5, color="black", linewidth=0.8, linestyle=":")
-        axes.text(
-            start + 0.6, 1.0, f"rate {rates[start]:.4g}", transform=axes.get_xaxis_transform(), fontsize=7, va="bottom"
-        )
+        text = f"{rates[start]:.4g}" if start else f"rate {rates[start]:.4g}"
+        alignment = "left" if start else "right"
+        position = (start + 0.6, 1.01) if start else (1.45, 1.01)
+        axes.text(*position, text, transform=axes.get_xaxis_transform(), fontsize=7, ha=alignment)
     axes.set_xlim(0.5, len(rows) + 0.5)

@@ -46,6 +46,28 @@ _MNIST_FILES = idx.IdxFiles(
     },
 )
 
+# Their gzipped files' hashes are those of TFDS's own tables; the code that reads them was never run on the real files.
+_FASHION_MNIST_FILES = idx.IdxFiles(
+    url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    num_classes=10,
+    gzip_sha256={
+        "train_images": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train_labels": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "test_images": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "test_labels": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    },
+)
+_KMNIST_FILES = idx.IdxFiles(
+    url="http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+    num_classes=10,
+    gzip_sha256={
+        "train_images": "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+        "train_labels": "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+        "test_images": "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+        "test_labels": "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+    },
+)
+
 DATASETS = {
     "mnist": DatasetSpec(
         version="3.0.1",
@@ -53,6 +75,20 @@ DATASETS = {
         homepage="http://yann.lecun.com/exdb/mnist/",
         num_classes=10,
         read=_MNIST_FILES.read,
+    ),
+    "fashion_mnist": DatasetSpec(
+        version="3.0.1",
+        description="Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): articles of clothing, in MNIST's format and size.",
+        homepage="https://github.com/zalandoresearch/fashion-mnist",
+        num_classes=10,
+        read=_FASHION_MNIST_FILES.read,
+    ),
+    "kmnist": DatasetSpec(
+        version="3.0.1",
+        description="Kuzushiji-MNIST (Clanuwat et al. 2018): cursive Japanese characters, in MNIST's format and size.",
+        homepage="http://codh.rois.ac.jp/kmnist/index.html.en",
+        num_classes=10,
+        read=_KMNIST_FILES.read,
     ),
     "optical_digits": DatasetSpec(
         version="1.0.0",

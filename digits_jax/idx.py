@@ -36,7 +36,9 @@ class IdxFiles:
 
     url: str  # the folder that holds the files, gzipped, ending in a slash
     num_classes: int
-    sha256: dict[str, str] = field(default_factory=dict)  # of the unpacked content, by name in FILES, where known
+    # SHA-256 by name in FILES, where known. A file is compared with the first of them that applies to it.
+    sha256: dict[str, str] = field(default_factory=dict)  # of the unpacked content
+    gzip_sha256: dict[str, str] = field(default_factory=dict)  # of the gzipped file as it is distributed
 
     def read(self, *, source_dir: Path | None, download_dir: Path) -> Arrays:
         """The arrays in the files' own order, from `source_dir` where it is given, else downloaded.
@@ -45,7 +47,10 @@ class IdxFiles:
           UserError: a file is missing, damaged or not what its name says, or there is no network.
         """
         paths = _find(source_dir) if source_dir else _download(self.url, download_dir)
-        arrays = {name: _read_idx(path, name, self.sha256.get(name)) for name, path in paths.items()}
+        arrays = {
+            name: _read_idx(path, name, sha256=self.sha256.get(name), gzip_sha256=self.gzip_sha256.get(name))
+            for name, path in paths.items()
+        }
         for split in ("train", "test"):
             _check_pair(arrays, paths, split, self.num_classes)
         return Arrays(**arrays)
@@ -64,9 +69,10 @@ def _find(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _read_idx(path: Path, name: str, sha256: str | None) -> np.ndarray:
+def _read_idx(path: Path, name: str, *, sha256: str | None, gzip_sha256: str | None) -> np.ndarray:
     kind = name.split("_")[1]
-    content = _unpack(path)
+    packed = _read(path)
+    content = _unpack(path, packed)
     magic = int.from_bytes(content[:4], "big")
     if _MAGIC.get(magic) != kind:
         what = f"an IDX file of {_MAGIC[magic]}" if magic in _MAGIC else "neither gzip nor IDX"
@@ -78,22 +84,37 @@ def _read_idx(path: Path, name: str, sha256: str | None) -> np.ndarray:
     expected = header + math.prod(shape)
     if len(content) != expected:
         raise UserError(f"{path} holds {len(content):,} bytes unpacked: its header announces {expected:,}")
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise UserError(
-            f"{path} is not the original {FILES[name]}: SHA-256 of its unpacked content is {found[:12]}..., "
-            f"expected {sha256[:12]}..."
-        )
+    if sha256 is not None:
+        _check_hash(path, name, content, sha256, of="its unpacked content")
+    elif gzip_sha256 is not None and packed is not content:
+        _check_hash(path, name, packed, gzip_sha256, of="the gzipped file")
     values = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
     return values[..., np.newaxis] if kind == "images" else values
 
 
-def _unpack(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def _unpack(path: Path, packed: bytes) -> bytes:
+    """The content of a gzipped file; that of any other as it is."""
+    if packed[:2] != b"\x1f\x8b":
+        return packed
+    try:
+        return gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be unpacked ({error}): it is truncated or damaged") from None
+
+
+def _check_hash(path: Path, name: str, content: bytes, expected: str, *, of: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise UserError(
+            f"{path} is not the original {FILES[name]}: SHA-256 of {of} is {found[:12]}..., expected {expected[:12]}..."
+        )
 
 
 def _check_pair(arrays: dict[str, np.ndarray], paths: dict[str, Path], split: str, num_classes: int) -> None:

@@ -17,6 +17,7 @@ from digits_jax.augment import create_augment
 from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import config_hash, resolve, validate
 from digits_jax.curves import plot_curves
+from digits_jax.errors import UserError
 from digits_jax.interrupts import Interrupted, StopRequest
 from digits_jax.metrics import Metrics
 from digits_jax.profiling import StepProfiler
@@ -205,7 +206,10 @@ def _create_writers(config: FrozenConfigDict, folder: Workdir, wandb_project: st
 
 def _write(writers: Sequence[Writer], rows: list[Row]) -> None:
     for writer in writers:
-        writer.write(rows)
+        try:
+            writer.write(rows)
+        except OSError as error:
+            raise UserError(f"the metrics cannot be written ({error}); checkpoints are intact: make room") from None
 
 
 def best_row(rows: list[Row], score_key: str) -> Row:

@@ -39,7 +39,7 @@ def change(field: str, value: Any) -> ConfigDict:
         ("epochs", (1, 0, 5), "integers >= 1"),
         ("epochs", (1, 2.5, 5), "integers >= 1"),
         ("epochs", (1, 5), "as many as learning_rates"),
-        ("dataset.name", "minst", "one of mnist, optical_digits"),
+        ("dataset.name", "minst", "one of mnist, fashion_mnist, kmnist, optical_digits"),
         ("early_stopping_epochs", -1, "an integer >= 0"),
         ("dataset.train_examples", 0, "an integer >= 1"),
         ("dataset.validation_examples", -1, "an integer >= 0"),

@@ -93,6 +93,17 @@ def test_the_hash_tells_data_apart(tiny: ConfigDict) -> None:
     assert arrays.content_hash(changed) != dataset.sha256
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
+def test_the_table_says_what_tfds_says(name: str) -> None:
+    builder = tfds.builder_cls(name)
+    files = datasets.DATASETS[name].read.__self__  # type: ignore[attr-defined]
+    assert datasets.DATASETS[name].version == str(builder.VERSION)
+    known = tfds.core.download.checksums.get_all_url_infos()
+    for key, file in idx.FILES.items():
+        checksum = known[f"{files.url}{file}.gz"].checksum
+        assert files.gzip_sha256.get(key, checksum) == checksum
+
+
 def test_train_examples_are_the_first_ones(tiny: ConfigDict) -> None:
     whole = datasets.load(tiny)
     tiny.train_examples = 7

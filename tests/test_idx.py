@@ -124,6 +124,24 @@ def test_other_content_than_the_known_one(idx_files: Files, write_idx: Write) ->
         read(folder, **known, test_images="0" * 64)
 
 
+def test_other_file_than_the_distributed_one(idx_files: Files, write_idx: Write) -> None:
+    folder = write_idx(idx_files)
+    path = folder / f"{TRAIN_IMAGES}.gz"
+    known = {"train_images": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+    def read_it() -> None:
+        files = idx.IdxFiles(url="http://127.0.0.1:1/", num_classes=10, gzip_sha256=known)
+        files.read(source_dir=folder, download_dir=folder)
+
+    read_it()
+    path.write_bytes(gzip.compress(idx_files[TRAIN_IMAGES], compresslevel=1))
+    with pytest.raises(UserError, match=r"is not the original .*SHA-256 of the gzipped file is"):
+        read_it()
+    path.unlink()
+    (folder / TRAIN_IMAGES).write_bytes(idx_files[TRAIN_IMAGES])  # unpacked, there is nothing to compare it with
+    read_it()
+
+
 class Server(ThreadingHTTPServer):
     files: dict[str, bytes]
 

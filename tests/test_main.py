@@ -106,6 +106,24 @@ def test_an_error_inside_a_config_file_names_the_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_disk_that_is_full(data_dir: Path, tmp_path: Path) -> None:
+    """No file may be larger than 1 MB: small ones are written, the checkpoint's 1.2 MB of parameters are not."""
+    run = small_run(data_dir, tmp_path / "run")
+    assert finish(start(*run[:-1], f"--workdir={tmp_path / 'first'}"))[0] == 0  # prepares the data, which are larger
+    process = subprocess.Popen(
+        ["bash", "-c", 'ulimit -f 1000 && exec "$@"', "bash", sys.executable, "-m", "digits_jax.main", *run],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    code, _, err = finish(process)
+    assert code == 1
+    assert err.startswith("error: the checkpoint of step 4 cannot be written to ")
+    assert "File too large" in err
+    assert err.count("\n") == 1
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert finish(start(*run))[0] == 0
+
+
+@pytest.mark.slow
 def test_ctrl_c_and_the_same_command_again(data_dir: Path, tmp_path: Path) -> None:
     """A few hundred steps with dropout and batch normalisation, stopped by a real SIGINT in mid-epoch."""
 
