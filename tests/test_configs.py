@@ -71,10 +71,11 @@ def test_fields_are_declared_and_read() -> None:
     read = set()
     for path in (ROOT / "digits_jax").glob("*.py"):
         tree = ast.parse(path.read_text())
-        for root, *rest in attribute_chains(tree):
-            if root not in sections or rest[0] in methods:
+        for chain in attribute_chains(tree):
+            start = next((i for i, name in enumerate(chain) if name in sections), None)
+            if start is None or chain[start + 1 :] == [] or chain[start + 1] in methods:
                 continue
-            field = sections[root] + ".".join(rest)
+            field = sections[chain[start]] + ".".join(chain[start + 1 :])
             known = field in declared or any(d.startswith(f"{field}.") or field.startswith(f"{d}.") for d in declared)
             assert known, f"{path.name} reads config.{field}, which configs/default.py does not declare"
             if path.name != "config.py":  # checking a field is not using it

@@ -20,7 +20,7 @@ def create(config: ConfigDict) -> nn.Module:
 
 
 def init(model: nn.Module, seed: int = 0) -> dict:
-    return model.init(jax.random.key(seed), jnp.zeros((1, 28, 28, 1)), train=False)
+    return jax.jit(model.init, static_argnames="train")(jax.random.key(seed), jnp.zeros((1, 28, 28, 1)), train=False)
 
 
 @pytest.fixture

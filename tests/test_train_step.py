@@ -34,7 +34,10 @@ def untouched(key: jax.Array, images: jax.Array) -> jax.Array:
 def step(
     model: nn.Module, state: TrainState, keys: train_step.Keys = KEYS, augment: Any = untouched
 ) -> tuple[TrainState, Metrics]:
-    return train_step.train_step(state, BATCH, model=model, tx=TX, augment=augment, keys=keys)
+    def jitted(state: TrainState) -> tuple[TrainState, Metrics]:
+        return train_step.train_step(state, BATCH, model=model, tx=TX, augment=augment, keys=keys)
+
+    return jax.jit(jitted)(state)
 
 
 def trees_equal(a: Any, b: Any) -> bool:
@@ -50,7 +53,7 @@ def test_a_step_goes_down_the_gradient(vgg_config: ConfigDict) -> None:
         logits = model.apply({"params": params}, BATCH.images, train=True)
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), BATCH.labels[:, None], 1).mean()
 
-    value, gradients = jax.value_and_grad(loss)(state.params)
+    value, gradients = jax.jit(jax.value_and_grad(loss))(state.params)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradients)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), after.params, expected)
     assert metrics.compute("train")["train/loss"] == pytest.approx(float(value), rel=1e-5)
