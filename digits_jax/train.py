@@ -260,7 +260,7 @@ def _finish_epoch(experiment: Experiment, progress: Progress) -> Progress:
     row = {
         "epoch": len(progress.rows) + 1,
         "step": int(state.step),
-        "learning_rate": float(experiment.schedule(state.step - 1)),
+        "learning_rate": float(f"{float(experiment.schedule(state.step - 1)):.6g}"),  # float32 would print 0.00999999
         **progress.metrics.compute("train"),
         **_evaluate(experiment.after_each_epoch, state),
         "seconds": round(progress.seconds, 3),
