@@ -95,6 +95,7 @@ def test_known_warps() -> None:
     assert move([[1, 0, 1], [0, 1, 0]])[3] == [12, 13, 14, 15]  # the edge is repeated
     assert move([[1, 0, 0], [0, 1, -1]])[0] == [0, 0, 1, 2]
     assert move([[1, 0, 0], [0, 1, 0.5]])[0] == [1, 2, 3, 3]  # half-way points go up
+    assert move([[1, 0, 0.5], [0, 1, 0]])[0] == [4, 5, 6, 7]
     assert move([[1, 0, 0], [0, 1, 0.5]], "bilinear")[0] == [0.5, 1.5, 2.5, 3]
 
 

@@ -87,6 +87,8 @@ def test_interrupted_and_resumed_is_bit_identical(
     with pytest.raises(Interrupted):
         train.train_and_evaluate(regularised, tmp_path / "b")
     assert signal.getsignal(signal.SIGINT) is handler
+    saved = max(int(path.name) for path in (tmp_path / "b" / "checkpoints").iterdir())
+    assert saved == {1: 2, 3: 6, 4: 7, 6: 11}[calls_before]  # calls of 2, 2, 2 and 1 steps an epoch
     resumed = train.train_and_evaluate(regularised, tmp_path / "b")
     assert without_clock(resumed) == without_clock(undisturbed)
     assert (tmp_path / "b" / "metrics.jsonl").read_text().count("\n") == 2

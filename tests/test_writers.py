@@ -42,6 +42,8 @@ def test_tensorboard_has_each_row_once_after_a_resume(tmp_path: Path) -> None:
     for count in (0, 1, 2):
         first.write(ROWS[:count])
     first.close()
+    for path in (tmp_path / "tensorboard").iterdir():
+        path.rename(path.with_name("events.out.tfevents.0"))  # its real name has the second it was made in
     second = writers.TensorBoardWriter(tmp_path / "tensorboard")
     for count in (2, 3, 4):
         second.write(ROWS[:count])
