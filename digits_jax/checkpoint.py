@@ -14,6 +14,8 @@ from digits_jax.errors import UserError
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import TrainState
 
+_MARGIN = 2_000_000  # bytes for what a checkpoint holds besides its arrays
+
 
 class Progress(NamedTuple):
     """All that a run has to remember: restored, it goes on as if it had never stopped."""
@@ -50,6 +52,7 @@ class Checkpoints:
         step = int(progress.state.step)
         if step in self._manager.all_steps():
             return
+        self._check_room(step, progress)
         contents = ocp.args.Composite(
             arrays=ocp.args.StandardSave({"state": progress.state, "metrics": progress.metrics}),
             history=ocp.args.JsonSave({"seconds": progress.seconds, "rows": progress.rows}),
@@ -68,6 +71,16 @@ class Checkpoints:
                 f"the checkpoint of step {step} cannot be written to {self._folder} ({reason}); earlier ones are "
                 "intact: make room, then start the same command again"
             ) from None
+
+    def _check_room(self, step: int, progress: Progress) -> None:
+        # Asked first, because TensorStore's threads print a page when a write fails.
+        needed = _MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves((progress.state, progress.metrics)))
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise UserError(
+                f"the checkpoint of step {step} needs {needed / 1e6:.1f} MB but {self._folder} has {free / 1e6:.1f} MB "
+                "free; earlier ones are intact: make room, then start the same command again"
+            )
 
     def restore(self, template: Progress, *, step: int | None = None) -> Progress | None:
         """A checkpoint in the shapes and on the devices of `template`, or None where there is none.

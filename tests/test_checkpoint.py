@@ -1,12 +1,15 @@
 """Which checkpoints are kept, and that they come back as they were."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from digits_jax.checkpoint import Checkpoints, Progress
+from digits_jax.errors import UserError
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import TrainState
 
@@ -69,4 +72,13 @@ def test_saving_a_step_twice_keeps_the_first(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(progress(1), score=0.5)
     checkpoints.save(progress(1), score=None)
+    assert kept(tmp_path) == [1]
+
+
+def test_a_disk_with_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(progress(1), score=0.5)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(UserError, match=r"the checkpoint of step 2 needs 2.0 MB but .* has 1.0 MB free; earlier ones"):
+        checkpoints.save(progress(2), score=0.6)
     assert kept(tmp_path) == [1]

@@ -116,9 +116,9 @@ def test_a_disk_that_is_full(data_dir: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     code, _, err = finish(process)
     assert code == 1
-    assert err.startswith("error: the checkpoint of step 4 cannot be written to ")
-    assert "File too large" in err
-    assert err.count("\n") == 1
+    # TensorStore's threads may print as well.
+    assert "error: the checkpoint of step 4 cannot be written to " in err
+    assert "(File too large); earlier ones are intact" in err
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
     assert finish(start(*run))[0] == 0
 
