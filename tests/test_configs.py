@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from configs import default
 from digits_jax import datasets
 from digits_jax.config import differences, resolve, validate
+from digits_jax.experiment import build
 from digits_jax.metrics import Metrics
-from digits_jax.train import build
 from digits_jax.train_step import Examples
 
 ROOT = Path(__file__).parents[1]

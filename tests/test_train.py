@@ -17,6 +17,7 @@ from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import resolve
 from digits_jax.datasets import Dataset
 from digits_jax.errors import UserError
+from digits_jax.experiment import build
 from digits_jax.interrupts import Interrupted
 from digits_jax.metrics import Metrics
 
@@ -26,7 +27,7 @@ def without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def final_state(config: ConfigDict, dataset: Dataset, workdir: Path) -> list[Any]:
-    start = train.build(resolve(config, dataset), dataset).initial_state
+    start = build(resolve(config, dataset), dataset).initial_state
     progress = Checkpoints(workdir / "checkpoints").restore(Progress(start, Metrics.zero(), 0.0, []))
     assert progress is not None
     return [leaf.tolist() for leaf in jax.tree.leaves(progress.state)]

@@ -22,8 +22,8 @@ from digits_jax.arrays import Arrays
 from digits_jax.config import resolve, validate
 from digits_jax.datasets import Dataset
 from digits_jax.errors import UserError
+from digits_jax.experiment import build
 from digits_jax.metrics import Metrics
-from digits_jax.train import build
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", str(Path(__file__).parents[2] / "configs" / "vgg.py"), "the experiment to time"
