@@ -8,7 +8,7 @@ usage() {
   cat <<'EOF'
 Usage: ./launch.sh [train] [FLAGS]   train; without flags configs/bn_dropout.py on MNIST
        ./launch.sh test [ARGS]       run the tests; ARGS go to pytest
-       ./launch.sh setup [EXTRA...]  only install, with the given extras (test, dev, benchmark, cuda, tpu)
+       ./launch.sh setup [EXTRA...]  only install, with the given extras (test, dev, benchmark, wandb, cuda, tpu)
        ./launch.sh --help            install, then show this and the flags of training
 
 Each of them first makes .venv, with uv where it is installed, else with python3 (3.11 or newer).
@@ -38,7 +38,7 @@ setup() {
       exit 1
     fi
     [[ -x .venv/bin/python ]] || python3 -m venv .venv
-    .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".${extras:+[$extras]}"
+    .venv/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable ".${extras:+[$extras]}"
   fi
   printf '%s\n' "$wanted" >"$stamp"
 }
@@ -66,7 +66,7 @@ case "${1:-train}" in
     setup
     usage
     echo
-    .venv/bin/python -m digits_jax.main --help
+    .venv/bin/python -m digits_jax.main --help || true # absl's help exits with 1
     ;;
   setup)
     shift

@@ -1,6 +1,8 @@
 """How far does a linear softmax classifier on the pixels get?
 
 Command:  python -m digits_jax.main --config=configs/linear.py
+Expected: final test accuracy 92.41 %, best on the test set 92.60 % (seed 0)
+Time:     2 seconds of training on two CPU cores
 """
 
 from ml_collections import ConfigDict
