@@ -1,27 +1,23 @@
 """The data sets the project knows, and how one gets from its source to arrays in memory.
 
-A data set is kept as an ordinary TFDS data set (array_record files with PNG images), written and read without
-TensorFlow. Its decoded arrays are cached beside it, so that later starts neither decode nor import TFDS.
+A data set is kept as an ordinary TFDS data set (`tfds_store.py`). Its decoded arrays are cached beside it
+(`arrays.py`), so that later starts neither decode nor import TFDS.
 """
 
-import contextlib
-import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from digits_jax import idx, optical_digits
+from digits_jax import idx, optical_digits, tfds_store
 from digits_jax.arrays import Arrays, content_hash, read_cache, write_cache
 from digits_jax.errors import ConfigError, UserError
 
 _CACHE_FILE = "digits_jax_arrays.npz"
-_DECODE_BLOCK = 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +162,8 @@ def _load_all(name: str, spec: DatasetSpec, root: Path, source_dir: str | None) 
     source = Path(source_dir).expanduser() if source_dir else None
     if cached := read_cache(prepared / _CACHE_FILE):
         return cached
-    if (prepared / "dataset_info.json").exists():
-        arrays = _decode(prepared)
+    if tfds_store.is_prepared(prepared):
+        arrays = tfds_store.decode(prepared)
     else:
         try:
             arrays = spec.read(source_dir=source, download_dir=root / "downloads")
@@ -180,7 +176,15 @@ def _load_all(name: str, spec: DatasetSpec, root: Path, source_dir: str | None) 
             ) from None
         print(f"preparing {name} in {prepared} (once; about ten seconds)", file=sys.stderr)
         try:
-            _prepare(name, spec, root, arrays)
+            tfds_store.prepare(
+                root,
+                arrays,
+                name=name,
+                version=spec.version,
+                description=spec.description,
+                homepage=spec.homepage,
+                num_classes=spec.num_classes,
+            )
         except OSError as error:
             raise UserError(
                 f"{name} cannot be prepared in {root} ({error.strerror or error}): give a folder that can be written, "
@@ -188,71 +192,6 @@ def _load_all(name: str, spec: DatasetSpec, root: Path, source_dir: str | None) 
             ) from None
     write_cache(prepared / _CACHE_FILE, arrays)
     return arrays, content_hash(arrays)
-
-
-def _prepare(name: str, spec: DatasetSpec, root: Path, arrays: Arrays) -> None:
-    """Writes `arrays` as the TFDS data set `name` under `root`."""
-    import tensorflow_datasets as tfds
-
-    # A subclass would be registered under its name, and clash with the builder that TFDS itself has for it.
-    with tfds.core.registered.skip_registration():
-
-        class Builder(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version(spec.version)
-
-            def _info(self) -> Any:
-                return tfds.core.DatasetInfo(
-                    builder=self,
-                    description=spec.description,
-                    homepage=spec.homepage,
-                    features=tfds.features.FeaturesDict(
-                        {
-                            "image": tfds.features.Image(shape=arrays.train_images.shape[1:]),
-                            "label": tfds.features.ClassLabel(num_classes=spec.num_classes),
-                        }
-                    ),
-                    supervised_keys=("image", "label"),
-                    disable_shuffling=True,  # the files' own order, so that an index names an image
-                )
-
-            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-                return {
-                    "train": self._generate_examples(arrays.train_images, arrays.train_labels),
-                    "test": self._generate_examples(arrays.test_images, arrays.test_labels),
-                }
-
-            def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, Any]]:
-                # Bytes, because TFDS would encode an array with TensorFlow.
-                for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-                    yield index, {"image": _png(image), "label": int(label)}
-
-    Builder.name = name
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints a paragraph
-        Builder(data_dir=root, file_format="array_record").download_and_prepare()
-
-
-def _png(image: np.ndarray) -> io.BytesIO:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, format="png")
-    buffer.seek(0)
-    return buffer
-
-
-def _decode(prepared: Path) -> Arrays:
-    """Reads a prepared TFDS data set."""
-    sources = {split: _open_source(prepared, split) for split in ("train", "test")}
-    print(f"decoding {prepared} (once; about ten seconds)", file=sys.stderr)
-    images, labels = {}, {}
-    for split, source in sources.items():
-        blocks = [
-            _read_examples(source, range(start, min(start + _DECODE_BLOCK, len(source))))
-            for start in range(0, len(source), _DECODE_BLOCK)
-        ]
-        images[split], labels[split] = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    return Arrays(images["train"], labels["train"], images["test"], labels["test"])
 
 
 def train_gather(dataset: Dataset) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -264,25 +203,5 @@ def train_gather(dataset: Dataset) -> Callable[[np.ndarray], tuple[np.ndarray, n
     Raises:
       UserError: only the cached arrays are there, or the files need TensorFlow.
     """
-    source = _open_source(dataset.folder, "train")
-    return lambda indices: _read_examples(source, indices.tolist())
-
-
-def _open_source(prepared: Path, split: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    if not (prepared / "dataset_info.json").exists():
-        raise UserError(f"{prepared} holds no prepared data set: config.dataset.feed='host' reads from one")
-    builder = tfds.builder_from_directory(prepared)
-    if builder.info.file_format.value != "array_record":
-        raise UserError(
-            f"{prepared} holds {builder.info.file_format.value} files, which need TensorFlow: prepare the data set "
-            "elsewhere, with --config.dataset.data_dir=FOLDER"
-        )
-    return builder.as_data_source(split)
-
-
-def _read_examples(source: Any, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-    examples = source.__getitems__(indices)
-    labels = np.array([example["label"] for example in examples], np.uint8)
-    return np.stack([example["image"] for example in examples]), labels
+    source = tfds_store.open_source(dataset.folder, "train")
+    return lambda indices: tfds_store.read_examples(source, indices.tolist())
