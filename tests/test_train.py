@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ def final_state(config: ConfigDict, dataset: Dataset, workdir: Path) -> list[Any
     progress = Checkpoints(workdir / "checkpoints").restore(Progress(start, Metrics.zero(), 0.0, []))
     assert progress is not None
     return [leaf.tolist() for leaf in jax.tree.leaves(progress.state)]
+
+
+def press_ctrl_c() -> None:
+    """Sends SIGINT and waits until the run has taken notice: another thread may receive it, a moment later."""
+    handler = signal.getsignal(signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    while signal.getsignal(signal.SIGINT) is handler:
+        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -79,7 +88,7 @@ def test_interrupted_and_resumed_is_bit_identical(
         nonlocal count
         for call in original(*args, **kwargs):
             if count == calls_before:
-                os.kill(os.getpid(), signal.SIGINT)
+                press_ctrl_c()
             count += 1
             yield call
 
@@ -101,8 +110,9 @@ def test_a_second_ctrl_c_leaves_at_once(
     small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def calls_with_two(*args: Any, **kwargs: Any) -> Iterator[input_pipeline.Call]:
+        press_ctrl_c()
         os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)  # ended by the interrupt
         yield from ()
 
     monkeypatch.setattr(input_pipeline.DeviceFeed, "calls", calls_with_two)
