@@ -28,12 +28,12 @@ def content_hash(arrays: Arrays) -> str:
     return digest.hexdigest()
 
 
-def write_cache(path: Path, arrays: Arrays) -> None:
+def write_cache(path: Path, arrays: Arrays, sha256: str) -> None:
     """Writes arrays and hash as one file, which is there whole or not at all."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, sha256=np.frombuffer(bytes.fromhex(content_hash(arrays)), np.uint8), **arrays._asdict())
+            np.savez(file, sha256=np.frombuffer(bytes.fromhex(sha256), np.uint8), **arrays._asdict())
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

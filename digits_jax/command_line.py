@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from digits_jax.errors import UserError
+from digits_jax.errors import ConfigError, UserError
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -81,9 +81,8 @@ def _one_line(error: Exception, argv: list[str]) -> str:
 
 
 def required(name: str) -> object:
-    """The value of the flag `name`, or exit code 2 where it was not given."""
+    """The value of the flag `name`; raises a ConfigError where it was not given."""
     value = flags.FLAGS[name].value
     if value is None:
-        print(f"error: --{name} is missing; for example --{name}=configs/bn_dropout.py", file=sys.stderr)
-        raise SystemExit(2)
+        raise ConfigError(f"--{name} is missing; for example --{name}=configs/bn_dropout.py")
     return value

@@ -190,8 +190,9 @@ def _load_all(name: str, spec: DatasetSpec, root: Path, source_dir: str | None) 
                 f"{name} cannot be prepared in {root} ({error.strerror or error}): give a folder that can be written, "
                 "--config.dataset.data_dir=FOLDER"
             ) from None
-    write_cache(prepared / _CACHE_FILE, arrays)
-    return arrays, content_hash(arrays)
+    sha256 = content_hash(arrays)
+    write_cache(prepared / _CACHE_FILE, arrays, sha256)
+    return arrays, sha256
 
 
 def train_gather(dataset: Dataset) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:

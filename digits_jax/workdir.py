@@ -15,6 +15,7 @@ import digits_jax
 from digits_jax.config import config_hash, differences, to_json
 from digits_jax.datasets import Dataset
 from digits_jax.errors import UserError
+from digits_jax.writers import replace_text
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -72,9 +73,7 @@ class Workdir:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    replace_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:

@@ -17,16 +17,21 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Replaces a file whole: a process that ends meanwhile leaves the old one, never a half-written one."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 class JsonlWriter:
-    """One JSON object a line; the file is replaced whole, never left half-written."""
+    """One JSON object a line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def write(self, rows: list[dict[str, Any]]) -> None:
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(temporary, self._path)
+        replace_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def close(self) -> None:
         pass

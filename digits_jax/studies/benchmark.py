@@ -136,7 +136,6 @@ def main(argv: list[str]) -> None:
     images = random.integers(0, 256, (count, 28, 28, 1), np.uint8)
     labels = random.integers(0, 10, count).astype(np.uint8)
     arrays = Arrays(images, labels, images[:1], labels[:1])
-    config.dataset.train_examples = None
 
     contestants = {"digits_jax": digits_jax_steps(config, arrays)}
     if any(config.augment[name] for name in augment.RANGES):
