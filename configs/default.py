@@ -58,7 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.std = placeholder(float)  # grey levels, > 0; None: the standard deviation over the same
     model.kernel_init = "glorot_uniform"  # a key of digits_jax.models.KERNEL_INITS; biases start at zero
     model.dtype = "float32"  # of activations and products; "float32" or "bfloat16" (parameters stay float32)
-    model.conv = "auto"  # "matmul", "lax", or "auto": "matmul" on a CPU, "lax" elsewhere (digits_jax/conv.py)
+    model.conv = "auto"  # "winograd", "matmul", "lax"; "auto": the first on a CPU, the last elsewhere (conv.py)
     # The rest is read by "vgg" only.
     model.widths = ((32, 32), (64, 64))  # channels of the 3x3 convolutions, per block; a max-pool ends a block
     model.hidden_width = 512  # units of the dense layer before the last
@@ -67,7 +67,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.batch_norm = "none"  # "none", or batch normalisation "before" or "after" each activation
     model.bn_momentum = 0.99  # [0, 1]: weight of the old running mean and variance in each update
     model.bn_epsilon = 1e-5  # >= 0, added to the variance; Keras 1.0.8 to 1.1.2 have this value
-    return apply_argument(config, arg)
+    return apply_argument(config, arg).lock()  # from here on a field that is not declared above is refused
 
 
 def apply_argument(config: ConfigDict, arg: str) -> ConfigDict:

@@ -1,8 +1,8 @@
 """Does dropping half of each block's outputs help the VGG-like CNN?
 
 Command:  python -m digits_jax.main --config=configs/dropout.py
-Expected: final test accuracy 99.42 %, best on the test set 99.43 % (seed 0)
-Time:     10 minutes on two CPU cores
+Expected: final test accuracy 99.43 %, best on the test set 99.45 % (seed 0)
+Time:     6 minutes on two CPU cores
 """
 
 from ml_collections import ConfigDict

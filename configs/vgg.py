@@ -1,8 +1,8 @@
 """How far does a small VGG-like CNN get without regularisation?
 
 Command:  python -m digits_jax.main --config=configs/vgg.py
-Expected: final test accuracy 99.09 %, best on the test set 99.09 % (seed 0)
-Time:     9 minutes on two CPU cores
+Expected: final test accuracy 99.05 %, best on the test set 99.12 % (seed 0)
+Time:     6 minutes on two CPU cores
 """
 
 from ml_collections import ConfigDict

@@ -2,9 +2,11 @@
 
 XLA:CPU has a fast path for convolutions in a program's entry computation only: inside `lax.scan` or a while loop,
 where training steps run, the gradients fall back to naive loops, 20 times slower (jax-ml/jax#12868). Matrix products
-are fast anywhere. The usual way (im2col) writes all kh kw pixels under the kernel side by side before it multiplies,
-nine times the image for a 3x3 kernel. This one gathers along the height only and sums along the width afterwards, so
-that both sides of the product are three times theirs:
+are fast anywhere. A 3x3 kernel over many channels goes through Winograd's transforms (`winograd.py`) where its tiles
+fit. For the others the usual way (im2col) writes all kh kw pixels under the kernel side by side before it multiplies:
+nine times the image for a 3x3 kernel, which is little for a grey image and much for 32 channels. There the rows are
+gathered along the height only and summed along the width afterwards, so that both sides of the product are three
+times theirs:
 
     R[b, h, w, (i, c)] = x[b, h + i, w, c]                              rows under the kernel:  [B, H', W, kh C]
     P = R @ K          with K[(i, c), (j, o)] = kernel[i, j, c, o]      one product:            [B, H', W, kw O]
@@ -25,23 +27,32 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-IMPLEMENTATIONS = ("auto", "matmul", "lax")
+from digits_jax import winograd
+
+IMPLEMENTATIONS = ("auto", "winograd", "matmul", "lax")
+_WINOGRAD_CHANNELS = 8  # products thinner than this do not pay for the transforms
 
 
 def implementation(name: str) -> Callable[..., Any]:
     """The function for `nn.Conv(conv_general_dilated=...)`; `name` is one of `IMPLEMENTATIONS`.
 
-    "auto" takes matrix products on a CPU and XLA's own convolution elsewhere.
+    "winograd" and "matmul" take matrix products, the first after Winograd's transforms where they fit; "auto" is the
+    first of them on a CPU and elsewhere "lax", XLA's own convolution.
     """
     if name == "auto":
-        name = "matmul" if jax.default_backend() == "cpu" else "lax"
-    return conv_general_dilated if name == "matmul" else lax.conv_general_dilated
+        name = "winograd" if jax.default_backend() == "cpu" else "lax"
+    if name == "lax":
+        return lax.conv_general_dilated
+    return functools.partial(conv_general_dilated, transform=name == "winograd")
 
 
-def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, **kwargs: Any) -> jax.Array:
+def conv_general_dilated(
+    lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, *, transform: bool, **kwargs: Any
+) -> jax.Array:
     """`lax.conv_general_dilated`, by matrix products where the convolution is plain and unpadded.
 
     Args:
+      transform: by Winograd's, where it fits.
       lhs: images `[B, H, W, C]`.
       rhs: kernel `[kh, kw, C, O]`.
       window_strides, padding, kwargs: as for `lax.conv_general_dilated`. Strides, dilation, groups, padding or another
@@ -60,7 +71,7 @@ def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Any, pa
         and _is_channels_last(kwargs.get("dimension_numbers"), lhs, rhs)
     )
     if plain:
-        return _conv_valid(lhs, rhs)
+        return _conv_valid(lhs, rhs, transform)
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
 
 
@@ -71,8 +82,27 @@ def _is_channels_last(dimension_numbers: Any, lhs: jax.Array, rhs: jax.Array) ->
     )
 
 
+def _conv_valid(images: jax.Array, kernel: jax.Array, transform: bool) -> jax.Array:
+    kh, kw, c, o = kernel.shape
+    tiles = images.dtype == jnp.float32 and winograd.tile_size(images.shape, kernel.shape)
+    if transform and tiles and min(c, o) >= _WINOGRAD_CHANNELS:
+        return winograd.conv3x3(images, kernel)
+    # Numbers written per pixel before or after the product.
+    if kh * kw * c < kh * c + kw * o:
+        return _conv_patches(images, kernel)
+    return _conv_rows(images, kernel)
+
+
+def _conv_patches(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """im2col"""
+    kh, kw, _, o = kernel.shape
+    height, width = images.shape[1] - kh + 1, images.shape[2] - kw + 1
+    patches = [images[:, i : i + height, j : j + width] for i in range(kh) for j in range(kw)]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, o)
+
+
 @jax.custom_vjp
-def _conv_valid(images: jax.Array, kernel: jax.Array) -> jax.Array:
+def _conv_rows(images: jax.Array, kernel: jax.Array) -> jax.Array:
     kh, kw, _, o = kernel.shape
     width = images.shape[2] - kw + 1
     products = _gather_rows(images, kh) @ _as_matrix(kernel)
@@ -80,7 +110,7 @@ def _conv_valid(images: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _conv_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv_valid(images, kernel), (images, kernel)
+    return _conv_rows(images, kernel), (images, kernel)
 
 
 def _conv_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -88,7 +118,7 @@ def _conv_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tup
     kh, kw, c, o = kernel.shape
     # Each term of the sum over j goes back to where its slice came from.
     d_products = jnp.concatenate([jnp.pad(dy, _pad(2, j, kw - 1 - j)) for j in range(kw)], axis=-1)
-    # Dead code where the images need no gradient (the first layer): XLA removes it.
+    # Dead code where the images need no gradient: XLA removes it.
     d_rows = d_products @ _as_matrix(kernel).T
     d_images = _sum(jnp.pad(d_rows[..., i * c : (i + 1) * c], _pad(1, i, kh - 1 - i)) for i in range(kh))
     rows = _gather_rows(images, kh)
@@ -96,7 +126,7 @@ def _conv_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tup
     return d_images, d_matrix.reshape(kh, c, kw, o).swapaxes(1, 2)
 
 
-_conv_valid.defvjp(_conv_forward, _conv_backward)
+_conv_rows.defvjp(_conv_forward, _conv_backward)
 
 
 def _gather_rows(images: jax.Array, kh: int) -> jax.Array:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from digits_jax import conv
+from digits_jax.winograd import tile_size
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -20,8 +21,8 @@ def reference(x: jax.Array, k: jax.Array, **kwargs: Any) -> jax.Array:
     return lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=NHWC, **kwargs)
 
 
-def ours(x: jax.Array, k: jax.Array) -> jax.Array:
-    return conv.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=NHWC)
+def ours(x: jax.Array, k: jax.Array, *, name: str = "winograd") -> jax.Array:
+    return conv.implementation(name)(x, k, (1, 1), "VALID", dimension_numbers=NHWC)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -48,15 +49,56 @@ def test_value_and_gradients(batch: int, size: Any, kernel: Any, channels: Any) 
     assert_close(value_and_gradients(ours, x, k), value_and_gradients(reference, x, k))
 
 
-def test_the_networks_largest_product() -> None:
-    x = jax.random.normal(jax.random.key(0), (8, 10, 10, 128))  # K = 9 x 128 = 1,152
-    k = jax.random.normal(jax.random.key(1), (3, 3, 128, 64))
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    batch=st.integers(1, 5),
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    tile=st.sampled_from([2, 4]),
+    channels=st.tuples(st.integers(8, 40), st.integers(8, 40)),
+)
+def test_winograd(batch: int, size: Any, tile: int, channels: Any) -> None:
+    x = jax.random.normal(jax.random.key(0), (batch, size[0] * tile + 2, size[1] * tile + 2, channels[0]))
+    k = jax.random.normal(jax.random.key(1), (3, 3, *channels))
+    assert tile_size(x.shape, k.shape) is not None
     assert_close(value_and_gradients(ours, x, k), value_and_gradients(reference, x, k))
 
 
-def test_under_vmap_and_scan() -> None:
-    x = jax.random.normal(jax.random.key(0), (3, 4, 6, 6, 2))
-    k = jax.random.normal(jax.random.key(1), (3, 3, 3, 2, 5))
+@pytest.mark.parametrize(
+    ("image_shape", "kernel_shape", "expected"),
+    [
+        ((64, 26, 26, 32), (3, 3, 32, 32), 4),
+        ((64, 12, 12, 32), (3, 3, 32, 64), 2),
+        ((64, 10, 6, 64), (3, 3, 64, 64), 4),
+        ((64, 10, 8, 64), (3, 3, 64, 64), 2),
+        ((64, 10, 9, 64), (3, 3, 64, 64), None),
+        ((64, 2, 2, 64), (3, 3, 64, 64), None),
+        ((64, 10, 10, 64), (5, 5, 64, 64), None),
+    ],
+)
+def test_tiles_cover_the_output_exactly(image_shape: Any, kernel_shape: Any, expected: int | None) -> None:
+    assert tile_size(image_shape, kernel_shape) == expected
+
+
+@pytest.mark.parametrize("name", ["winograd", "matmul"])
+def test_the_networks_largest_product(name: str) -> None:
+    x = jax.random.normal(jax.random.key(0), (8, 10, 10, 128))  # K = 9 x 128 = 1,152
+    k = jax.random.normal(jax.random.key(1), (3, 3, 128, 64))
+    function = partial(ours, name=name)
+    assert_close(value_and_gradients(function, x, k), value_and_gradients(reference, x, k))
+
+
+def test_winograd_saves_multiplications() -> None:
+    x, k = jnp.ones((64, 26, 26, 32)), jnp.ones((3, 3, 32, 32))
+    cost = {
+        name: jax.jit(partial(ours, name=name)).lower(x, k).cost_analysis()["flops"] for name in ("winograd", "matmul")
+    }
+    assert cost["winograd"] < 0.5 * cost["matmul"]
+
+
+@pytest.mark.parametrize("channels", [(2, 5), (8, 9)])
+def test_under_vmap_and_scan(channels: tuple[int, int]) -> None:
+    x = jax.random.normal(jax.random.key(0), (3, 4, 6, 6, channels[0]))
+    k = jax.random.normal(jax.random.key(1), (3, 3, 3, *channels))
     expected = [value_and_gradients(reference, *pair) for pair in zip(x, k, strict=True)]
     mapped = jax.vmap(lambda x, k: value_and_gradients(ours, x, k))(x, k)
     _, scanned = lax.scan(lambda _, pair: (None, value_and_gradients(ours, *pair)), None, (x, k))
@@ -81,13 +123,15 @@ def test_what_it_does_not_do_is_left_to_lax(strides: Any, padding: Any, options:
     x = jax.random.normal(jax.random.key(0), (2, 7, 8, 4))
     k = jax.random.normal(jax.random.key(1), (3, 3, 4 // options.get("feature_group_count", 1), 6))
     options = {"dimension_numbers": NHWC, **options}
-    y = conv.conv_general_dilated(x, k, strides, padding, **options)
+    y = conv.implementation("winograd")(x, k, strides, padding, **options)
     np.testing.assert_array_equal(y, lax.conv_general_dilated(x, k, strides, padding, **options))
 
 
 def test_which_implementation() -> None:
-    assert conv.implementation("auto") is conv.conv_general_dilated  # tests run on a CPU
-    assert conv.implementation("matmul") is conv.conv_general_dilated
+    x, k = jnp.ones((1, 6, 6, 8)), jnp.ones((3, 3, 8, 8))
+    programs = {name: str(jax.make_jaxpr(partial(ours, name=name))(x, k)) for name in conv.IMPLEMENTATIONS}
+    assert programs["auto"] == programs["winograd"]  # tests run on a CPU
+    assert len(set(programs.values())) == 3
     assert conv.implementation("lax") is lax.conv_general_dilated
 
 

@@ -1,6 +1,7 @@
 """The pure core: what a step changes, what evaluation counts, which random numbers are drawn."""
 
 import itertools
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,9 @@ import pytest
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from configs import default
 from digits_jax import models, train_step
+from digits_jax.datasets import Dataset
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import Examples, TrainState
 
@@ -165,3 +168,30 @@ def test_evaluation_on_augmented_images_draws_from_its_key_only(vgg_config: Conf
     losses = [float(evaluate(state.params, {}, BATCH, jax.random.key(seed)).loss_sum) for seed in (0, 0, 1)]
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
+
+
+@pytest.mark.parametrize("name", ["winograd", "matmul"])
+@pytest.mark.parametrize("batch_norm", ["none", "after"])
+def test_a_step_of_the_whole_network_agrees_with_xlas_convolution(name: str, batch_norm: str) -> None:
+    changes = {}
+    for conv in (name, "lax"):
+        model, before = create(default.get_config(), conv=conv, batch_norm=batch_norm, hidden_dropout=0.5)
+        after, _ = step(model, before)
+        changes[conv] = jax.tree.map(jnp.subtract, after.params, before.params)  # -0.1 x the gradients
+    for ours, theirs in zip(*(jax.tree.leaves(change) for change in changes.values()), strict=True):
+        assert jnp.abs(ours - theirs).max() <= 1e-4 * jnp.abs(theirs).max()
+
+
+def test_twenty_losses_agree_with_xlas_convolution(small_dataset: Dataset) -> None:
+    # Real digits: random ones are learnt by heart, in leaps that amplify rounding.
+    images, labels = small_dataset.arrays.train_images, small_dataset.arrays.train_labels
+    losses = {}
+    for conv in ("winograd", "lax"):
+        model, state = create(default.get_config(), conv=conv)
+        take = jax.jit(partial(train_step.train_step, model=model, tx=optax.sgd(0.01), augment=untouched, keys=KEYS))
+        losses[conv] = []
+        for start in range(0, 80, 4):
+            batch = Examples(images[start : start + 20], labels[start : start + 20].astype(np.int32))
+            state, metrics = take(state, batch)
+            losses[conv].append(float(metrics.loss_sum))
+    np.testing.assert_allclose(losses["winograd"], losses["lax"], rtol=1e-4)

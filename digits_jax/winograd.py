@@ -1,0 +1,110 @@
+"""3x3 convolutions with a quarter of the multiplications: Winograd's minimal filtering.
+
+m outputs y of a 3-tap filter g over the m + 2 inputs d take m + 2 multiplications instead of 3 m:
+
+    y = A^T [(G g) * (B^T d)]                                               F(m, 3), * elementwise
+
+Along both axes of an image that is (m + 2)^2 multiplications for m^2 outputs, 2.25 each for m = 4 instead of 9. The
+elementwise product, summed over the channels, is one matrix product for each of the (m + 2)^2 places of a tile:
+
+    V = B^T d B for the tiles d of the images, which overlap by 2           [(m + 2)^2, tiles, C]
+    U = G g G^T                                                             [(m + 2)^2, C, O]
+    y = A^T (V @ U) A                                                       m x m outputs of each tile
+
+The transforms are sums of few terms, which XLA fuses into passes over memory. Matrices: Lavin & Gray 2016,
+arXiv:1509.09308, section 4. The gradients are those of the same formula: they cost as few multiplications.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# By the number of outputs m: B^T [m + 2, m + 2], G [m + 2, 3], A^T [m, m + 2].
+_MATRICES = {
+    2: (
+        np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),
+        np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
+        np.array([[1, 1, 1, 0], [0, 1, -1, -1]]),
+    ),
+    4: (
+        np.array(
+            [
+                [4, 0, -5, 0, 1, 0],
+                [0, -4, -4, 1, 1, 0],
+                [0, 4, -4, -1, 1, 0],
+                [0, -2, -1, 2, 1, 0],
+                [0, 2, -1, -2, 1, 0],
+                [0, 4, 0, -5, 0, 1],
+            ]
+        ),
+        np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
+        np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+    ),
+}
+
+
+def tile_size(image_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> int | None:
+    """The m whose tiles cover the output of `[B, H, W, C]` and `[kh, kw, C, O]` exactly; None where there is none."""
+    if kernel_shape[:2] != (3, 3):
+        return None
+    height, width = image_shape[1] - 2, image_shape[2] - 2
+    return next((m for m in (4, 2) if height > 0 and width > 0 and height % m == width % m == 0), None)
+
+
+def conv3x3(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The unpadded convolution of `[B, H, W, C]` with `[3, 3, C, O]`: `[B, H - 2, W - 2, O]`.
+
+    H - 2 and W - 2 are both multiples of 4 or both of 2, see `tile_size`. Errors are about ten times those of a
+    direct sum: the largest is 5e-6 of the largest output, on unit-normal data with C = 64.
+    """
+    m = tile_size(images.shape, kernel.shape)
+    assert m is not None
+    to_tiles, to_kernel, to_output = _MATRICES[m]
+    rows = jnp.stack(_combine(to_tiles, _tiles(images, 1, m)))  # [m + 2, B, H / m, W, C]
+    v = jnp.stack(_combine(to_tiles, _tiles(rows, 3, m)))  # [m + 2, m + 2, B, H / m, W / m, C]
+    u = jnp.einsum("qj,pi,ijco->qpco", to_kernel.astype(np.float32), to_kernel.astype(np.float32), kernel)
+    products = jnp.einsum("nkc,nco->nko", v.reshape(len(to_tiles) ** 2, -1, v.shape[-1]), u.reshape(-1, *u.shape[2:]))
+    products = products.reshape(*v.shape[:-1], -1)
+    columns = jnp.stack(_combine(to_output, jnp.unstack(products)), axis=-2)  # [m + 2, B, H / m, W / m, m, O]
+    y = jnp.stack(_combine(to_output, jnp.unstack(columns)), axis=2)  # [B, H / m, m, W / m, m, O]
+    return y.reshape(len(images), images.shape[1] - 2, images.shape[2] - 2, -1)
+
+
+def _combine(matrix: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:
+    """`matrix @ parts`, without the terms that are zero."""
+    return [
+        functools.reduce(jnp.add, (float(f) * part for f, part in zip(row, parts, strict=True) if f)) for row in matrix
+    ]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _tiles(x: jax.Array, axis: int, m: int) -> list[jax.Array]:
+    """Cuts an axis of n m + 2 into n tiles of m + 2 that overlap by 2: one array for each place in a tile."""
+    outputs = x.shape[axis] - 2
+    return [lax.slice_in_dim(x, place, place + outputs - m + 1, m, axis) for place in range(m + 2)]
+
+
+def _tiles_forward(x: jax.Array, axis: int, m: int) -> tuple[list[jax.Array], None]:
+    return _tiles(x, axis, m), None
+
+
+def _tiles_backward(axis: int, m: int, residuals: None, places: list[jax.Array]) -> tuple[jax.Array]:
+    """Adds the tiles up where they overlap. JAX would derive a sum of m + 2 dilated arrays, which takes far longer."""
+
+    def pad(x: jax.Array, before: int, after: int) -> jax.Array:
+        return jnp.pad(x, [(before, after) if i == axis else (0, 0) for i in range(x.ndim)])
+
+    # The last two places of a tile are the first two of the next: n + 1 tiles of m.
+    first = [pad(place, 0, 1) for place in places[:m]]
+    for place, overlap in enumerate(places[m:]):
+        first[place] += pad(overlap, 1, 0)
+    x = jnp.stack(first, axis=axis + 1)
+    shape = (*x.shape[:axis], x.shape[axis] * m, *x.shape[axis + 2 :])
+    return (lax.slice_in_dim(x.reshape(shape), 0, shape[axis] - m + 2, axis=axis),)
+
+
+_tiles.defvjp(_tiles_forward, _tiles_backward)
