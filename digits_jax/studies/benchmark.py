@@ -1,169 +1,243 @@
-"""How fast is training, beside PyTorch on the same machine? `python -m digits_jax.studies.benchmark`
+"""How fast is training on this machine? `python -m digits_jax.studies.benchmark`
 
-Both train the same network on the same random pixels at the same batch size with the same number of threads, in
-alternation, so that a machine whose speed drifts slows both. PyTorch runs in its four usual ways (contiguous or
-channels_last memory, eager or `torch.compile`), and the fastest counts; it does not augment. Needs the extra
-`benchmark`.
+Each case trains (or evaluates) one network on random pixels at one batch size. Its contestants (`contestants.py`) are
+timed in turn, round by round, so that a machine whose speed drifts slows all of them; ratios are taken within a round.
+PyTorch runs in its four usual ways (contiguous or channels_last memory, eager or `torch.compile`), of which the fastest
+counts; it comes with the extra `benchmark`, and is left out where it is not installed.
 """
 
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import multiprocessing
 import os
+import platform
+import re
+import resource
 import statistics
 import time
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+from rich.table import Table
 
-from digits_jax import augment, command_line, input_pipeline
-from digits_jax.arrays import Arrays
-from digits_jax.config import resolve, validate
-from digits_jax.datasets import Dataset
-from digits_jax.errors import UserError
-from digits_jax.experiment import build
+from digits_jax import augment, command_line
+from digits_jax.config import validate
+from digits_jax.console import console
+from digits_jax.errors import ConfigError
 from digits_jax.metrics import Metrics
+from digits_jax.studies import contestants
+from digits_jax.studies.contestants import Pass
+from digits_jax.writers import replace_text
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", str(Path(__file__).parents[2] / "configs" / "vgg.py"), "the experiment to time"
-)
-STEPS = flags.DEFINE_integer("steps", 60, "training steps in each measurement", lower_bound=1)
-ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of each", lower_bound=1)
+DEFAULT_CASES = (
+    "linear:64", "vgg:64", "vgg_augmented:64", "bn_dropout:64", "vgg:256", "vgg:1024", "vgg:evaluation",
+)  # fmt: skip
+CASES = flags.DEFINE_list("cases", list(DEFAULT_CASES), "what to time: config:batch size, or config:evaluation")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of each contestant", lower_bound=1)
+SECONDS = flags.DEFINE_float("seconds", 2.0, "aimed at for each measurement", lower_bound=0.01)
 COMPILE = flags.DEFINE_bool("torch_compile", True, "time torch.compile too, which takes a minute to start")
+OUTPUT = flags.DEFINE_string("output", None, "also write the results to this JSON file")
 
-_EPOCH_EXAMPLES = 60_000
-# Takes one pass over the images and returns when it is done.
-TakeSteps = Callable[[], None]
+_OURS = "digits_jax"
+_PRODUCT = "matrix product"
+_PRODUCT_SIZE = 2048  # of the square matrices whose product gives the machine's speed
 
 
-def digits_jax_steps(config: ConfigDict, arrays: Arrays) -> TakeSteps:
-    """Training steps of this project, as a run takes them: from uint8 images on the device to the updated state."""
-    dataset = Dataset(
-        name="random",
-        num_classes=10,
-        arrays=arrays,
-        validation_images=arrays.test_images[:0],
-        validation_labels=arrays.test_labels[:0],
-        sha256="",
-        folder=Path(),
+class Case(NamedTuple):
+    """One network, trained at one batch size or evaluated."""
+
+    name: str
+    config: ConfigDict
+    evaluation: bool
+
+    @property
+    def num_images(self) -> int:
+        """In one pass: whole batches, and enough for a tenth of a second."""
+        return 10_000 if self.evaluation else max(1, 4096 // self.config.batch_size) * self.config.batch_size
+
+
+def parse_case(text: str) -> Case:
+    """ "vgg:64" is `configs/vgg.py` at batch size 64; "vgg:evaluation" its test images.
+
+    Raises:
+      ConfigError: there is no such config, or the batch size is no positive integer.
+    """
+    name, _, size = text.partition(":")
+    if not name.isidentifier() or importlib.util.find_spec(f"configs.{name}") is None:
+        raise ConfigError(f"--cases={text}: there is no configs/{name}.py")
+    config = importlib.import_module(f"configs.{name}").get_config()
+    if size != "evaluation":
+        if not re.fullmatch("[1-9][0-9]*", size):
+            raise ConfigError(f"--cases={text}: expected a batch size or 'evaluation' after the colon")
+        config.batch_size = int(size)
+    validate(config)
+    return Case(name=text, config=config, evaluation=size == "evaluation")
+
+
+def create_contestants(case: Case, *, torch_compile: bool) -> dict[str, Pass]:
+    """The programs that do the case's work, by name; this project's is called "digits_jax"."""
+    config, evaluation = case.config, case.evaluation
+    arrays = contestants.random_arrays(*((64, case.num_images) if evaluation else (case.num_images, 1)))
+    ours = contestants.digits_jax_evaluation if evaluation else contestants.digits_jax_training
+    passes = {_OURS: ours(config, arrays)}
+    if any(config.augment[name] for name in augment.RANGES):  # the others do not augment
+        plain = ConfigDict(config.to_dict())
+        plain.augment.update(dict.fromkeys(augment.RANGES, 0.0))
+        return passes | {"digits_jax, not augmented": ours(plain, arrays)}
+    if config.model.name == "vgg" and not evaluation:
+        passes["tutorial Flax"] = contestants.tutorial_flax_training(config, arrays)
+    if importlib.util.find_spec("torch"):
+        theirs = contestants.torch_evaluation if evaluation else contestants.torch_training
+        for mode in ("eager", "compiled") if torch_compile else ("eager",):
+            for layout in ("contiguous", "channels_last"):
+                passes[f"PyTorch {mode} {layout}"] = theirs(
+                    config, arrays, channels_last=layout == "channels_last", compiled=mode == "compiled"
+                )
+    return passes
+
+
+def compare(passes: dict[str, Pass], *, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds per pass of each, measured in turn `rounds` times.
+
+    A measurement repeats the pass until about `seconds` have gone by. The first pass compiles and is thrown away; the
+    second sets the number of repetitions.
+    """
+    repetitions = {}
+    for name, take in passes.items():
+        take()
+        repetitions[name] = max(1, round(seconds / _time(take, 1)))
+    times: dict[str, list[float]] = {name: [] for name in passes}
+    for _ in range(rounds):
+        for name, take in passes.items():
+            times[name].append(_time(take, repetitions[name]))
+    return times
+
+
+def _time(take: Pass, repetitions: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(repetitions):
+        take()
+    return (time.perf_counter() - begin) / repetitions
+
+
+def matrix_product() -> Pass:
+    """The product of two square float32 matrices: what this machine can do at best."""
+    a, b = (jax.random.normal(jax.random.key(i), (_PRODUCT_SIZE, _PRODUCT_SIZE)) for i in range(2))
+    product = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(product(a, b))
+
+
+def flops_per_image(case: Case) -> float:
+    """Floating-point operations that the case needs per image: as XLA counts the program with its own convolution."""
+    config = ConfigDict(case.config.to_dict())
+    config.model.conv = "lax"
+    arrays = contestants.random_arrays(config.batch_size, config.eval_batch_size)
+    experiment = contestants.digits_jax_experiment(config, arrays)
+    state, model = experiment.initial_state, experiment.model
+    images = jnp.asarray(arrays.test_images if case.evaluation else arrays.train_images)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+
+    def forward(params: Any) -> jax.Array:
+        logits: Any = model.apply(variables | {"params": params}, images, train=False)
+        return jnp.square(logits).sum()  # its gradient depends on the logits, as the loss's does
+
+    cost: Any = jax.jit(forward if case.evaluation else jax.value_and_grad(forward)).lower(state.params).cost_analysis()
+    return cost["flops"] / len(images)
+
+
+def peak_memory(case: Case) -> int:
+    """Bytes that a process takes at most which trains the case on as many images as MNIST has."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_memory_here, case.config.to_dict()).result()
+
+
+def _peak_memory_here(config: dict[str, Any]) -> int:
+    experiment = contestants.digits_jax_experiment(ConfigDict(config), contestants.random_arrays(60_000, 10_000))
+    batches = jnp.arange(60_000 // config["batch_size"] * config["batch_size"]).reshape(-1, config["batch_size"])
+    call = next(experiment.feed.calls([batches], first_step=0))
+    state, _ = experiment.train_steps(experiment.initial_state, Metrics.zero(), *call)
+    jax.block_until_ready(experiment.after_each_epoch["test"](state))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def measure(case: Case, *, rounds: int, seconds: float, torch_compile: bool) -> dict[str, Any]:
+    """All figures of a case, as they are written to the JSON file."""
+    passes = create_contestants(case, torch_compile=torch_compile)
+    times = compare(passes | {_PRODUCT: matrix_product()}, rounds=rounds, seconds=seconds)
+    products = times.pop(_PRODUCT)
+    return {
+        "case": case.name,
+        "images": case.num_images,
+        "seconds": {name: [round(value, 6) for value in values] for name, values in times.items()},
+        "flops_per_image": round(flops_per_image(case)),
+        "machine_flops_per_second": round(2 * _PRODUCT_SIZE**3 / statistics.median(products)),
+        "peak_memory_bytes": peak_memory(case),
+    }
+
+
+def ratios(result: dict[str, Any], name: str) -> list[float]:
+    """How many times as fast as `name` this project was, round by round, in increasing order."""
+    ours, theirs = result["seconds"][_OURS], result["seconds"][name]
+    return sorted(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def fastest_torch(result: dict[str, Any]) -> str | None:
+    names = [name for name in result["seconds"] if name.startswith("PyTorch")]
+    return min(names, key=lambda name: statistics.median(result["seconds"][name]), default=None)
+
+
+def show(result: dict[str, Any]) -> None:
+    """The case as a table: one line per contestant."""
+    case, best = result["case"], fastest_torch(result)
+    batch = None if case.endswith("evaluation") else int(case.partition(":")[2])
+    table = Table("", "images/s", "ms/step", "share of peak", "digits_jax is faster by", title=case, box=None)
+    for name, values in result["seconds"].items():
+        speed = result["images"] / statistics.median(values)
+        factors = ratios(result, name)
+        table.add_row(
+            f"{name} (its fastest)" if name == best else name,
+            f"{speed:,.0f}",
+            f"{batch / speed * 1e3:.2f}" if batch else "",
+            f"{speed * result['flops_per_image'] / result['machine_flops_per_second']:.0%}",
+            "" if name == _OURS else f"{statistics.median(factors):.2f} ({factors[0]:.2f} to {factors[-1]:.2f})",
+        )
+    console.print(table)
+    console.print(
+        f"{result['flops_per_image'] / 1e6:.1f} MFLOP per image; products of float32 matrices reach "
+        f"{result['machine_flops_per_second'] / 1e9:.0f} GFLOP/s; peak memory of digits_jax "
+        f"{result['peak_memory_bytes'] / 1e9:.2f} GB\n"
     )
-    experiment = build(resolve(config, dataset), dataset)
-    batches = input_pipeline.epoch_batches(
-        experiment.keys.order, 0, num_examples=len(arrays.train_labels), batch_size=config.batch_size
-    )
-    state = experiment.initial_state
-
-    def take_steps() -> None:
-        nonlocal state
-        metrics = Metrics.zero()
-        for call in experiment.feed.calls(batches, first_step=0):
-            state, metrics = experiment.train_steps(state, metrics, *call)
-        jax.block_until_ready((state, metrics))
-
-    return take_steps
 
 
-def torch_steps(config: ConfigDict, arrays: Arrays, *, channels_last: bool, compiled: bool) -> TakeSteps:
-    """The same steps as a PyTorch user writes them."""
-    import torch
-    from torch import nn
-
-    model_config = config.model
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    norm = model_config.batch_norm
-
-    def activation(norm_layer: type[nn.Module], width: int) -> list[nn.Module]:
-        layer = [norm_layer(width, eps=model_config.bn_epsilon, momentum=1 - model_config.bn_momentum)]
-        return [*(layer if norm == "before" else []), nn.ReLU(), *(layer if norm == "after" else [])]
-
-    layers: list[nn.Module] = []
-    channels, size = 1, arrays.train_images.shape[1]
-    for widths, rate in zip(model_config.widths, model_config.block_dropout, strict=True):
-        for width in widths:
-            layers += [nn.Conv2d(channels, width, 3), *activation(nn.BatchNorm2d, width)]
-            channels, size = width, size - 2
-        layers += [nn.MaxPool2d(2), nn.Dropout(rate)]
-        size //= 2
-    hidden = model_config.hidden_width
-    layers += [nn.Flatten(), nn.Linear(channels * size * size, hidden), *activation(nn.BatchNorm1d, hidden)]
-    layers += [nn.Dropout(model_config.hidden_dropout), nn.Linear(hidden, 10)]
-    # A dropout of rate 0 still draws its mask in PyTorch.
-    layers = [layer for layer in layers if not (isinstance(layer, nn.Dropout) and layer.p == 0)]
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    images = torch.from_numpy(arrays.train_images).permute(0, 3, 1, 2).contiguous()
-    labels = torch.from_numpy(arrays.train_labels).long()
-    mean, std = float(arrays.train_images.mean()), float(arrays.train_images.std())
-    model = nn.Sequential(*layers).to(memory_format=memory_format)
-    optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rates[0])
-    forward = torch.compile(model) if compiled else model
-    order = torch.randperm(len(labels))
-
-    def take_steps() -> None:
-        for rows in order.split(config.batch_size):
-            batch = ((images[rows].float() - mean) / std).to(memory_format=memory_format)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(forward(batch), labels[rows]).backward()
-            optimizer.step()
-
-    return take_steps
-
-
-def compare(contestants: dict[str, TakeSteps], *, steps: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds per step of each, measured in turn, `rounds` times, after one measurement that is thrown away."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for round_number in range(rounds + 1):
-        for name, take_steps in contestants.items():
-            begin = time.perf_counter()
-            take_steps()
-            if round_number:
-                seconds[name].append((time.perf_counter() - begin) / steps)
-    return seconds
+def environment() -> dict[str, Any]:
+    """Hardware and versions; nothing that names the machine."""
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
+    return {
+        "cpu": found[1] if found else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)},
+    }
 
 
 def main(argv: list[str]) -> None:
-    config = CONFIG.value
-    validate(config)
-    if config.model.name != "vgg":
-        raise UserError(f"config.model.name is {config.model.name!r}: the PyTorch side knows 'vgg' only")
-    try:
-        import torch
-    except ImportError:
-        raise UserError("PyTorch is not installed: ./launch.sh setup benchmark") from None
-    count = STEPS.value * config.batch_size
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (count, 28, 28, 1), np.uint8)
-    labels = random.integers(0, 10, count).astype(np.uint8)
-    arrays = Arrays(images, labels, images[:1], labels[:1])
-
-    contestants = {"digits_jax": digits_jax_steps(config, arrays)}
-    if any(config.augment[name] for name in augment.RANGES):
-        plain = ConfigDict(config.to_dict())
-        plain.augment.update(dict.fromkeys(augment.RANGES, 0.0))
-        contestants["digits_jax, not augmented"] = digits_jax_steps(plain, arrays)
-    for compiled in (False, True) if COMPILE.value else (False,):
-        for channels_last in (False, True):
-            layout = "channels_last" if channels_last else "contiguous"
-            name = f"torch {'compiled' if compiled else 'eager'} {layout}"
-            contestants[name] = torch_steps(config, arrays, channels_last=channels_last, compiled=compiled)
-    seconds = compare(contestants, steps=STEPS.value, rounds=ROUNDS.value)
-
-    fastest = min(
-        (name for name in seconds if name.startswith("torch")), key=lambda name: statistics.median(seconds[name])
-    )
-    cores = len(os.sched_getaffinity(0))
-    print(f"batch {config.batch_size}, {cores} cores, jax {jax.__version__}, torch {torch.__version__}")
-    print(f"{'':30}{'ms/step':>9}{'images/s':>10}{'s/epoch':>9}   digits_jax's time / this one's, by round")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        ratios = sorted(ours / theirs for ours, theirs in zip(seconds["digits_jax"], values, strict=True))
-        print(
-            f"{name:30}{median * 1e3:9.1f}{config.batch_size / median:10,.0f}"
-            f"{median * _EPOCH_EXAMPLES / config.batch_size:9.1f}   "
-            f"median {statistics.median(ratios):.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f}"
-        )
-    print(f"fastest PyTorch: {fastest}")
+    cases = [parse_case(text) for text in CASES.value]
+    results = []
+    for case in cases:
+        result = measure(case, rounds=ROUNDS.value, seconds=SECONDS.value, torch_compile=COMPILE.value)
+        show(result)
+        results.append(result)
+    if OUTPUT.value:
+        text = json.dumps({"environment": environment(), "rounds": ROUNDS.value, "results": results}, indent=1)
+        replace_text(Path(OUTPUT.value), text + "\n")
 
 
 if __name__ == "__main__":

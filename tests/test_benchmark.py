@@ -1,0 +1,51 @@
+"""The benchmark: what it is asked for, what it makes of times, and a run of seconds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from digits_jax.errors import ConfigError
+from digits_jax.studies import benchmark
+
+RESULT = {"seconds": {"digits_jax": [1.0, 2.0], "PyTorch eager": [4.0, 6.0], "PyTorch compiled": [2.0, 7.0]}}
+
+
+def test_a_case_is_a_config_and_a_batch_size() -> None:
+    case = benchmark.parse_case("bn_dropout:256")
+    assert (case.config.batch_size, case.config.model.batch_norm, case.evaluation) == (256, "after", False)
+    assert case.num_images == 4096
+    assert benchmark.parse_case("vgg:evaluation").num_images == 10_000
+
+
+@pytest.mark.parametrize("text", ["vgg", "vgg:0", "vgg:x", "vgg:-1", "nope:64", "../vgg:64", ":64"])
+def test_a_wrong_case(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"--cases={text}: "):
+        benchmark.parse_case(text)
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    assert benchmark.ratios(RESULT, "PyTorch eager") == [3.0, 4.0]
+    assert benchmark.ratios(RESULT, "digits_jax") == [1.0, 1.0]
+
+
+def test_the_fastest_pytorch_counts() -> None:
+    assert benchmark.fastest_torch(RESULT) == "PyTorch compiled"
+    assert benchmark.fastest_torch({"seconds": {"digits_jax": [1.0]}}) is None
+
+
+def test_a_short_run(tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    arguments = ["--cases=linear:64", "--rounds=2", "--seconds=0.01", "--notorch_compile", f"--output={output}"]
+    process = subprocess.run(
+        [sys.executable, "-m", "digits_jax.studies.benchmark", *arguments], capture_output=True, text=True, timeout=180
+    )
+    assert process.returncode == 0, process.stderr
+    assert "linear:64" in process.stdout
+    (result,) = json.loads(output.read_text())["results"]
+    assert len(result["seconds"]["digits_jax"]) == 2
+    # 784 x 10 products and sums forwards, and as many for the weights' gradient.
+    assert result["flops_per_image"] == pytest.approx(4 * 784 * 10, rel=0.1)
+    assert 1e8 < result["peak_memory_bytes"] < 2e9
