@@ -41,6 +41,7 @@ setup() {
     .venv/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable ".${extras:+[$extras]}"
   fi
   printf '%s\n' "$wanted" >"$stamp"
+  echo "installed; for commands without ./launch.sh: source .venv/bin/activate" >&2
 }
 
 train() {

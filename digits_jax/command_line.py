@@ -70,14 +70,31 @@ def _one_line(error: Exception, argv: list[str]) -> str:
     lines = re.findall(rf'File "[^"]*{re.escape(file)}", line (\d+)', trace)
     if lines:
         last = text.strip().splitlines()[-1] if "Traceback" in text else f"{type(error).__name__}: {text}"
-        return f"--config={config}: {last} (line {lines[-1]})"
+        return f"{file}, line {lines[-1]}: {_plain(last)}"
     if isinstance(error, AttributeError | KeyError):
         # The message is "'sed'\nDid you mean "seed" instead of "sed"?", quoted once more for each level of nesting.
         name = re.search(r"\w+", text)
         argument = next((a for a in argv if name and re.match(rf"--config\.(.*\.)?{name[0]}\b", a)), text)
         hint = re.search(r'Did you mean \\*"(\w+)\\*"', text)
-        return f"unknown config field in {argument}" + (f": did you mean {hint[1]!r}?" if hint else "")
+        return _unknown_field(f"in {argument}", hint)
     return " ".join(text.split())
+
+
+def _plain(message: str) -> str:
+    """What ml_collections says of a field that is not declared or of another type, in plain words."""
+    types = r"override field '(\w+)'.*?\. (.*) is of .*<class '([\w.]+)'> and .* <class '([\w.]+)'>"
+    if wrong_type := re.search(types, message):
+        name, value, given, expected = wrong_type.groups()
+        return f"config field {name!r} is {value}, a value of type {given}: expected {expected.rpartition('.')[2]}"
+    if unknown := re.search(r"Key \W*(\w+)\W* does not exist and cannot be added", message):
+        hint = re.search(r"Did you mean \W*(\w+)\W* instead", message)
+        return _unknown_field(repr(unknown[1]), hint)
+    return message.removeprefix("ValueError: ")
+
+
+def _unknown_field(field: str, hint: re.Match[str] | None) -> str:
+    rest = f"did you mean {hint[1]!r}?" if hint else "configs/default.py declares them all"
+    return f"unknown config field {field}: {rest}"
 
 
 def required(name: str) -> object:

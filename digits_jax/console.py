@@ -52,12 +52,12 @@ def show_header(prefixes: list[str]) -> None:
 
 def show_epoch(row: dict[str, Any], *, num_epochs: int, images_per_second: float) -> None:
     """One line for a finished epoch."""
-    cells = [f"{row['epoch']}/{num_epochs}".rjust(7), f"{row['learning_rate']:6.4g}"]
+    cells = [f"{row['epoch']}/{num_epochs}".rjust(7), f"{row['train/learning_rate']:6.4g}"]
     cells += [
         f"{row[f'{prefix}/loss']:{len(_loss_name(prefix))}.4f}  {percent(row[f'{prefix}/accuracy']):>8}"
         for prefix in (key.removesuffix("/loss") for key in row if key.endswith("/loss"))
     ]
-    console.print("  ".join([*cells, f"{row['seconds']:7.1f}", f"{images_per_second:8,.0f}"]))
+    console.print("  ".join([*cells, f"{row['train/seconds']:7.1f}", f"{images_per_second:8,.0f}"]))
 
 
 def _loss_name(prefix: str) -> str:
@@ -77,7 +77,7 @@ def show_result(result: dict[str, Any], rows: list[dict[str, Any]], workdir: Pat
             if metric.endswith("/accuracy") and not metric.startswith("train/")
         ]
         console.print(f"{name:27}  {'  '.join(scores)}  (epoch {row['epoch']})")
-    console.print(f"trained in {duration(sum(row['seconds'] for row in rows))}; everything is in {workdir}")
+    console.print(f"trained in {duration(sum(row['train/seconds'] for row in rows))}; everything is in {workdir}")
 
 
 def percent(fraction: float) -> str:

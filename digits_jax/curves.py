@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 # Colours that stay apart for colour-blind readers (Okabe & Ito 2008).
 _COLOURS = {"train": "#999999", "test": "#0072B2", "validation": "#009E73", "test_augmented": "#D55E00"}
@@ -14,7 +14,12 @@ _LABELS = {
     "validation": "held-out training images",
     "test_augmented": "test images, augmented",
 }
-_ACCURACY_TICKS = [0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999]
+# Ticks for a wide and for a narrow range of values; those of the loss are factors of powers of ten.
+_ACCURACY_TICKS = (
+    [0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999],
+    [*(percent / 100 for percent in range(2, 100, 2)), 0.99, *(permille / 1000 for permille in range(991, 1000))],
+)
+_LOSS_TICKS = ((2, 3, 5), (1.5, 2, 2.5, 3, 4, 5, 6, 8))
 
 
 def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str, title: str, path: Path) -> None:
@@ -48,6 +53,10 @@ def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str
         _mark_learning_rates(axes, rows)
     loss_axes, accuracy_axes = figure.axes
     loss_axes.set_yscale("log")
+    loss_axes.yaxis.set_major_formatter("{x:g}")
+    low, high = loss_axes.get_ylim()
+    loss_axes.yaxis.set_minor_locator(LogLocator(subs=_LOSS_TICKS[int(high < 5 * low)]))
+    loss_axes.yaxis.set_minor_formatter("{x:g}")
     loss_axes.set_ylabel("cross-entropy (nats)")
     accuracy_axes.set_ylabel("accuracy")
     # Logit: 99 % and 99.5 % are as far apart as 90 % and 95 %, and one bad epoch does not flatten the others.
@@ -55,7 +64,9 @@ def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str
     values = [row[f"{prefix}/accuracy"] for prefix in prefixes for row in rows]
     low, high = max(min(values), 0.01), min(max(values), 0.9999)
     accuracy_axes.set_ylim(low - 0.2 * min(low, 1 - low), high + 0.2 * (1 - high))
-    accuracy_axes.yaxis.set_major_locator(FixedLocator(_ACCURACY_TICKS))
+    low, high = accuracy_axes.get_ylim()
+    wide, narrow = ([tick for tick in ticks if low <= tick <= high] for ticks in _ACCURACY_TICKS)
+    accuracy_axes.yaxis.set_major_locator(FixedLocator(wide if len(wide) >= 3 else narrow))
     accuracy_axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     accuracy_axes.yaxis.set_minor_locator(NullLocator())
     accuracy_axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
@@ -64,7 +75,7 @@ def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str
 
 def _mark_learning_rates(axes: Any, rows: list[dict[str, Any]]) -> None:
     """A line where the rate changes, and the rate at the top of each stretch."""
-    rates = [row["learning_rate"] for row in rows]
+    rates = [row["train/learning_rate"] for row in rows]
     starts = [i for i in range(len(rates)) if i == 0 or rates[i] != rates[i - 1]]
     for start in starts:
         if start:

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from digits_jax import idx, optical_digits, tfds_store
-from digits_jax.arrays import Arrays, content_hash, read_cache, write_cache
+from digits_jax.arrays import Arrays, content_hash, read_cache, same_examples, write_cache
 from digits_jax.errors import ConfigError, UserError
 
 _CACHE_FILE = "digits_jax_arrays.npz"
@@ -118,7 +118,7 @@ def load(dataset_config: ConfigDict) -> Dataset:
     """The data set that `config.dataset` names.
 
     Looked for in this order: the cache, the prepared TFDS data set, `source_dir`, the network. What is found later than
-    the cache is prepared and cached on the way.
+    the cache is prepared and cached on the way. Where a `source_dir` is given, it must hold the same examples.
 
     Raises:
       UserError: it is in none of these places, or what is there is damaged.
@@ -161,9 +161,11 @@ def _load_all(name: str, spec: DatasetSpec, root: Path, source_dir: str | None) 
     prepared = root / name / spec.version
     source = Path(source_dir).expanduser() if source_dir else None
     if cached := read_cache(prepared / _CACHE_FILE):
+        _check_source(spec, source, cached[0], prepared)
         return cached
     if tfds_store.is_prepared(prepared):
         arrays = tfds_store.decode(prepared)
+        _check_source(spec, source, arrays, prepared)
     else:
         try:
             arrays = spec.read(source_dir=source, download_dir=root / "downloads")
@@ -193,6 +195,19 @@ def _load_all(name: str, spec: DatasetSpec, root: Path, source_dir: str | None) 
     sha256 = content_hash(arrays)
     write_cache(prepared / _CACHE_FILE, arrays, sha256)
     return arrays, sha256
+
+
+def _check_source(spec: DatasetSpec, source: Path | None, arrays: Arrays, prepared: Path) -> None:
+    """Raises a UserError where a source is given that does not hold what was prepared."""
+    if source is None:
+        return
+    given = spec.read(source_dir=source, download_dir=source)
+    # Data that TFDS itself prepared are in another order.
+    if content_hash(given) != content_hash(arrays) and not same_examples(given, arrays):
+        raise UserError(
+            f"config.dataset.source_dir={str(source)!r} holds other images than {prepared}, which was prepared before: "
+            "drop the field to train on those, or give the data set a new version to prepare these"
+        )
 
 
 def train_gather(dataset: Dataset) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:

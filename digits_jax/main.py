@@ -19,17 +19,23 @@ WANDB_PROJECT = flags.DEFINE_string("wandb_project", None, "also log to this pro
 def main(argv: list[str]) -> int:
     command_line.required("config")
     # Imported late so that a wrong flag is answered at once.
-    from digits_jax import datasets, train, workdir
+    from digits_jax import compilation_cache, datasets, train, workdir
     from digits_jax.config import resolve, validate
 
     validate(CONFIG.value)
+    compilation_cache.enable()
     dataset = datasets.load(CONFIG.value.dataset)
     config = resolve(CONFIG.value, dataset)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
     folder = Path(WORKDIR.value) if WORKDIR.value else workdir.default_workdir(name, config)
     try:
         train.train_and_evaluate(
-            config, folder, dataset=dataset, wandb_project=WANDB_PROJECT.value, profile_steps=PROFILE.value
+            config,
+            folder,
+            name=name,
+            dataset=dataset,
+            wandb_project=WANDB_PROJECT.value,
+            profile_steps=PROFILE.value,
         )
     except Interrupted:
         print(f"interrupted and saved; go on with\n  python -m digits_jax.main {shlex.join(sys.argv[1:])}")

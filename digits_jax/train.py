@@ -12,7 +12,6 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from digits_jax import console, datasets, input_pipeline
 from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import config_hash, resolve, validate
-from digits_jax.curves import plot_curves
 from digits_jax.errors import UserError
 from digits_jax.experiment import Evaluations, Experiment, build
 from digits_jax.interrupts import Interrupted, StopRequest
@@ -29,6 +28,7 @@ def train_and_evaluate(
     config: ConfigDict | FrozenConfigDict,
     workdir: Path,
     *,
+    name: str | None = None,
     dataset: datasets.Dataset | None = None,
     wandb_project: str | None = None,
     profile_steps: int = 0,
@@ -38,6 +38,7 @@ def train_and_evaluate(
     Args:
       config: fields as in `configs/default.py`.
       workdir: the run's folder; made where it is missing.
+      name: what to call the experiment on the terminal and in plots; else the model's name.
       dataset: its data where they are already loaded.
       wandb_project: of Weights & Biases, to log to as well.
       profile_steps: how many of the first steps to trace with `jax.profiler`, into `workdir/profile`.
@@ -52,15 +53,16 @@ def train_and_evaluate(
     validate(config)
     dataset = dataset or datasets.load(config.dataset)
     config = resolve(config, dataset)
+    name = name or config.model.name
     folder = Workdir(Path(workdir))
     folder.open(config, dataset)
     experiment = build(config, dataset)
     checkpoints = Checkpoints(folder.checkpoints)
     start = Progress(state=experiment.initial_state, metrics=Metrics.zero(), seconds=0.0, rows=[])
     progress = checkpoints.restore(start) or start
-    _announce(experiment, dataset, progress, folder)
+    _announce(name, experiment, dataset, progress, folder)
     profiler = StepProfiler(folder.profile, steps=profile_steps)
-    writers = _create_writers(config, folder, wandb_project)
+    writers = _create_writers(name, config, folder, wandb_project)
     with StopRequest() as stop, contextlib.ExitStack() as at_exit:
         for close in (checkpoints.close, profiler.close, *(writer.close for writer in writers)):
             at_exit.callback(close)
@@ -75,25 +77,30 @@ def train_and_evaluate(
             _write(writers, progress.rows)
         result = _final_result(experiment, progress, checkpoints)
     folder.write_result(result)
+    from digits_jax.curves import plot_curves  # takes 0.6 s, which a start need not wait for
+
     plot_curves(
         progress.rows,
         best_epoch=result["best"]["epoch"],
         selected_by=result["selected_by"],
-        title=f"{config.model.name} on {dataset.name}, seed {config.seed}",
+        title=f"{name} on {dataset.name}, seed {config.seed}",
         path=folder.curves,
     )
     console.show_result(result, progress.rows, folder.path)
     return progress.rows
 
 
-def _create_writers(config: FrozenConfigDict, folder: Workdir, wandb_project: str | None) -> list[Writer]:
-    writers: list[Writer] = [JsonlWriter(folder.metrics_file), TensorBoardWriter(folder.tensorboard)]
+def _create_writers(name: str, config: FrozenConfigDict, folder: Workdir, wandb_project: str | None) -> list[Writer]:
+    writers: list[Writer] = [
+        JsonlWriter(folder.metrics_file),
+        TensorBoardWriter(folder.tensorboard, config.to_dict()),
+    ]
     if wandb_project:
         writers.append(
             WandbWriter(
                 project=wandb_project,
                 run_id=config_hash(config),
-                name=f"{config.model.name} {config_hash(config)}",
+                name=f"{name} {config_hash(config)}",
                 config=config.to_dict(),
                 folder=folder.path,
             )
@@ -154,13 +161,14 @@ def _train_epoch(experiment: Experiment, progress: Progress, stop: StopRequest, 
 def _finish_epoch(experiment: Experiment, progress: Progress) -> Progress:
     """Evaluates, adds the epoch's row and starts the next epoch's sums."""
     state = progress.state
+    rate = float(experiment.schedule(state.step - 1))
     row = {
         "epoch": len(progress.rows) + 1,
         "step": int(state.step),
-        "learning_rate": float(f"{float(experiment.schedule(state.step - 1)):.6g}"),  # float32 would print 0.00999999
+        "train/learning_rate": float(f"{rate:.6g}"),  # float32 would print 0.00999999
         **progress.metrics.compute("train"),
         **_evaluate(experiment.after_each_epoch, state),
-        "seconds": round(progress.seconds, 3),
+        "train/seconds": round(progress.seconds, 3),
     }
     _show_epoch(experiment, row)
     return Progress(state=state, metrics=Metrics.zero(), seconds=0.0, rows=[*progress.rows, row])
@@ -186,19 +194,23 @@ def _final_result(experiment: Experiment, progress: Progress, checkpoints: Check
 
 
 def _show_epoch(experiment: Experiment, row: Row) -> None:
-    speed = experiment.feed.num_examples / max(row["seconds"], 1e-3)  # seconds are rounded to milliseconds
+    speed = experiment.feed.num_examples / max(row["train/seconds"], 1e-3)  # seconds are rounded to milliseconds
     console.show_epoch(row, num_epochs=experiment.num_epochs, images_per_second=speed)
 
 
-def _announce(experiment: Experiment, dataset: datasets.Dataset, progress: Progress, folder: Workdir) -> None:
+def _announce(
+    name: str, experiment: Experiment, dataset: datasets.Dataset, progress: Progress, folder: Workdir
+) -> None:
     held_out = len(dataset.validation_labels)
     console.console.print(
-        f"{experiment.config.model.name} on {dataset.name}: {experiment.feed.num_examples:,} images to train on, "
+        f"{name} on {dataset.name}: {experiment.feed.num_examples:,} images to train on, "
         + (f"{held_out:,} of the training images held out to select the epoch, " if held_out else "")
         + f"{len(dataset.arrays.test_labels):,} to test, on {jax.devices()[0].device_kind}; run in {folder.path}\n"
     )
     console.show_layers(experiment.model, dataset.image_shape)
-    if int(progress.state.step):
+    if _is_finished(experiment, progress.rows):
+        console.console.print("this run is finished; nothing is left to train")
+    elif int(progress.state.step):
         console.console.print(f"going on from step {int(progress.state.step):,} ({len(progress.rows)} epochs done)")
     console.show_header(["train", *experiment.after_each_epoch])
     for row in progress.rows:

@@ -38,13 +38,17 @@ class JsonlWriter:
 
 
 class TensorBoardWriter:
-    """Event files for TensorBoard, by step; written anew by each process, so that a resumed run has no row twice."""
+    """Event files for TensorBoard, by step; written anew by each process, so that a resumed run has no row twice.
 
-    def __init__(self, folder: Path) -> None:
+    The config is there as a text, so that runs side by side can be told apart.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         from tensorboardX import SummaryWriter
 
         shutil.rmtree(folder, ignore_errors=True)
         self._writer = SummaryWriter(str(folder))
+        self._writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```")  # shown as Markdown
         self._num_written = 0
 
     def write(self, rows: list[dict[str, Any]]) -> None:

@@ -53,7 +53,7 @@ def change(field: str, value: Any) -> ConfigDict:
         ("model.name", "vgg16", "one of linear, vgg"),
         ("model.kernel_init", "xavier", "one of glorot_uniform"),
         ("model.dtype", "float16", "one of float32, bfloat16"),
-        ("model.conv", "winograd", "one of auto, matmul, lax"),
+        ("model.conv", "fft", "one of auto, winograd, matmul, lax"),
         ("model.mean", float("nan"), "a finite number"),
         ("model.std", 0.0, "a number > 0"),
         ("model.widths", (32, 64), "a tuple of channels per block"),

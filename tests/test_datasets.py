@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import arrays, datasets, idx, optical_digits
 from digits_jax.errors import UserError
+from tests.conftest import idx_bytes
 
 
 def dataset_config(name: str, data_dir: Path, source_dir: Path | None = None) -> ConfigDict:
@@ -53,6 +54,23 @@ def test_source_cache_and_prepared_data_give_the_same_arrays(tiny: ConfigDict) -
     cache_file(tiny).unlink()
     assert same(datasets.load(tiny), from_source)  # from the prepared TFDS data set
     assert cache_file(tiny).exists()
+
+
+def test_a_source_with_other_images_than_those_prepared(tiny: ConfigDict, idx_files: dict, write_idx: Callable) -> None:
+    before = datasets.load(tiny)
+    arrays = before.arrays
+    order = np.random.default_rng(0).permutation(30)
+    shuffled = {"train-images-idx3-ubyte": arrays.train_images[order, ..., 0]}
+    shuffled["train-labels-idx1-ubyte"] = arrays.train_labels[order]
+    write_idx(idx_files | {name: idx_bytes(array) for name, array in shuffled.items()})
+    assert same(datasets.load(tiny), before)  # TFDS itself prepares them in another order
+    shuffled["train-labels-idx1-ubyte"] = arrays.train_labels
+    write_idx(idx_files | {name: idx_bytes(array) for name, array in shuffled.items()})
+    for remove in (False, True):
+        if remove:
+            cache_file(tiny).unlink()
+        with pytest.raises(UserError, match=r"source_dir=.* holds other images than .*tiny/1.0.0, which was prepared"):
+            datasets.load(tiny)
 
 
 def test_prepared_data_are_an_ordinary_tfds_data_set(tiny: ConfigDict) -> None:

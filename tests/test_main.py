@@ -73,7 +73,7 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str, code: int) ->
     [
         (["--config=configs/nope.py"], "config file 'configs/nope.py' not found"),
         (["--config=configs"], "config file 'configs' not found"),
-        (["--config=configs/vgg.py:fast"], "--config=configs/vgg.py:fast: ValueError: unknown config argument 'fast'"),
+        (["--config=configs/vgg.py:fast"], "configs/vgg.py, line 14: unknown config argument 'fast'"),
         (["--config=configs/vgg.py", "--config.sede=1"], "unknown config field in --config.sede=1: did you mean 'see"),
         (["--config=configs/vgg.py", "--config.zzz=1"], "unknown config field in --config.zzz=1"),
         (["--config=configs/vgg.py", "--config.model.x.y=1"], "unknown config field in --config.model.x.y=1"),
@@ -97,12 +97,26 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str], message: str) ->
     assert err.count("\n") == 1
 
 
-def test_an_error_inside_a_config_file_names_the_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("undefined_name", "NameError: name 'undefined_name' is not defined"),
+        ("config.bach_size = 32", "unknown config field 'bach_size': did you mean 'batch_size'?"),
+        ("config.model.dropout = 0.1", "unknown config field 'dropout': configs/default.py declares them all"),
+        ("config.augment.update(rotatoin=1.0)", "unknown config field 'rotatoin': did you mean 'rotation'?"),
+        ("config.model.widths = 0.5", "config field 'widths' is 0.5, a value of type float: expected tuple"),
+        ("config.model = 3", "config field 'model' is 3, a value of type int: expected ConfigDict"),
+    ],
+)
+def test_an_error_inside_a_config_file_names_the_line(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
-    path.write_text("from configs import default\n\n\ndef get_config(arg=''):\n    return undefined_name\n")
+    path.write_text(
+        f"from configs import default\n\n\ndef get_config(arg=''):\n    config = default.get_config()\n    {line}\n"
+        "    return config\n"
+    )
     returned, _, err = finish(start(f"--config={path}"))
     assert returned == 2
-    assert err == f"error: --config={path}: NameError: name 'undefined_name' is not defined (line 5)\n"
+    assert err == f"error: {path}, line 6: {message}\n"
 
 
 @pytest.mark.slow
@@ -153,7 +167,7 @@ def test_ctrl_c_and_the_same_command_again(data_dir: Path, tmp_path: Path) -> No
     code, _, err = finish(start(*command(tmp_path / "b")))
     assert code == 0, err
     rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("a", "b")]
-    parsed = [[{k: v for k, v in json.loads(row).items() if k != "seconds"} for row in lines] for lines in rows]
+    parsed = [[{k: v for k, v in json.loads(row).items() if k != "train/seconds"} for row in lines] for lines in rows]
     assert len(parsed[0]) == 16
     assert parsed[0] == parsed[1]
     with ocp.StandardCheckpointer() as checkpointer:

@@ -24,7 +24,7 @@ from digits_jax.metrics import Metrics
 
 
 def without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    return [{key: value for key, value in row.items() if key != "train/seconds"} for row in rows]
 
 
 def final_state(config: ConfigDict, dataset: Dataset, workdir: Path) -> list[Any]:
@@ -54,9 +54,10 @@ def test_a_run_leaves_its_story(small_config: ConfigDict, small_dataset: Dataset
     rows = train.train_and_evaluate(small_config, workdir)
     assert [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()] == rows
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 7), (2, 14)]
-    assert [row["learning_rate"] for row in rows] == pytest.approx([0.01, 0.1])
+    assert [row["train/learning_rate"] for row in rows] == pytest.approx([0.01, 0.1])
     assert set(rows[0]) == {
-        "epoch", "step", "learning_rate", "train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds",
+        "epoch", "step", "train/learning_rate", "train/loss", "train/accuracy", "train/seconds",
+        "test/loss", "test/accuracy",
     }  # fmt: skip
     run = json.loads((workdir / "run.json").read_text())
     assert run["config"]["model"]["mean"] == pytest.approx(float(small_dataset.arrays.train_images.mean()))

@@ -16,42 +16,46 @@ from digits_jax.errors import UserError
 
 ROWS = [
     {
-        "epoch": epoch, "step": 10 * epoch, "learning_rate": rate, "train/loss": 1 / epoch, "train/accuracy": 0.9,
-        "test/loss": 1.1 / epoch, "test/accuracy": 0.5 + 0.1 * epoch, "seconds": 2.0,
+        "epoch": epoch, "step": 10 * epoch, "train/learning_rate": rate, "train/loss": 1 / epoch, "train/accuracy": 0.9,
+        "test/loss": 1.1 / epoch, "test/accuracy": 0.5 + 0.1 * epoch, "train/seconds": 2.0,
     }
     for epoch, rate in ((1, 0.01), (2, 0.1), (3, 0.1), (4, 0.01))
 ]  # fmt: skip
 
 
-def read_events(folder: Path) -> list[tuple[int, str, float]]:
-    """All scalars of the event files in a folder: length, its checksum, the record, its checksum."""
+def read_events(folder: Path) -> list[tuple[int, str, float | str]]:
+    """All scalars and texts of the event files in a folder: length, its checksum, the record, its checksum."""
     assert RecordWriter  # the format read here is what this class writes
-    scalars = []
+    found: list[tuple[int, str, float | str]] = []
     for path in sorted(folder.iterdir()):
         content, position = path.read_bytes(), 0
         while position < len(content):
             length = int.from_bytes(content[position : position + 8], "little")
             event = event_pb2.Event.FromString(content[position + 12 : position + 12 + length])
-            scalars += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            for value in event.summary.value:
+                texts = [text.decode() for text in value.tensor.string_val]
+                found.append((event.step, value.tag, texts[0] if texts else value.simple_value))
             position += 12 + length + 4
-    return scalars
+    return found
 
 
 def test_tensorboard_has_each_row_once_after_a_resume(tmp_path: Path) -> None:
-    first = writers.TensorBoardWriter(tmp_path / "tensorboard")
+    first = writers.TensorBoardWriter(tmp_path / "tensorboard", {"seed": 3})
     for count in (0, 1, 2):
         first.write(ROWS[:count])
     first.close()
     for path in (tmp_path / "tensorboard").iterdir():
         path.rename(path.with_name("events.out.tfevents.0"))  # its real name has the second it was made in
-    second = writers.TensorBoardWriter(tmp_path / "tensorboard")
+    second = writers.TensorBoardWriter(tmp_path / "tensorboard", {"seed": 3})
     for count in (2, 3, 4):
         second.write(ROWS[:count])
     second.close()
-    scalars = read_events(tmp_path / "tensorboard")
-    accuracy = [(step, value) for step, tag, value in scalars if tag == "test/accuracy"]
+    events = read_events(tmp_path / "tensorboard")
+    accuracy = [(step, value) for step, tag, value in events if tag == "test/accuracy"]
     assert accuracy == [(row["step"], pytest.approx(row["test/accuracy"])) for row in ROWS]
-    assert {tag for _, tag, _ in scalars} == set(ROWS[0]) - {"epoch", "step"}
+    (config,) = [value for _, tag, value in events if tag.startswith("config")]
+    assert '"seed": 3' in str(config)
+    assert {tag for _, tag, value in events if isinstance(value, float)} == set(ROWS[0]) - {"epoch", "step"}
 
 
 class FakeWandb:

@@ -1,0 +1,39 @@
+"""Keeps compiled programs on disk, so that the next process with the same program need not compile it."""
+
+import hashlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import jax
+
+
+def enable() -> None:
+    """Turns JAX's persistent compilation cache on, for programs of any size.
+
+    Its folder is `$JAX_COMPILATION_CACHE_DIR`, else `digits_jax` in the user's cache folder (`$XDG_CACHE_HOME` or
+    `~/.cache`). There each kind of processor has its own part: home folders are shared between machines, and what was
+    compiled for one processor may end another with an illegal instruction.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = root / "digits_jax" / f"xla-{_processor()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            print(f"warning: {folder} cannot be made ({error.strerror}): programs compile at each start; "
+                  "JAX_COMPILATION_CACHE_DIR=FOLDER names another", file=sys.stderr)  # fmt: skip
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _processor() -> str:
+    """Eight hexadecimal digits for what instructions this processor knows."""
+    try:
+        found = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    description = found[0] if found else " ".join(os.uname()[3:])
+    return hashlib.sha256(description.encode()).hexdigest()[:8]

@@ -1,0 +1,52 @@
+"""The second process finds what the first compiled."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import jax
+from digits_jax import compilation_cache
+compilation_cache.enable()
+print(jax.jit(lambda x: x * 2 + 1)(20.0))
+"""
+
+
+def run(environment: dict[str, str]) -> str:
+    """What the program prints to stderr, with only the given settings for the cache."""
+    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=inherited | environment, capture_output=True, text=True, timeout=120
+    )
+    assert (process.returncode, process.stdout) == (0, "41.0\n")
+    return process.stderr
+
+
+def programs(folder: Path) -> dict[Path, int]:
+    """The cached programs, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*-cache")}
+
+
+def test_programs_are_kept_for_the_user_and_the_processor(tmp_path: Path) -> None:
+    assert run({"XDG_CACHE_HOME": str(tmp_path)}) == ""
+    first = programs(tmp_path)
+    assert first
+    (folder,) = {path.parent for path in first}
+    assert folder.parent == tmp_path / "digits_jax"
+    assert run({"XDG_CACHE_HOME": str(tmp_path)}) == ""
+    assert programs(tmp_path) == first
+
+
+def test_the_folder_that_jax_is_told_is_kept(tmp_path: Path) -> None:
+    run({"XDG_CACHE_HOME": str(tmp_path / "a"), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "b")})
+    assert programs(tmp_path / "b")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "digits_jax").write_text("a file")
+    message = run({"XDG_CACHE_HOME": str(tmp_path)})
+    assert message.startswith("warning: ")
+    assert "JAX_COMPILATION_CACHE_DIR=FOLDER" in message
+    assert message.count("\n") == 1
