@@ -75,8 +75,7 @@ def _one_line(error: Exception, argv: list[str]) -> str:
         # The message is "'sed'\nDid you mean "seed" instead of "sed"?", quoted once more for each level of nesting.
         name = re.search(r"\w+", text)
         argument = next((a for a in argv if name and re.match(rf"--config\.(.*\.)?{name[0]}\b", a)), text)
-        hint = re.search(r'Did you mean \\*"(\w+)\\*"', text)
-        return _unknown_field(f"in {argument}", hint)
+        return _unknown_field(f"in {argument}", text)
     return " ".join(text.split())
 
 
@@ -87,12 +86,12 @@ def _plain(message: str) -> str:
         name, value, given, expected = wrong_type.groups()
         return f"config field {name!r} is {value}, a value of type {given}: expected {expected.rpartition('.')[2]}"
     if unknown := re.search(r"Key \W*(\w+)\W* does not exist and cannot be added", message):
-        hint = re.search(r"Did you mean \W*(\w+)\W* instead", message)
-        return _unknown_field(repr(unknown[1]), hint)
+        return _unknown_field(repr(unknown[1]), message)
     return message.removeprefix("ValueError: ")
 
 
-def _unknown_field(field: str, hint: re.Match[str] | None) -> str:
+def _unknown_field(field: str, message: str) -> str:
+    hint = re.search(r"Did you mean \W*(\w+)\W* instead", message)
     rest = f"did you mean {hint[1]!r}?" if hint else "configs/default.py declares them all"
     return f"unknown config field {field}: {rest}"
 

@@ -84,9 +84,9 @@ def _is_channels_last(dimension_numbers: Any, lhs: jax.Array, rhs: jax.Array) ->
 
 def _conv_valid(images: jax.Array, kernel: jax.Array, transform: bool) -> jax.Array:
     kh, kw, c, o = kernel.shape
-    tiles = images.dtype == jnp.float32 and winograd.tile_size(images.shape, kernel.shape)
-    if transform and tiles and min(c, o) >= _WINOGRAD_CHANNELS:
-        return winograd.conv3x3(images, kernel)
+    m = winograd.tile_size(images.shape, kernel.shape)
+    if transform and m and min(c, o) >= _WINOGRAD_CHANNELS and images.dtype == jnp.float32:
+        return winograd.conv3x3(images, kernel, m)
     # Numbers written per pixel before or after the product.
     if kh * kw * c < kh * c + kw * o:
         return _conv_patches(images, kernel)

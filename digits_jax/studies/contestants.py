@@ -83,7 +83,9 @@ class TutorialCNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         config = self.model_config
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=config.bn_momentum)
+        norm = partial(
+            nn.BatchNorm, use_running_average=not train, momentum=config.bn_momentum, epsilon=config.bn_epsilon
+        )
 
         def activation(x: jax.Array) -> jax.Array:
             x = norm()(x) if config.batch_norm == "before" else x
