@@ -29,10 +29,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.learning_rates = (0.01, 0.1, 0.01)  # factor on the gradient, > 0
     config.epochs = (1, 5, 5)  # epochs (passes over all training images), integers >= 1
     config.batch_size = 64  # images per step; the last batch of an epoch is short where it does not divide
+    config.microbatch_size = 0  # images whose gradients are computed at once and summed; 0: 64 on a CPU, else the batch
     config.early_stopping_epochs = 0  # epochs: stop after so many without a better one; 0: never
 
     config.steps_per_call = 20  # training steps in one compiled call; Ctrl-C and the progress bar wait for a call
-    config.eval_batch_size = 250  # images per evaluation batch; memory and time, and the draw of test_augmented/
+    config.eval_batch_size = 64  # images per evaluation batch; memory and time, and the draw of test_augmented/
 
     dataset = config.dataset = ConfigDict()
     dataset.name = "mnist"  # a key of digits_jax.datasets.DATASETS
@@ -58,7 +59,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.std = placeholder(float)  # grey levels, > 0; None: the standard deviation over the same
     model.kernel_init = "glorot_uniform"  # a key of digits_jax.models.KERNEL_INITS; biases start at zero
     model.dtype = "float32"  # of activations and products; "float32" or "bfloat16" (parameters stay float32)
-    model.conv = "auto"  # "winograd", "matmul", "lax"; "auto": the first on a CPU, the last elsewhere (conv.py)
+    model.conv = "auto"  # "winograd", "matmul", "lax"; "auto": the first on a CPU, else the last (conv.py, dense.py)
     # The rest is read by "vgg" only.
     model.widths = ((32, 32), (64, 64))  # channels of the 3x3 convolutions, per block; a max-pool ends a block
     model.hidden_width = 512  # units of the dense layer before the last

@@ -27,6 +27,7 @@ def validate(config: ConfigDict) -> None:
     _check_schedule(config)
     for field in ("batch_size", "steps_per_call", "eval_batch_size"):
         _check_int(config, field, low=1)
+    _check_int(config, "microbatch_size", low=0)
     _check_int(config, "early_stopping_epochs", low=0)
     _check_choice(config, "dataset.name", datasets.DATASETS)
     if config.dataset.train_examples is not None:

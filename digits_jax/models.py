@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from digits_jax import conv
+from digits_jax import conv, dense
 from digits_jax.errors import ConfigError
 
 BATCH_NORM_PLACES = ("none", "before", "after")
@@ -52,12 +52,15 @@ class Linear(nn.Module):
     std: float
     kernel_init: nn.initializers.Initializer
     dtype: Any
+    dot_general: Callable[..., jax.Array]
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Raw pixels `[B, H, W, C]` in [0, 255] to float32 logits `[B, num_classes]`."""
         x = normalize(images, self.mean, self.std).reshape(images.shape[0], -1)
-        logits = nn.Dense(self.num_classes, kernel_init=self.kernel_init, dtype=self.dtype)(x)
+        logits = nn.Dense(
+            self.num_classes, kernel_init=self.kernel_init, dtype=self.dtype, dot_general=self.dot_general
+        )(x)
         return logits.astype(jnp.float32)
 
 
@@ -73,6 +76,7 @@ class VGG(nn.Module):
     kernel_init: nn.initializers.Initializer
     dtype: Any
     conv: Callable[..., jax.Array]
+    dot_general: Callable[..., jax.Array]
     widths: tuple[tuple[int, ...], ...]
     hidden_width: int
     block_dropout: tuple[float, ...]
@@ -96,7 +100,7 @@ class VGG(nn.Module):
             dtype=self.dtype,
             conv_general_dilated=self.conv,
         )
-        dense = partial(nn.Dense, kernel_init=self.kernel_init, dtype=self.dtype)
+        dense_layer = partial(nn.Dense, kernel_init=self.kernel_init, dtype=self.dtype, dot_general=self.dot_general)
         dropout = partial(nn.Dropout, deterministic=not train)
         norm = partial(
             nn.BatchNorm,
@@ -118,9 +122,9 @@ class VGG(nn.Module):
             x = max_pool_2x2(x)
             x = dropout(rate)(x)
         x = x.reshape(x.shape[0], -1)
-        x = activation(dense(self.hidden_width)(x))
+        x = activation(dense_layer(self.hidden_width)(x))
         x = dropout(self.hidden_dropout)(x)
-        return dense(self.num_classes)(x).astype(jnp.float32)
+        return dense_layer(self.num_classes)(x).astype(jnp.float32)
 
 
 MODELS: dict[str, type[nn.Module]] = {"linear": Linear, "vgg": VGG}
@@ -134,6 +138,7 @@ def create_model(model_config: ConfigDict, num_classes: int) -> nn.Module:
         "kernel_init": KERNEL_INITS[model_config.kernel_init],
         "dtype": DTYPES[model_config.dtype],
         "conv": conv.implementation(model_config.conv),
+        "dot_general": dense.implementation(model_config.conv),
     }
     module = MODELS[model_config.name]
     fields = {field.name for field in dataclasses.fields(module)} - {"name", "parent"}

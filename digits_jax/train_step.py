@@ -72,6 +72,7 @@ def train_step(
     tx: optax.GradientTransformation,
     augment: Augment,
     keys: Keys,
+    microbatch_size: int,
 ) -> tuple[TrainState, Metrics]:
     """One step down the gradient of the batch's mean softmax cross-entropy.
 
@@ -82,25 +83,40 @@ def train_step(
       tx: the optimizer that made `state.opt_state`.
       augment: takes a key and the images.
       keys: the run's; the step's number is folded into them.
+      microbatch_size: the gradient is summed over so many images at a time where they divide the batch, which keeps
+        activations in the cache of a CPU; each part draws its own dropout. A model with batch normalisation needs the
+        statistics of the whole batch, and takes it at once.
 
     Returns:
       The state after the step, and the batch's metrics, computed on the way (with dropout, before the update).
     """
-    images = augment(jax.random.fold_in(keys.augment, state.step), batch.images)
+    batch = batch._replace(images=augment(jax.random.fold_in(keys.augment, state.step), batch.images))
     dropout_key = jax.random.fold_in(keys.dropout, state.step)
 
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+    def loss_fn(params: Any, part: Examples, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
         logits, updates = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
-            images,
+            part.images,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
+            rngs={"dropout": key},
         )
-        metrics = Metrics.of_batch(logits, batch.labels)
-        return metrics.loss_sum / metrics.count, (metrics, updates.get("batch_stats", {}))
+        metrics = Metrics.of_batch(logits, part.labels)
+        return metrics.loss_sum / batch_size, (metrics, updates.get("batch_stats", {}))
 
-    gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    batch_size = len(batch.labels)
+    gradient = jax.grad(loss_fn, has_aux=True)
+    if state.batch_stats or batch_size % microbatch_size or batch_size == microbatch_size:
+        gradients, (metrics, batch_stats) = gradient(state.params, batch, dropout_key)
+    else:
+
+        def add(sums: Any, part: tuple[Examples, jax.Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, gradient(state.params, *part)), None
+
+        parts = jax.tree.map(lambda x: x.reshape(-1, microbatch_size, *x.shape[1:]), batch)
+        part_keys = jax.random.split(dropout_key, batch_size // microbatch_size)
+        zeros = jax.tree.map(jnp.zeros_like, state.params), (Metrics.zero(), state.batch_stats)
+        (gradients, (metrics, batch_stats)), _ = lax.scan(add, zeros, (parts, part_keys))
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     return TrainState(
         step=state.step + 1,
@@ -113,7 +129,9 @@ def train_step(
 TrainSteps = Callable[[TrainState, Metrics, Examples, jax.Array, int, int], tuple[TrainState, Metrics]]
 
 
-def make_train_steps(*, model: nn.Module, tx: optax.GradientTransformation, augment: Augment, keys: Keys) -> TrainSteps:
+def make_train_steps(
+    *, model: nn.Module, tx: optax.GradientTransformation, augment: Augment, keys: Keys, microbatch_size: int
+) -> TrainSteps:
     """Compiles a chunk of training steps into one call.
 
     Returns:
@@ -130,7 +148,9 @@ def make_train_steps(*, model: nn.Module, tx: optax.GradientTransformation, augm
             state, metrics = carry
             rows = batches[index]
             batch = Examples(examples.images[rows], examples.labels[rows])
-            state, batch_metrics = train_step(state, batch, model=model, tx=tx, augment=augment, keys=keys)
+            state, batch_metrics = train_step(
+                state, batch, model=model, tx=tx, augment=augment, keys=keys, microbatch_size=microbatch_size
+            )
             return state, metrics + batch_metrics
 
         return lax.fori_loop(start, stop, body, (state, metrics))

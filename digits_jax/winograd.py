@@ -27,7 +27,7 @@ from jax import lax
 _MATRICES = {
     2: (
         np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),
-        np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.float32) / 2,
+        np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
         np.array([[1, 1, 1, 0], [0, 1, -1, -1]]),
     ),
     4: (
@@ -41,7 +41,7 @@ _MATRICES = {
                 [0, 4, 0, -5, 0, 1],
             ]
         ),
-        np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], np.float32) / 24,
+        np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
         np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
     ),
 }
@@ -64,7 +64,8 @@ def conv3x3(images: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
     to_tiles, to_kernel, to_output = _MATRICES[m]
     rows = jnp.stack(_combine(to_tiles, _tiles(images, 1, m)))  # [m + 2, B, H / m, W, C]
     v = jnp.stack(_combine(to_tiles, _tiles(rows, 3, m)))  # [m + 2, m + 2, B, H / m, W / m, C]
-    u = jnp.einsum("qj,pi,ijco->qpco", to_kernel, to_kernel, kernel)
+    u = jnp.stack(_combine(to_kernel, jnp.unstack(kernel)))  # [m + 2, 3, C, O]
+    u = jnp.stack(_combine(to_kernel, jnp.unstack(u, axis=1)))  # [m + 2, m + 2, C, O]
     products = jnp.einsum("nkc,nco->nko", v.reshape(len(to_tiles) ** 2, -1, v.shape[-1]), u.reshape(-1, *u.shape[2:]))
     products = products.reshape(*v.shape[:-1], -1)
     columns = jnp.stack(_combine(to_output, jnp.unstack(products)), axis=-2)  # [m + 2, B, H / m, W / m, m, O]

@@ -35,10 +35,16 @@ def untouched(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def step(
-    model: nn.Module, state: TrainState, keys: train_step.Keys = KEYS, augment: Any = untouched
+    model: nn.Module,
+    state: TrainState,
+    keys: train_step.Keys = KEYS,
+    augment: Any = untouched,
+    microbatch_size: int = len(IMAGES),
 ) -> tuple[TrainState, Metrics]:
     def jitted(state: TrainState) -> tuple[TrainState, Metrics]:
-        return train_step.train_step(state, BATCH, model=model, tx=TX, augment=augment, keys=keys)
+        return train_step.train_step(
+            state, BATCH, model=model, tx=TX, augment=augment, keys=keys, microbatch_size=microbatch_size
+        )
 
     return jax.jit(jitted)(state)
 
@@ -60,6 +66,41 @@ def test_a_step_goes_down_the_gradient(vgg_config: ConfigDict) -> None:
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradients)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), after.params, expected)
     assert metrics.compute("train")["train/loss"] == pytest.approx(float(value), rel=1e-5)
+
+
+def changes(before: TrainState, after: TrainState) -> list[jax.Array]:
+    return jax.tree.leaves(jax.tree.map(jnp.subtract, after.params, before.params))
+
+
+@pytest.mark.parametrize("microbatch_size", [1, 4, 5, 12, 64])
+def test_microbatches_add_up_to_the_batch(vgg_config: ConfigDict, microbatch_size: int) -> None:
+    model, state = create(vgg_config)
+    whole, expected = step(model, state)
+    parts, metrics = step(model, state, microbatch_size=microbatch_size)
+    for ours, theirs in zip(changes(state, parts), changes(state, whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert int(metrics.count) == 12
+    assert metrics.compute("train") == pytest.approx(expected.compute("train"), rel=1e-5)
+
+
+def test_each_microbatch_draws_its_own_dropout(vgg_config: ConfigDict) -> None:
+    model, state = create(vgg_config, hidden_dropout=0.5)
+    same = BATCH._replace(images=jnp.repeat(IMAGES[:1], 12, 0), labels=jnp.zeros(12, jnp.int32))
+    take = partial(train_step.train_step, state, same, model=model, tx=TX, augment=untouched, keys=KEYS)
+    of_one = take(microbatch_size=1)[1]
+    whole = take(microbatch_size=12)[1]
+    alone = train_step.train_step(
+        state, jax.tree.map(lambda x: x[:1], same), model=model, tx=TX, augment=untouched, keys=KEYS, microbatch_size=1
+    )[1]
+    # Twelve copies of one image: one mask for all of them would make twelve times the loss of one.
+    assert abs(float(of_one.loss_sum) - 12 * float(alone.loss_sum)) > 1e-3
+    assert float(of_one.loss_sum) != float(whole.loss_sum)
+
+
+def test_batch_statistics_are_those_of_the_whole_batch(vgg_config: ConfigDict) -> None:
+    model, state = create(vgg_config, batch_norm="after")
+    whole, parts = (step(model, state, microbatch_size=size)[0] for size in (12, 4))
+    assert trees_equal(whole, parts)
 
 
 def test_a_step_updates_the_running_statistics(vgg_config: ConfigDict) -> None:
@@ -103,7 +144,7 @@ def test_streams_are_independent() -> None:
 def test_chunks_do_not_change_the_result(vgg_config: ConfigDict) -> None:
     model, start = create(vgg_config, batch_norm="after", hidden_dropout=0.5)
     batches = jax.random.randint(jax.random.key(0), (7, 4), 0, 12)
-    train_steps = train_step.make_train_steps(model=model, tx=TX, augment=untouched, keys=KEYS)
+    train_steps = train_step.make_train_steps(model=model, tx=TX, augment=untouched, keys=KEYS, microbatch_size=4)
     results = []
     for bounds in ((0, 7), (0, 3, 4, 7), (0, 0, 1, 7)):
         state, metrics = jax.tree.map(jnp.copy, start), Metrics.zero()
@@ -188,7 +229,10 @@ def test_twenty_losses_agree_with_xlas_convolution(small_dataset: Dataset) -> No
     losses = {}
     for conv in ("winograd", "lax"):
         model, state = create(default.get_config(), conv=conv)
-        take = jax.jit(partial(train_step.train_step, model=model, tx=optax.sgd(0.01), augment=untouched, keys=KEYS))
+        tx = optax.sgd(0.01)
+        take = jax.jit(
+            partial(train_step.train_step, model=model, tx=tx, augment=untouched, keys=KEYS, microbatch_size=20)
+        )
         losses[conv] = []
         for start in range(0, 80, 4):
             batch = Examples(images[start : start + 20], labels[start : start + 20].astype(np.int32))

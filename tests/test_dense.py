@@ -1,0 +1,52 @@
+"""The dense layer's product against XLA's own."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from digits_jax import dense
+
+PLAIN = (((1,), (0,)), ((), ()))
+
+
+@pytest.mark.parametrize("outputs", [1, 10, 15, 16, 40])
+def test_value_and_gradients(outputs: int) -> None:
+    x = jax.random.normal(jax.random.key(0), (12, 30))
+    kernel = jax.random.normal(jax.random.key(1), (30, outputs))
+    results = []
+    for function in (dense.dot_general, lax.dot_general):
+        y, vjp = jax.vjp(lambda x, k, function=function: function(x, k, PLAIN), x, kernel)
+        results.append((y, *vjp(jnp.cos(y))))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_under_vmap() -> None:
+    x = jax.random.normal(jax.random.key(0), (3, 12, 30))
+    kernel = jax.random.normal(jax.random.key(1), (3, 30, 10))
+
+    def gradient(function: Any) -> jax.Array:
+        return jax.vmap(jax.grad(lambda k, x: jnp.square(function(x, k, PLAIN)).sum()))(kernel, x)
+
+    np.testing.assert_allclose(gradient(dense.dot_general), gradient(lax.dot_general), rtol=1e-4, atol=1e-4)
+
+
+def test_other_products_are_left_to_lax() -> None:
+    x, kernel = jnp.ones((2, 3, 30)), jax.random.normal(jax.random.key(1), (30, 10))
+    numbers = (((2,), (0,)), ((), ()))
+    np.testing.assert_array_equal(dense.dot_general(x, kernel, numbers), lax.dot_general(x, kernel, numbers))
+
+
+def test_the_kernels_gradient_is_computed_row_by_row() -> None:
+    gradient = jax.grad(lambda k, x: jnp.square(dense.dot_general(x, k, PLAIN)).sum())
+    program = jax.jit(gradient).lower(jnp.ones((784, 10)), jnp.ones((64, 784))).compile().as_text()
+    assert "f32[16,784]" in program
+
+
+def test_it_goes_with_the_convolution() -> None:
+    assert dense.implementation("lax") is lax.dot_general
+    assert dense.implementation("auto") is dense.implementation("matmul") is dense.dot_general  # on a CPU
