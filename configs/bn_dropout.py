@@ -1,7 +1,7 @@
 """Do batch normalisation and one dropout before the last layer help the VGG-like CNN?
 
 Command:  python -m digits_jax.main --config=configs/bn_dropout.py
-Expected: final test accuracy 99.58 %, best on the test set 99.62 % (seed 0)
+Expected: final test accuracy 99.58 %, best on the test set 99.62 % (seed 0, commit b32e966)
 Time:     11 minutes on two CPU cores
 """
 
