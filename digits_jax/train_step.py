@@ -113,7 +113,8 @@ def train_step(
         def add(sums: Any, part: tuple[Examples, jax.Array]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, gradient(state.params, *part)), None
 
-        parts = jax.tree.map(lambda x: x.reshape(-1, microbatch_size, *x.shape[1:]), batch)
+        # Every n-th image: a part has as many from each device that holds a stretch of the batch.
+        parts = jax.tree.map(lambda x: x.reshape(microbatch_size, -1, *x.shape[1:]).swapaxes(0, 1), batch)
         part_keys = jax.random.split(dropout_key, batch_size // microbatch_size)
         zeros = jax.tree.map(jnp.zeros_like, state.params), (Metrics.zero(), state.batch_stats)
         (gradients, (metrics, batch_stats)), _ = lax.scan(add, zeros, (parts, part_keys))

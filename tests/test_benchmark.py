@@ -15,12 +15,13 @@ RESULT = {"seconds": {"digits_jax": [1.0, 2.0], "PyTorch eager": [4.0, 6.0], "Py
 
 def test_a_case_is_a_config_and_a_batch_size() -> None:
     case = benchmark.parse_case("bn_dropout:256")
-    assert (case.config.batch_size, case.config.model.batch_norm, case.evaluation) == (256, "after", False)
+    assert (case.config.batch_size, case.config.model.batch_norm, case.work) == (256, "after", "training")
     assert case.num_images == 4096
     assert benchmark.parse_case("vgg:evaluation").num_images == 10_000
+    assert benchmark.parse_case("vgg:remedies").config.batch_size == 64
 
 
-@pytest.mark.parametrize("text", ["vgg", "vgg:0", "vgg:x", "vgg:-1", "nope:64", "../vgg:64", ":64"])
+@pytest.mark.parametrize("text", ["vgg", "vgg:0", "vgg:x", "vgg:-1", "nope:64", "../vgg:64", ":64", "linear:remedies"])
 def test_a_wrong_case(text: str) -> None:
     with pytest.raises(ConfigError, match=f"--cases={text}: "):
         benchmark.parse_case(text)

@@ -1,6 +1,7 @@
 """The pure core: what a step changes, what evaluation counts, which random numbers are drawn."""
 
 import itertools
+import re
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from configs import default
@@ -95,6 +97,27 @@ def test_each_microbatch_draws_its_own_dropout(vgg_config: ConfigDict) -> None:
     # Twelve copies of one image: one mask for all of them would make twelve times the loss of one.
     assert abs(float(of_one.loss_sum) - 12 * float(alone.loss_sum)) > 1e-3
     assert float(of_one.loss_sum) != float(whole.loss_sum)
+
+
+@pytest.mark.parametrize(("size", "batch_norm", "conv"), [(64, "after", "winograd"), (128, "none", "matmul")])
+def test_eight_devices_share_a_batch(vgg_config: ConfigDict, size: int, batch_norm: str, conv: str) -> None:
+    model, state = create(vgg_config, widths=((8, 8),), block_dropout=(0.0,), batch_norm=batch_norm, conv=conv)
+    images = jax.random.randint(jax.random.key(0), (size, 28, 28, 1), 0, 256).astype(jnp.uint8)
+    batch = Examples(images, jnp.arange(size) % 10)
+    take = jax.jit(partial(train_step.train_step, model=model, tx=TX, augment=untouched, keys=KEYS, microbatch_size=64))
+    expected, expected_metrics = take(state, batch)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    program = take.lower(state, batch).compile()
+    # Nothing but sums travels: of gradients, metrics and the batch's statistics.
+    moves = set(re.findall(r" ((?:all|collective|reduce|ragged)-[\w-]+)\(", program.as_text()))
+    assert moves == {"all-reduce"}
+    after, metrics = program(state, batch)
+    assert float(metrics.loss_sum) == pytest.approx(float(expected_metrics.loss_sum), rel=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_batch_statistics_are_those_of_the_whole_batch(vgg_config: ConfigDict) -> None:

@@ -19,7 +19,7 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +37,9 @@ from digits_jax.studies.contestants import Pass
 from digits_jax.writers import replace_text
 
 DEFAULT_CASES = (
-    "linear:64", "vgg:64", "vgg_augmented:64", "bn_dropout:64", "vgg:256", "vgg:1024", "vgg:evaluation",
+    "linear:64", "vgg:64", "vgg_augmented:64", "bn_dropout:64", "vgg:256", "vgg:1024", "vgg:evaluation", "vgg:remedies",
 )  # fmt: skip
-CASES = flags.DEFINE_list("cases", list(DEFAULT_CASES), "what to time: config:batch size, or config:evaluation")
+CASES = flags.DEFINE_list("cases", list(DEFAULT_CASES), "what to time: config:batch size, :evaluation or :remedies")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of each contestant", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", 2.0, "aimed at for each measurement", lower_bound=0.01)
 COMPILE = flags.DEFINE_bool("torch_compile", True, "time torch.compile too, which takes a minute to start")
@@ -51,20 +51,22 @@ _PRODUCT_SIZE = 2048  # of the square matrices whose product gives the machine's
 
 
 class Case(NamedTuple):
-    """One network, trained at one batch size or evaluated."""
+    """One network: trained, evaluated, or trained by tutorial Flax with one remedy after another."""
 
     name: str
     config: ConfigDict
-    evaluation: bool
+    work: Literal["training", "evaluation", "remedies"]
 
     @property
     def num_images(self) -> int:
-        """In one pass: whole batches, and enough for a tenth of a second."""
-        return 10_000 if self.evaluation else max(1, 4096 // self.config.batch_size) * self.config.batch_size
+        """In one pass: whole batches; a tenth of a second or more, but seconds in the slowest of the remedies."""
+        if self.work == "evaluation":
+            return 10_000
+        return max(1, {"training": 4096, "remedies": 640}[self.work] // self.config.batch_size) * self.config.batch_size
 
 
 def parse_case(text: str) -> Case:
-    """ "vgg:64" is `configs/vgg.py` at batch size 64; "vgg:evaluation" its test images.
+    """ "vgg:64" is `configs/vgg.py` at batch size 64; "vgg:evaluation" and "vgg:remedies" its other works.
 
     Raises:
       ConfigError: there is no such config, or the batch size is no positive integer.
@@ -73,25 +75,30 @@ def parse_case(text: str) -> Case:
     if not name.isidentifier() or importlib.util.find_spec(f"configs.{name}") is None:
         raise ConfigError(f"--cases={text}: there is no configs/{name}.py")
     config = importlib.import_module(f"configs.{name}").get_config()
-    if size != "evaluation":
+    work = size if size in ("evaluation", "remedies") else "training"
+    if work == "training":
         if not re.fullmatch("[1-9][0-9]*", size):
-            raise ConfigError(f"--cases={text}: expected a batch size or 'evaluation' after the colon")
+            raise ConfigError(f"--cases={text}: expected a batch size, 'evaluation' or 'remedies' after the colon")
         config.batch_size = int(size)
+    if work == "remedies" and config.model.name != "vgg":
+        raise ConfigError(f"--cases={text}: the remedies are for convolutions, which {name} has not")
     validate(config)
-    return Case(name=text, config=config, evaluation=size == "evaluation")
+    return Case(name=text, config=config, work=cast(Any, work))
 
 
 def create_contestants(case: Case, *, torch_compile: bool) -> dict[str, Pass]:
     """The programs that do the case's work, by name; this project's is called "digits_jax"."""
-    config, evaluation = case.config, case.evaluation
+    config, evaluation = case.config, case.work == "evaluation"
     arrays = contestants.random_arrays(*((64, case.num_images) if evaluation else (case.num_images, 1)))
     ours = contestants.digits_jax_evaluation if evaluation else contestants.digits_jax_training
     passes = {_OURS: ours(config, arrays)}
-    if any(config.augment[name] for name in augment.RANGES):  # the others do not augment
+    if case.work == "remedies":
+        passes |= contestants.remedies(config, arrays)
+    elif any(config.augment[name] for name in augment.RANGES):  # the others do not augment
         plain = ConfigDict(config.to_dict())
         plain.augment.update(dict.fromkeys(augment.RANGES, 0.0))
         return passes | {"digits_jax, not augmented": ours(plain, arrays)}
-    if config.model.name == "vgg" and not evaluation:
+    elif config.model.name == "vgg" and not evaluation:
         passes["tutorial Flax"] = contestants.tutorial_flax_training(config, arrays)
     if importlib.util.find_spec("torch"):
         theirs = contestants.torch_evaluation if evaluation else contestants.torch_training
@@ -141,14 +148,15 @@ def flops_per_image(case: Case) -> float:
     arrays = contestants.random_arrays(config.batch_size, config.eval_batch_size)
     experiment = contestants.digits_jax_experiment(config, arrays)
     state, model = experiment.initial_state, experiment.model
-    images = jnp.asarray(arrays.test_images if case.evaluation else arrays.train_images)
+    images = jnp.asarray(arrays.test_images if case.work == "evaluation" else arrays.train_images)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
 
     def forward(params: Any) -> jax.Array:
         logits: Any = model.apply(variables | {"params": params}, images, train=False)
         return jnp.square(logits).sum()  # its gradient depends on the logits, as the loss's does
 
-    cost: Any = jax.jit(forward if case.evaluation else jax.value_and_grad(forward)).lower(state.params).cost_analysis()
+    function = forward if case.work == "evaluation" else jax.value_and_grad(forward)
+    cost: Any = jax.jit(function).lower(state.params).cost_analysis()
     return cost["flops"] / len(images)
 
 
@@ -174,6 +182,7 @@ def measure(case: Case, *, rounds: int, seconds: float, torch_compile: bool) -> 
     products = times.pop(_PRODUCT)
     return {
         "case": case.name,
+        "batch_size": case.config.eval_batch_size if case.work == "evaluation" else case.config.batch_size,
         "images": case.num_images,
         "seconds": {name: [round(value, 6) for value in values] for name, values in times.items()},
         "flops_per_image": round(flops_per_image(case)),
@@ -195,16 +204,15 @@ def fastest_torch(result: dict[str, Any]) -> str | None:
 
 def show(result: dict[str, Any]) -> None:
     """The case as a table: one line per contestant."""
-    case, best = result["case"], fastest_torch(result)
-    batch = None if case.endswith("evaluation") else int(case.partition(":")[2])
-    table = Table("", "images/s", "ms/step", "share of peak", "digits_jax is faster by", title=case, box=None)
+    best = fastest_torch(result)
+    table = Table("", "images/s", "ms/step", "share of peak", "digits_jax is faster by", title=result["case"], box=None)
     for name, values in result["seconds"].items():
         speed = result["images"] / statistics.median(values)
         factors = ratios(result, name)
         table.add_row(
             f"{name} (its fastest)" if name == best else name,
             f"{speed:,.0f}",
-            f"{batch / speed * 1e3:.2f}" if batch else "",
+            f"{result['batch_size'] / speed * 1e3:.2f}",
             f"{speed * result['flops_per_image'] / result['machine_flops_per_second']:.0%}",
             "" if name == _OURS else f"{statistics.median(factors):.2f} ({factors[0]:.2f} to {factors[-1]:.2f})",
         )

@@ -15,15 +15,15 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
+from jax import lax
 from ml_collections import ConfigDict
 
-from digits_jax import input_pipeline
+from digits_jax import conv, input_pipeline, models
 from digits_jax.arrays import Arrays
 from digits_jax.config import resolve
 from digits_jax.datasets import Dataset
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
-from digits_jax.models import normalize
 
 # Takes one pass over the images and returns when it is done.
 Pass = Callable[[], None]
@@ -75,10 +75,16 @@ def digits_jax_evaluation(config: ConfigDict, arrays: Arrays) -> Pass:
     return lambda: jax.block_until_ready(evaluate(experiment.initial_state))
 
 
+def tutorial_max_pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (2, 2), strides=(2, 2))
+
+
 class TutorialCNN(nn.Module):
     """A config's VGG as Flax tutorials write it: `nn.Conv` on `lax.conv_general_dilated`, and `nn.max_pool`."""
 
     model_config: Any
+    conv: Callable[..., jax.Array] = lax.conv_general_dilated
+    max_pool: Callable[[jax.Array], jax.Array] = tutorial_max_pool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -94,8 +100,8 @@ class TutorialCNN(nn.Module):
 
         for widths, rate in zip(config.widths, config.block_dropout, strict=True):
             for width in widths:
-                x = activation(nn.Conv(width, (3, 3), padding="VALID")(x))
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = activation(nn.Conv(width, (3, 3), padding="VALID", conv_general_dilated=self.conv)(x))
+            x = self.max_pool(x)
             x = nn.Dropout(rate, deterministic=not train)(x)
         x = x.reshape(x.shape[0], -1)
         x = activation(nn.Dense(config.hidden_width)(x))
@@ -103,9 +109,14 @@ class TutorialCNN(nn.Module):
         return nn.Dense(10)(x)
 
 
-def tutorial_flax_training(config: ConfigDict, arrays: Arrays) -> Pass:
-    """The same network in a Python loop over jitted steps, each fed from NumPy."""
-    model = TutorialCNN(config.model)
+def tutorial_flax_training(config: ConfigDict, arrays: Arrays, *, in_scan: bool = False, **layers: Any) -> Pass:
+    """The same network in a Python loop over jitted steps, each fed from NumPy.
+
+    Args:
+      in_scan: all steps in one `lax.scan` instead, over images that are on the device.
+      layers: other fields of the `TutorialCNN`.
+    """
+    model = TutorialCNN(config.model, **layers)
     mean, std = float(arrays.train_images.mean()), float(arrays.train_images.std())
     variables = model.init(jax.random.key(0), jnp.zeros((1, *arrays.train_images.shape[1:])), train=False)
     state = TrainState.create(apply_fn=model.apply, params=variables["params"], tx=optax.sgd(config.learning_rates[0]))
@@ -113,12 +124,11 @@ def tutorial_flax_training(config: ConfigDict, arrays: Arrays) -> Pass:
     order = np.random.default_rng(0).permutation(len(arrays.train_labels))
     batches = order[: len(order) // config.batch_size * config.batch_size].reshape(-1, config.batch_size)
 
-    @jax.jit
     def train_step(state: TrainState, batch_stats: Any, images: jax.Array, labels: jax.Array) -> tuple[TrainState, Any]:
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
             logits, updates = state.apply_fn(
                 {"params": params, "batch_stats": batch_stats},
-                normalize(images, mean, std),
+                models.normalize(images, mean, std),
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.fold_in(jax.random.key(1), state.step)},
@@ -129,13 +139,43 @@ def tutorial_flax_training(config: ConfigDict, arrays: Arrays) -> Pass:
         gradients, batch_stats = jax.grad(loss_fn, has_aux=True)(state.params)
         return state.apply_gradients(grads=gradients), batch_stats
 
+    jitted_step = jax.jit(train_step)
+
+    @jax.jit
+    def scan_steps(state: TrainState, batch_stats: Any, images: jax.Array, labels: jax.Array) -> tuple[TrainState, Any]:
+        def body(carry: tuple[TrainState, Any], rows: jax.Array) -> tuple[tuple[TrainState, Any], None]:
+            return train_step(*carry, images[rows], labels[rows]), None
+
+        return lax.scan(body, (state, batch_stats), jnp.asarray(batches))[0]
+
+    images, labels = jnp.asarray(arrays.train_images), jnp.asarray(arrays.train_labels)
+
     def take_steps() -> None:
         nonlocal state, batch_stats
-        for rows in batches:
-            state, batch_stats = train_step(state, batch_stats, arrays.train_images[rows], arrays.train_labels[rows])
+        if in_scan:
+            state, batch_stats = scan_steps(state, batch_stats, images, labels)
+        else:
+            for rows in batches:
+                batch = arrays.train_images[rows], arrays.train_labels[rows]
+                state, batch_stats = jitted_step(state, batch_stats, *batch)
         jax.block_until_ready(state.params)
 
     return take_steps
+
+
+def remedies(config: ConfigDict, arrays: Arrays) -> dict[str, Pass]:
+    """What lies between tutorial Flax and this project, one change at a time, each on top of those before it."""
+    pool: dict[str, Any] = {"max_pool": models.max_pool_2x2}
+    rows, winograd = ({**pool, "conv": conv.implementation(name)} for name in ("matmul", "winograd"))
+    training = partial(tutorial_flax_training, config, arrays)
+    return {
+        "tutorial Flax": training(),
+        "tutorial Flax in lax.scan": training(in_scan=True),
+        "1. max-pool as a maximum of slices": training(**pool),
+        "2. convolutions as matrix products": training(**rows),
+        "3. Winograd's transforms": training(**winograd),
+        "4. steps in one compiled call": training(**winograd, in_scan=True),
+    }
 
 
 def torch_training(config: ConfigDict, arrays: Arrays, *, channels_last: bool, compiled: bool) -> Pass:
