@@ -1,0 +1,28 @@
+"""Pages under `docs/`: prose written by hand around tables that commands keep true."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from digits_jax.errors import UserError
+from digits_jax.writers import replace_text
+
+
+def replace_section(path: Path, name: str, text: str) -> None:
+    """Puts `text` between the lines `<!-- name -->` and `<!-- /name -->` of a Markdown file.
+
+    Raises:
+      UserError: the file has no such lines.
+    """
+    page = path.read_text()
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    if not re.search(f"^{begin}.*^{end}", page, re.MULTILINE | re.DOTALL):
+        raise UserError(f"{path}: expected the lines {begin.strip()} and {end.strip()} around what is to be replaced")
+    before, rest = page.split(begin, 1)
+    replace_text(path, f"{before}{begin}{text.strip()}\n{end}{rest.split(end, 1)[1]}")
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+    """A table whose first `text_columns` columns are aligned to the left, and the others to the right."""
+    alignment = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, alignment, *rows))
