@@ -96,7 +96,7 @@ DATASETS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # compared and hashed by identity: comparing arrays takes time
 class Dataset:
     """A data set in memory, ready to be put on the device."""
 
@@ -112,6 +112,12 @@ class Dataset:
     def image_shape(self) -> tuple[int, ...]:
         """(H, W, C)"""
         return self.arrays.train_images.shape[1:]
+
+    def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels of "train", "validation" or "test"."""
+        if name == "validation":
+            return self.validation_images, self.validation_labels
+        return getattr(self.arrays, f"{name}_images"), getattr(self.arrays, f"{name}_labels")
 
 
 def load(dataset_config: ConfigDict) -> Dataset:

@@ -1,5 +1,6 @@
 """What a resolved config and its data become: the model, the compiled steps, what is scored and when."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,24 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import datasets, input_pipeline, models, optimizer
 from digits_jax.augment import Augment, create_augment
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import (
     Examples,
-    Keys,
     TrainState,
     TrainSteps,
-    create_keys,
     create_train_state,
     make_eval_steps,
     make_train_steps,
 )
 
-# By the prefix of its metrics, what scores a state on a set of images.
-Evaluations = dict[str, Callable[[TrainState], Metrics]]
+# By the prefix of its metrics, what scores a state on a set of N images: the metrics, and which are wrong, bool [N].
+Evaluations = dict[str, Callable[[TrainState], tuple[Metrics, jax.Array]]]
 
 
 class Experiment(NamedTuple):
@@ -33,15 +32,22 @@ class Experiment(NamedTuple):
 
     config: FrozenConfigDict
     model: nn.Module
-    keys: Keys
     feed: input_pipeline.Feed
     schedule: optax.Schedule
     steps_per_epoch: int
-    num_epochs: int
+    create_state: Callable[[jax.Array | np.uint32], TrainState]
     train_steps: TrainSteps
     after_each_epoch: Evaluations
     at_the_end: Evaluations
-    initial_state: TrainState
+
+    @property
+    def num_epochs(self) -> int:
+        """Of a run that is not stopped early."""
+        return sum(self.config.epochs)
+
+    @property
+    def initial_state(self) -> TrainState:
+        return self.create_state(np.uint32(self.config.seed))
 
     @property
     def score_key(self) -> str:
@@ -50,32 +56,36 @@ class Experiment(NamedTuple):
 
 
 def build(config: FrozenConfigDict, dataset: datasets.Dataset) -> Experiment:
-    """Puts the data on the device and compiles nothing yet."""
-    arrays = dataset.arrays
+    """Puts the data on the device and compiles nothing yet.
+
+    Configs that differ in their seed only share their compiled programs, and all on one dataset its images.
+    """
+    any_seed = ConfigDict(config.to_dict())
+    any_seed.seed = 0
+    return _build(FrozenConfigDict(any_seed), dataset)._replace(config=config)
+
+
+@functools.lru_cache(maxsize=128)
+def _build(config: FrozenConfigDict, dataset: datasets.Dataset) -> Experiment:
     model = models.create_model(config.model, dataset.num_classes)
-    epoch_steps = optimizer.steps_per_epoch(len(arrays.train_labels), config.batch_size)
+    epoch_steps = optimizer.steps_per_epoch(len(dataset.arrays.train_labels), config.batch_size)
     tx = optimizer.create_optimizer(config, epoch_steps)
-    keys = create_keys(config.seed)
-    augment = create_augment(config.augment)
-    after_each_epoch, at_the_end = _evaluations(config, dataset, model, keys)
+    after_each_epoch, at_the_end = _evaluations(config, dataset, model)
     return Experiment(
         config=config,
         model=model,
-        keys=keys,
         feed=_create_feed(config, dataset),
         schedule=optimizer.create_schedule(config, epoch_steps),
         steps_per_epoch=epoch_steps,
-        num_epochs=sum(config.epochs),
+        create_state=jax.jit(functools.partial(create_train_state, model, tx, image_shape=dataset.image_shape)),
         train_steps=make_train_steps(
             model=model,
             tx=tx,
-            augment=augment,
-            keys=keys,
+            augment=create_augment(config.augment),
             microbatch_size=config.microbatch_size or _default_microbatch_size(config),
         ),
         after_each_epoch=after_each_epoch,
         at_the_end=at_the_end,
-        initial_state=create_train_state(model, tx, init_key=keys.init, image_shape=dataset.image_shape),
     )
 
 
@@ -85,43 +95,37 @@ def _default_microbatch_size(config: FrozenConfigDict) -> int:
 
 
 def _create_feed(config: FrozenConfigDict, dataset: datasets.Dataset) -> input_pipeline.Feed:
-    arrays, steps_per_call = dataset.arrays, config.steps_per_call
     if config.dataset.feed == "device":
-        return input_pipeline.DeviceFeed(arrays.train_images, arrays.train_labels, steps_per_call=steps_per_call)
+        return input_pipeline.DeviceFeed(_on_device(dataset, "train"), steps_per_call=config.steps_per_call)
     return input_pipeline.HostFeed(
         datasets.train_gather(dataset),
-        num_examples=len(arrays.train_labels),
+        num_examples=len(dataset.arrays.train_labels),
         image_shape=dataset.image_shape,
-        steps_per_call=steps_per_call,
+        steps_per_call=config.steps_per_call,
     )
 
 
-def _on_device(images: np.ndarray, labels: np.ndarray) -> Examples:
+@functools.lru_cache(maxsize=6)
+def _on_device(dataset: datasets.Dataset, split: str) -> Examples:
+    images, labels = dataset.split(split)
     return Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
 
 
 def _evaluations(
-    config: FrozenConfigDict, dataset: datasets.Dataset, model: nn.Module, keys: Keys
+    config: FrozenConfigDict, dataset: datasets.Dataset, model: nn.Module
 ) -> tuple[Evaluations, Evaluations]:
     """What is scored after each epoch, and what only at the end: the test images, where others select the epoch."""
 
-    def on(examples: Examples, augment: Augment) -> Callable[[TrainState], Metrics]:
+    def on(split: str, augment: Augment) -> Callable[[TrainState], tuple[Metrics, jax.Array]]:
         eval_steps = make_eval_steps(model=model, batch_size=config.eval_batch_size, augment=augment)
-
-        def evaluate(state: TrainState) -> Metrics:
-            key = jax.random.fold_in(keys.test_augment, state.step)
-            return eval_steps(state.params, state.batch_stats, examples, key)
-
-        return evaluate
+        return lambda state: eval_steps(state, _on_device(dataset, split))
 
     def untouched(key: jax.Array, images: jax.Array) -> jax.Array:
         return images
 
-    test_examples = _on_device(dataset.arrays.test_images, dataset.arrays.test_labels)
-    test = {"test": on(test_examples, untouched)}
+    test = {"test": on("test", untouched)}
     if config.augment.test:
-        test["test_augmented"] = on(test_examples, create_augment(config.augment))
+        test["test_augmented"] = on("test", create_augment(config.augment))
     if not len(dataset.validation_labels):
         return test, {}
-    validation_examples = _on_device(dataset.validation_images, dataset.validation_labels)
-    return {"validation": on(validation_examples, untouched)}, test
+    return {"validation": on("validation", untouched)}, test

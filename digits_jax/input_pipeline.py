@@ -62,10 +62,10 @@ class Feed(Protocol):
 class DeviceFeed:
     """All images on the device, once."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, *, steps_per_call: int) -> None:
-        self._examples = Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+    def __init__(self, examples: Examples, *, steps_per_call: int) -> None:
+        self._examples = examples
         self._steps_per_call = steps_per_call
-        self.num_examples = len(labels)
+        self.num_examples = len(examples.labels)
 
     def calls(self, parts: list[jax.Array], *, first_step: int) -> Iterator[Call]:
         for batches, start, stop in _cut(parts, first_step, self._steps_per_call):

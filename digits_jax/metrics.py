@@ -20,15 +20,12 @@ class Metrics(struct.PyTreeNode):
         )
 
     @classmethod
-    def of_batch(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> "Metrics":
-        """Of `[B, num_classes]` logits and `[B]` labels; with `mask` `[B]`, of the examples where it is true."""
-        if mask is None:
-            mask = jnp.ones(labels.shape, bool)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    def of_batch(cls, logits: jax.Array, labels: jax.Array) -> "Metrics":
+        """Of `[B, num_classes]` logits and `[B]` labels."""
         return cls(
-            loss_sum=jnp.sum(jnp.where(mask, losses, 0.0)),
-            correct=jnp.sum((logits.argmax(-1) == labels) & mask, dtype=jnp.int32),
-            count=jnp.sum(mask, dtype=jnp.int32),
+            loss_sum=optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum(),
+            correct=jnp.sum(logits.argmax(-1) == labels, dtype=jnp.int32),
+            count=jnp.asarray(len(labels), jnp.int32),
         )
 
     def __add__(self, other: "Metrics") -> "Metrics":

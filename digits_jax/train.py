@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import console, datasets, input_pipeline
@@ -17,7 +18,7 @@ from digits_jax.experiment import Evaluations, Experiment, build
 from digits_jax.interrupts import Interrupted, StopRequest
 from digits_jax.metrics import Metrics
 from digits_jax.profiling import StepProfiler
-from digits_jax.train_step import TrainState
+from digits_jax.train_step import TrainState, create_keys
 from digits_jax.workdir import Workdir
 from digits_jax.writers import JsonlWriter, TensorBoardWriter, WandbWriter, Writer
 
@@ -30,6 +31,7 @@ def train_and_evaluate(
     *,
     name: str | None = None,
     dataset: datasets.Dataset | None = None,
+    writers: Sequence[Writer] = (),
     wandb_project: str | None = None,
     profile_steps: int = 0,
 ) -> list[Row]:
@@ -40,6 +42,7 @@ def train_and_evaluate(
       workdir: the run's folder; made where it is missing.
       name: what to call the experiment on the terminal and in plots; else the model's name.
       dataset: its data where they are already loaded.
+      writers: of the rows, besides those of the workdir.
       wandb_project: of Weights & Biases, to log to as well.
       profile_steps: how many of the first steps to trace with `jax.profiler`, into `workdir/profile`.
 
@@ -62,7 +65,7 @@ def train_and_evaluate(
     progress = checkpoints.restore(start) or start
     _announce(name, experiment, dataset, progress, folder)
     profiler = StepProfiler(folder.profile, steps=profile_steps)
-    writers = _create_writers(name, config, folder, wandb_project)
+    writers = [*_create_writers(name, config, folder, wandb_project), *writers]
     with StopRequest() as stop, contextlib.ExitStack() as at_exit:
         for close in (checkpoints.close, profiler.close, *(writer.close for writer in writers)):
             at_exit.callback(close)
@@ -76,7 +79,7 @@ def train_and_evaluate(
             checkpoints.save(progress, score=progress.rows[-1][experiment.score_key])
             _write(writers, progress.rows)
         result = _final_result(experiment, progress, checkpoints)
-    folder.write_result(result)
+    folder.write_result(config, dataset, result)
     from digits_jax.curves import plot_curves  # takes 0.6 s, which a start need not wait for
 
     plot_curves(
@@ -134,7 +137,10 @@ def _train_epoch(experiment: Experiment, progress: Progress, stop: StopRequest, 
     epoch = len(progress.rows)
     num_examples = experiment.feed.num_examples
     batches = input_pipeline.epoch_batches(
-        experiment.keys.order, epoch, num_examples=num_examples, batch_size=experiment.config.batch_size
+        create_keys(experiment.config.seed).order,
+        epoch,
+        num_examples=num_examples,
+        batch_size=experiment.config.batch_size,
     )
     first_step = int(state.step) - epoch * experiment.steps_per_epoch
     # A call of no steps only compiles, so that the clock measures training.
@@ -175,21 +181,24 @@ def _finish_epoch(experiment: Experiment, progress: Progress) -> Progress:
 
 
 def _evaluate(evaluations: Evaluations, state: TrainState) -> dict[str, float]:
-    return {key: value for prefix, on in evaluations.items() for key, value in on(state).compute(prefix).items()}
+    return {key: value for prefix, on in evaluations.items() for key, value in on(state)[0].compute(prefix).items()}
 
 
 def _final_result(experiment: Experiment, progress: Progress, checkpoints: Checkpoints) -> dict[str, Any]:
-    """The final and the best epoch's rows, completed by what is scored at the end only."""
+    """All epochs' rows, the final and the best completed by what is scored at the end only, and the images missed."""
     final, best = progress.rows[-1], best_row(progress.rows, experiment.score_key)
     best_state = progress.state
     if experiment.at_the_end and best is not final:
         restored = checkpoints.restore(progress, step=best["step"])
         assert restored is not None
         best_state = restored.state
+    _, wrong = (experiment.after_each_epoch | experiment.at_the_end)["test"](progress.state)
     return {
         "selected_by": experiment.score_key,
         "final": {**final, **_evaluate(experiment.at_the_end, progress.state)},
         "best": {**best, **_evaluate(experiment.at_the_end, best_state)},
+        "epochs": progress.rows,
+        "test_errors": np.flatnonzero(wrong).tolist(),
     }
 
 

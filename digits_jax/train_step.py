@@ -19,8 +19,9 @@ from digits_jax.metrics import Metrics
 
 
 class TrainState(struct.PyTreeNode):
-    """What training changes."""
+    """What training changes, and the seed of its draws: states of several seeds can be stacked and `vmap`ped over."""
 
+    seed: jax.Array  # uint32 []
     step: jax.Array  # int32 [], steps taken
     params: Any
     batch_stats: Any  # running means and variances; {} for a model without batch normalisation
@@ -44,19 +45,20 @@ class Examples(NamedTuple):
     labels: jax.Array  # int32 [N]
 
 
-def create_keys(seed: int) -> Keys:
+def create_keys(seed: int | jax.Array) -> Keys:
     """The streams of one seed. Each is folded in by its own number, so that a new stream changes no other."""
     root = jax.random.key(seed)
     return Keys(*(jax.random.fold_in(root, number) for number in range(len(Keys._fields))))
 
 
 def create_train_state(
-    model: nn.Module, tx: optax.GradientTransformation, *, init_key: jax.Array, image_shape: tuple[int, ...]
+    model: nn.Module, tx: optax.GradientTransformation, seed: jax.Array, *, image_shape: tuple[int, ...]
 ) -> TrainState:
     """A new state for `(H, W, C)` images."""
-    variables = jax.jit(model.init, static_argnames="train")(init_key, jnp.zeros((1, *image_shape)), train=False)
+    variables = model.init(create_keys(seed).init, jnp.zeros((1, *image_shape)), train=False)
     params = variables["params"]
     return TrainState(
+        seed=seed,
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
@@ -71,7 +73,6 @@ def train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
     augment: Augment,
-    keys: Keys,
     microbatch_size: int,
 ) -> tuple[TrainState, Metrics]:
     """One step down the gradient of the batch's mean softmax cross-entropy.
@@ -82,7 +83,6 @@ def train_step(
       model: takes `(images, train)`.
       tx: the optimizer that made `state.opt_state`.
       augment: takes a key and the images.
-      keys: the run's; the step's number is folded into them.
       microbatch_size: the gradient is summed over so many images at a time where they divide the batch, which keeps
         activations in the cache of a CPU; each part draws its own dropout. A model with batch normalisation needs the
         statistics of the whole batch, and takes it at once.
@@ -90,6 +90,7 @@ def train_step(
     Returns:
       The state after the step, and the batch's metrics, computed on the way (with dropout, before the update).
     """
+    keys = create_keys(state.seed)
     batch = batch._replace(images=augment(jax.random.fold_in(keys.augment, state.step), batch.images))
     dropout_key = jax.random.fold_in(keys.dropout, state.step)
 
@@ -119,7 +120,7 @@ def train_step(
         zeros = jax.tree.map(jnp.zeros_like, state.params), (Metrics.zero(), state.batch_stats)
         (gradients, (metrics, batch_stats)), _ = lax.scan(add, zeros, (parts, part_keys))
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-    return TrainState(
+    return state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
@@ -131,7 +132,7 @@ TrainSteps = Callable[[TrainState, Metrics, Examples, jax.Array, int, int], tupl
 
 
 def make_train_steps(
-    *, model: nn.Module, tx: optax.GradientTransformation, augment: Augment, keys: Keys, microbatch_size: int
+    *, model: nn.Module, tx: optax.GradientTransformation, augment: Augment, microbatch_size: int
 ) -> TrainSteps:
     """Compiles a chunk of training steps into one call.
 
@@ -139,7 +140,8 @@ def make_train_steps(
       `train_steps(state, metrics, examples, batches, start, stop)`: takes the steps `start` to `stop` (exclusive) of
       `batches`, integers `[num_batches, B]` that index `examples`, and adds their metrics to `metrics`. The state
       is donated. `start` and `stop` are not compiled in, so that a step is the same machine code whatever
-      chunk it falls into: this is what makes a resumed run bit-identical.
+      chunk it falls into: this is what makes a resumed run bit-identical. The seed is part of the state, so that all
+      seeds share a program.
     """
 
     def train_steps(
@@ -150,7 +152,7 @@ def make_train_steps(
             rows = batches[index]
             batch = Examples(examples.images[rows], examples.labels[rows])
             state, batch_metrics = train_step(
-                state, batch, model=model, tx=tx, augment=augment, keys=keys, microbatch_size=microbatch_size
+                state, batch, model=model, tx=tx, augment=augment, microbatch_size=microbatch_size
             )
             return state, metrics + batch_metrics
 
@@ -159,31 +161,31 @@ def make_train_steps(
     return jax.jit(train_steps, donate_argnums=0)
 
 
-EvalSteps = Callable[[Any, Any, Examples, jax.Array], Metrics]
+EvalSteps = Callable[[TrainState, Examples], tuple[Metrics, jax.Array]]
 
 
 def make_eval_steps(*, model: nn.Module, batch_size: int, augment: Augment) -> EvalSteps:
     """Compiles the evaluation of a whole set.
 
     Returns:
-      `eval_steps(params, batch_stats, examples, key)`: the metrics over all examples, each counted exactly once: the
-      last batch is filled up with copies that are masked out. Only `augment` draws from the key.
+      `eval_steps(state, examples)`: the metrics over all N examples, each counted exactly once, and whether each is
+      classified wrongly, bool `[N]`. The last batch is filled up with copies that are cut off again. What `augment`
+      draws is a function of the state's seed and step.
     """
 
-    def eval_steps(params: Any, batch_stats: Any, examples: Examples, key: jax.Array) -> Metrics:
+    def eval_steps(state: TrainState, examples: Examples) -> tuple[Metrics, jax.Array]:
         num_examples = len(examples.labels)
         size = min(batch_size, num_examples)
-        num_batches = -(-num_examples // size)
+        rows = jnp.minimum(jnp.arange(-(-num_examples // size) * size), num_examples - 1).reshape(-1, size)
+        key = jax.random.fold_in(create_keys(state.seed).test_augment, state.step)
 
-        def body(index: jax.Array, metrics: Metrics) -> Metrics:
-            rows = index * size + jnp.arange(size)
-            mask = rows < num_examples
-            rows = jnp.minimum(rows, num_examples - 1)
-            variables = {"params": params, "batch_stats": batch_stats}
+        def logits_of(batch: tuple[jax.Array, jax.Array]) -> Any:
+            index, rows = batch
             images = augment(jax.random.fold_in(key, index), examples.images[rows])
-            logits: Any = model.apply(variables, images, train=False)
-            return metrics + Metrics.of_batch(logits, examples.labels[rows], mask)
+            return model.apply({"params": state.params, "batch_stats": state.batch_stats}, images, train=False)
 
-        return lax.fori_loop(0, num_batches, body, Metrics.zero())
+        batches = lax.map(logits_of, (jnp.arange(len(rows)), rows))
+        logits = batches.reshape(rows.size, -1)[:num_examples]
+        return Metrics.of_batch(logits, examples.labels), logits.argmax(-1) != examples.labels
 
     return jax.jit(eval_steps)

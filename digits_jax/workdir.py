@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,16 @@ class Workdir:
                 f"the workdir {self.path} cannot be written ({error.strerror}): give another, --workdir=FOLDER"
             ) from None
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        """Writes `result.json`: the final and the best epoch of a finished run, and what the best was selected by."""
-        _write_json(self.result_file, result)
+    def write_result(self, config: FrozenConfigDict, dataset: Dataset, result: dict[str, Any]) -> None:
+        """Writes `result.json`: all that is worth keeping of a finished run, in a file of a few kilobytes.
+
+        Args:
+          config: the resolved config.
+          dataset: its data.
+          result: `selected_by`, the rows `final` and `best`, all rows as `epochs`, and `test_errors`, the indices of
+            the test images that the final epoch gets wrong.
+        """
+        write_result_file(self.result_file, {**describe_run(config, dataset), **result})
 
     def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
         try:
@@ -70,6 +78,13 @@ class Workdir:
             raise UserError(
                 f"{self.path} holds a run with {field} = {theirs!r}, this one has {ours!r}: give another --workdir"
             )
+
+
+def write_result_file(path: Path, result: dict[str, Any]) -> None:
+    """A field a line, an epoch a line: short, and still to be read in a diff."""
+    rows = ",\n".join(f"  {json.dumps(row)}" for row in result["epochs"])
+    fields = [f' "{key}": {json.dumps(value)}' for key, value in result.items() if key != "epochs"]
+    replace_text(path, "{\n" + ",\n".join([*fields, f' "epochs": [\n{rows}\n ]']) + "\n}\n")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -86,15 +101,31 @@ def describe_run(config: FrozenConfigDict, dataset: Dataset) -> dict[str, Any]:
         "config_hash": config_hash(config),
         "config": json.loads(to_json(config)),
         "dataset": describe_dataset(dataset),
-        "devices": [device.device_kind for device in jax.devices()],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "git_revision": _git_revision(),
+        **describe_machine(),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Its hardware and versions; nothing that names it."""
+    return {
+        "devices": [device.device_kind for device in jax.devices()],
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "versions": {
             "digits_jax": digits_jax.__version__,
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in _PACKAGES},
         },
     }
+
+
+def _cpu_model() -> str:
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    except OSError:  # not Linux
+        found = None
+    return found[1] if found else platform.processor()
 
 
 def _git_revision() -> str | None:

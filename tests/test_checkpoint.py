@@ -16,7 +16,11 @@ from digits_jax.train_step import TrainState
 
 def progress(step: int) -> Progress:
     state = TrainState(
-        step=jnp.asarray(step, jnp.int32), params={"w": jnp.full(3, step / 7)}, batch_stats={}, opt_state=()
+        seed=jnp.uint32(0),
+        step=jnp.asarray(step, jnp.int32),
+        params={"w": jnp.full(3, step / 7)},
+        batch_stats={},
+        opt_state=(),
     )
     metrics = Metrics(jnp.asarray(step / 3, jnp.float32), jnp.asarray(step, jnp.int32), jnp.asarray(9, jnp.int32))
     return Progress(state=state, metrics=metrics, seconds=0.125 * step, rows=[{"step": step, "loss": 0.1 + 0.2}])

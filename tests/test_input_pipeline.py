@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from digits_jax import input_pipeline
-from digits_jax.train_step import create_keys
+from digits_jax.train_step import Examples, create_keys
 
 
 def order(seed: int, epoch: int, num_examples: int = 60_000, batch_size: int = 64) -> list[np.ndarray]:
@@ -42,7 +42,8 @@ LABELS = np.arange(13, dtype=np.uint8)
 
 def create_feed(name: str, steps_per_call: int = 4) -> input_pipeline.Feed:
     if name == "device":
-        return input_pipeline.DeviceFeed(IMAGES, LABELS, steps_per_call=steps_per_call)
+        examples = Examples(jax.numpy.asarray(IMAGES), jax.numpy.asarray(LABELS))
+        return input_pipeline.DeviceFeed(examples, steps_per_call=steps_per_call)
     return input_pipeline.HostFeed(
         lambda rows: (IMAGES[rows], LABELS[rows]),
         num_examples=13,

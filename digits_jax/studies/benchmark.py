@@ -11,8 +11,6 @@ import importlib.metadata
 import importlib.util
 import json
 import multiprocessing
-import os
-import platform
 import re
 import resource
 import statistics
@@ -34,6 +32,7 @@ from digits_jax.errors import ConfigError
 from digits_jax.metrics import Metrics
 from digits_jax.studies import contestants
 from digits_jax.studies.contestants import Pass
+from digits_jax.workdir import describe_machine
 from digits_jax.writers import replace_text
 
 DEFAULT_CASES = (
@@ -226,14 +225,9 @@ def show(result: dict[str, Any]) -> None:
 
 def environment() -> dict[str, Any]:
     """Hardware and versions; nothing that names the machine."""
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
-    return {
-        "cpu": found[1] if found else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)},
-    }
+    machine = describe_machine()
+    torch = {"torch": importlib.metadata.version("torch")} if importlib.util.find_spec("torch") else {}
+    return {"cpu": machine["cpu"], "cores": machine["cores"], **machine["versions"], **torch}
 
 
 def main(argv: list[str]) -> None:

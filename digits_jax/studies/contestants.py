@@ -24,6 +24,7 @@ from digits_jax.config import resolve
 from digits_jax.datasets import Dataset
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
+from digits_jax.train_step import create_keys
 
 # Takes one pass over the images and returns when it is done.
 Pass = Callable[[], None]
@@ -54,7 +55,7 @@ def digits_jax_training(config: ConfigDict, arrays: Arrays) -> Pass:
     """This project, as a run takes its steps: from uint8 images on the device to the updated state."""
     experiment = digits_jax_experiment(config, arrays)
     batches = input_pipeline.epoch_batches(
-        experiment.keys.order, 0, num_examples=len(arrays.train_labels), batch_size=config.batch_size
+        create_keys(config.seed).order, 0, num_examples=len(arrays.train_labels), batch_size=config.batch_size
     )
     state = experiment.initial_state
 
@@ -71,8 +72,8 @@ def digits_jax_training(config: ConfigDict, arrays: Arrays) -> Pass:
 def digits_jax_evaluation(config: ConfigDict, arrays: Arrays) -> Pass:
     """The metrics over all test images."""
     experiment = digits_jax_experiment(config, arrays)
-    evaluate = experiment.after_each_epoch["test"]
-    return lambda: jax.block_until_ready(evaluate(experiment.initial_state))
+    evaluate, state = experiment.after_each_epoch["test"], experiment.initial_state
+    return lambda: jax.block_until_ready(evaluate(state))
 
 
 def tutorial_max_pool(x: jax.Array) -> jax.Array:
