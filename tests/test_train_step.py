@@ -3,6 +3,7 @@
 import itertools
 import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from digits_jax import models, train_step
-from digits_jax.datasets import Dataset
+from digits_jax.datasets import DATASETS, Dataset
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import Examples, TrainState
 
@@ -258,3 +259,23 @@ def test_twenty_losses_agree_with_xlas_convolution(small_dataset: Dataset) -> No
             state, metrics = take(state, batch)
             losses[conv].append(float(metrics.loss_sum))
     np.testing.assert_allclose(losses["winograd"], losses["lax"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source: Path, tmp_path: Path) -> None:
+    arrays = DATASETS["mnist"].read(source_dir=mnist_source, download_dir=tmp_path)
+    test = Examples(jnp.asarray(arrays.test_images), jnp.asarray(arrays.test_labels, jnp.int32))
+    batches = np.random.default_rng(0).permutation(60_000)[: 937 * 64].reshape(937, 64)
+    accuracies = {}
+    for conv in ("winograd", "lax"):
+        model, state = create(default.get_config(), conv=conv)
+        tx = optax.sgd(0.01)
+        # One step a call: inside a loop XLA's own convolution would take a quarter of an hour.
+        take = jax.jit(partial(train_step.train_step, model=model, tx=tx, augment=untouched, microbatch_size=64))
+        for rows in batches:
+            state, _ = take(state, Examples(arrays.train_images[rows], arrays.train_labels[rows].astype(np.int32)))
+        evaluate = train_step.make_eval_steps(model=model, batch_size=64, augment=untouched)
+        accuracies[conv] = evaluate(state, test)[0].compute("test")["test/accuracy"]
+    assert accuracies["winograd"] > 0.95
+    assert abs(accuracies["winograd"] - accuracies["lax"]) <= 0.002, accuracies
+    print(accuracies)

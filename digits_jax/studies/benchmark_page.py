@@ -91,8 +91,12 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{folder}/benchmarks.json: no benchmark with a case vgg:remedies ({error})") from None
     plot_remedies(remedies, folder / "benchmarks.png")
     replace_section(folder / "benchmarks.md", "results", results_table(data["results"]))
-    versions = ", ".join(f"{name} {value}" for name, value in data["environment"].items() if name not in ("cpu", "cores"))
-    text = f"{data['environment']['cores']} cores of an {data['environment']['cpu']}; {versions}; {data['rounds']} rounds."
+    versions = ", ".join(
+        f"{name} {value}" for name, value in data["environment"].items() if name not in ("cpu", "cores")
+    )
+    text = (
+        f"{data['environment']['cores']} cores of an {data['environment']['cpu']}; {versions}; {data['rounds']} rounds."
+    )
     replace_section(folder / "benchmarks.md", "environment", text)
 
 
