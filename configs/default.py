@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.learning_rates = (0.01, 0.1, 0.01)  # factor on the gradient, > 0
     config.epochs = (1, 5, 5)  # epochs (passes over all training images), integers >= 1
     config.batch_size = 64  # images per step; the last batch of an epoch is short where it does not divide
-    config.microbatch_size = 0  # images whose gradients are computed at once and summed; 0: 64 on a CPU, else the batch
+    config.microbatch_size = 0  # images per gradient, summed; 0: 64 for convolutions on a CPU, else the batch
     config.early_stopping_epochs = 0  # epochs: stop after so many without a better one; 0: never
 
     config.steps_per_call = 20  # training steps in one compiled call; Ctrl-C and the progress bar wait for a call

@@ -12,7 +12,6 @@ import importlib.util
 import json
 import multiprocessing
 import re
-import resource
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -36,7 +35,8 @@ from digits_jax.workdir import describe_machine
 from digits_jax.writers import replace_text
 
 DEFAULT_CASES = (
-    "linear:64", "vgg:64", "vgg_augmented:64", "bn_dropout:64", "vgg:256", "vgg:1024", "vgg:evaluation", "vgg:remedies",
+    "linear:64", "linear:1024", "vgg:64", "vgg:256", "vgg:1024", "vgg_augmented:64", "bn_dropout:64", "bn_dropout:1024",
+    "vgg:evaluation", "vgg:remedies",
 )  # fmt: skip
 CASES = flags.DEFINE_list("cases", list(DEFAULT_CASES), "what to time: config:batch size, :evaluation or :remedies")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of each contestant", lower_bound=1)
@@ -61,7 +61,9 @@ class Case(NamedTuple):
         """In one pass: whole batches; a tenth of a second or more, but seconds in the slowest of the remedies."""
         if self.work == "evaluation":
             return 10_000
-        return max(1, {"training": 4096, "remedies": 640}[self.work] // self.config.batch_size) * self.config.batch_size
+        training = 2**16 if self.config.model.name == "linear" else 2**12
+        images = 640 if self.work == "remedies" else training
+        return max(1, images // self.config.batch_size) * self.config.batch_size
 
 
 def parse_case(text: str) -> Case:
@@ -171,7 +173,9 @@ def _peak_memory_here(config: dict[str, Any]) -> int:
     call = next(experiment.feed.calls([batches], first_step=0))
     state, _ = experiment.train_steps(experiment.initial_state, Metrics.zero(), *call)
     jax.block_until_ready(experiment.after_each_epoch["test"](state))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    # Not `resource.getrusage`, whose maximum a process takes over from the one that started it.
+    found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def measure(case: Case, *, rounds: int, seconds: float, torch_compile: bool) -> dict[str, Any]:
@@ -217,7 +221,7 @@ def show(result: dict[str, Any]) -> None:
         )
     console.print(table)
     console.print(
-        f"{result['flops_per_image'] / 1e6:.1f} MFLOP per image; products of float32 matrices reach "
+        f"{result['flops_per_image'] / 1e6:.3g} MFLOP per image; products of float32 matrices reach "
         f"{result['machine_flops_per_second'] / 1e9:.0f} GFLOP/s; peak memory of digits_jax "
         f"{result['peak_memory_bytes'] / 1e9:.2f} GB\n"
     )
