@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
+from digits_jax import threefry
 from digits_jax.augment import Augment
 from digits_jax.metrics import Metrics
 
@@ -47,7 +48,7 @@ class Examples(NamedTuple):
 
 def create_keys(seed: int | jax.Array) -> Keys:
     """The streams of one seed. Each is folded in by its own number, so that a new stream changes no other."""
-    root = jax.random.key(seed)
+    root = threefry.key(seed)
     return Keys(*(jax.random.fold_in(root, number) for number in range(len(Keys._fields))))
 
 

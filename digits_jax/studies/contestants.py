@@ -186,7 +186,7 @@ def torch_training(config: ConfigDict, arrays: Arrays, *, channels_last: bool, c
 
     model, images, labels, normalized = _torch_parts(config, arrays.train_images, arrays.train_labels, channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rates[0])
-    forward = torch.compile(model) if compiled else model
+    forward = _compiled(model) if compiled else model
     order = torch.randperm(len(labels))
 
     def take_steps() -> None:
@@ -205,7 +205,7 @@ def torch_evaluation(config: ConfigDict, arrays: Arrays, *, channels_last: bool,
 
     model, images, labels, normalized = _torch_parts(config, arrays.test_images, arrays.test_labels, channels_last)
     model.eval()
-    forward = torch.compile(model) if compiled else model
+    forward = _compiled(model) if compiled else model
     order = torch.arange(len(labels))
 
     def evaluate() -> None:
@@ -217,6 +217,13 @@ def torch_evaluation(config: ConfigDict, arrays: Arrays, *, channels_last: bool,
                 correct += int((logits.argmax(1) == labels[rows]).sum())
 
     return evaluate
+
+
+def _compiled(model: Any) -> Any:
+    import torch
+
+    torch._dynamo.reset()  # after eight programs in a process it would give up, and run the ninth uncompiled
+    return torch.compile(model)
 
 
 def _torch_parts(config: ConfigDict, images: np.ndarray, labels: np.ndarray, channels_last: bool) -> Any:

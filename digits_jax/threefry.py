@@ -1,0 +1,73 @@
+"""JAX's default random numbers, bit for bit, without the loop that they are drawn in on a CPU.
+
+JAX lowers the Threefry hash to a `while` loop of five rounds there, so as to compile quickly. Inside a training step,
+which is itself the body of a loop, these small loops keep XLA:CPU from running what surrounds them in parallel: one
+draw of 64 numbers makes a `vgg` step 11 % longer. Written out, the hash is one elementwise pass. XLA may then repeat
+that pass wherever the numbers are used (a mask before a convolution: dozens of times), so large draws are left to JAX.
+
+Threefry-2x32 with 20 rounds: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". Keys, counters and how
+bits are made of them are those of `jax_threefry_partitionable`, the default since JAX 0.5; a test compares the bits.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.extend import random as extend_random
+
+_JAX = extend_random.threefry_prng_impl
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+_LARGE = 2**15  # numbers; as many as masks of a dense layer of 512 for a batch of 64
+
+
+def key(seed: int | jax.Array) -> jax.Array:
+    """As `jax.random.key(seed)`; all of `jax.random` takes it."""
+    return jax.random.key(seed, impl=_IMPLEMENTATION)
+
+
+def _hash(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Encrypts 64-bit counters, given and returned as two uint32 arrays of one shape, with a key `[2]`."""
+    keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
+    x, y = high + keys[0], low + keys[1]
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            x = x + y
+            y = x ^ (y << jnp.uint32(rotation) | y >> jnp.uint32(32 - rotation))
+        x = x + keys[(group + 1) % 3]
+        y = y + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return x, y
+
+
+def _hash_positions(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    low = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    return _hash(key, jnp.zeros_like(low), low)
+
+
+def _fold_in(key: jax.Array, data: int | jax.Array) -> jax.Array:
+    high, low = _JAX.seed(jnp.asarray(data, jnp.uint32))
+    return jnp.stack(_hash(key, high, low))
+
+
+def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    if math.prod(shape) > _LARGE:
+        return _JAX.split(key, shape)
+    return jnp.stack(_hash_positions(key, shape), axis=-1)
+
+
+def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+    if math.prod(shape) > _LARGE or bit_width > 32:
+        return _JAX.random_bits(key, bit_width, shape)
+    x, y = _hash_positions(key, shape)
+    return (x ^ y).astype(f"uint{bit_width}")
+
+
+_IMPLEMENTATION = extend_random.define_prng_impl(
+    key_shape=(2,),
+    seed=_JAX.seed,
+    split=_split,
+    random_bits=_random_bits,
+    fold_in=_fold_in,
+    name="threefry2x32_unrolled",
+    tag="fryu",
+)
