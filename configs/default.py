@@ -24,6 +24,8 @@ def get_config(arg: str = "") -> ConfigDict:
     """The VGG-like network without regularisation, trained as the post states it."""
     config = ConfigDict()
     config.seed = 0  # integer in [0, 2**32): initial weights, order of the images, dropout, augmentation
+    config.num_seeds = 1  # runs: a run of its own for each of the seeds from `seed` on
+    config.seeds_at_once = 0  # runs trained in one compiled program; 0: on one CPU 1, elsewhere all (replicas.py)
 
     # The learning rate is piecewise constant: learning_rates[i] for epochs[i] epochs. The run is sum(epochs) long.
     config.learning_rates = (0.01, 0.1, 0.01)  # factor on the gradient, > 0

@@ -3,22 +3,25 @@
 Exit codes: 0 done, 1 the run cannot go on (data, files), 2 the command line or config is wrong, 130 interrupted.
 """
 
+import functools
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
 from digits_jax.errors import ConfigError, UserError
 
 
-def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+def run(main: Callable[[list[str]], int | None], *, positional: bool = False) -> NoReturn:
     """Parses the flags, calls `main(argv)` and exits with what it returns.
 
     Args:
       main: takes the arguments that are left after the flags, the program's name first; returns an exit code or None.
+      positional: whether there may be such arguments.
 
     Raises:
       SystemExit: always; see the module's docstring for the codes.
@@ -34,16 +37,16 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             print("interrupted", file=sys.stderr)
             return 130
 
-    app.run(guarded_main, flags_parser=_parse_flags)
+    app.run(guarded_main, flags_parser=functools.partial(_parse_flags, positional=positional))
     raise AssertionError("app.run exits")
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
             flags.FLAGS["config"].value.lock()  # a config that could not be loaded says so when it is first used
-        if len(rest) > 1:
+        if len(rest) > 1 and not positional:
             raise flags.Error(f"unexpected argument {rest[1]!r}: options are written --name=value")
     except Exception as error:  # a config file is a program: it may raise anything
         print(f"error: {_one_line(error, argv)}", file=sys.stderr)
@@ -96,9 +99,15 @@ def _unknown_field(field: str, message: str) -> str:
     return f"unknown config field {field}: {rest}"
 
 
-def required(name: str) -> object:
+def required(name: str, example: str) -> Any:
     """The value of the flag `name`; raises a ConfigError where it was not given."""
     value = flags.FLAGS[name].value
     if value is None:
-        raise ConfigError(f"--{name} is missing; for example --{name}=configs/bn_dropout.py")
+        raise ConfigError(f"--{name} is missing; for example --{name}={example}")
     return value
+
+
+def again() -> str:
+    """The command that started this process."""
+    module = sys.modules["__main__"].__spec__
+    return f"python -m {module.name if module else 'digits_jax.main'} {shlex.join(sys.argv[1:])}"

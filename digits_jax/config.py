@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from configs import default
 from digits_jax import augment, conv, datasets, input_pipeline, models
 from digits_jax.errors import ConfigError
 
@@ -23,7 +24,9 @@ def validate(config: ConfigDict) -> None:
     Raises:
       ConfigError: a value is out of bounds or of the wrong type, or two fields contradict each other.
     """
-    _check_int(config, "seed", low=0, high=2**32 - 1)
+    _check_int(config, "num_seeds", low=1)
+    _check_int(config, "seed", low=0, high=2**32 - config.num_seeds)
+    _check_int(config, "seeds_at_once", low=0)
     _check_schedule(config)
     for field in ("batch_size", "steps_per_call", "eval_batch_size"):
         _check_int(config, field, low=1)
@@ -34,6 +37,11 @@ def validate(config: ConfigDict) -> None:
         _check_int(config, "dataset.train_examples", low=1)
     _check_int(config, "dataset.validation_examples", low=0)
     _check_choice(config, "dataset.feed", input_pipeline.FEEDS)
+    if config.early_stopping_epochs or config.dataset.feed == "host":
+        _require(
+            config.seeds_at_once <= 1,
+            "seeds_at_once", config.seeds_at_once, "0 or 1 with early_stopping_epochs or dataset.feed='host'",
+        )  # fmt: skip
 
     _check_number(config, "augment.rotation", low=0, high=180)
     _check_number(config, "augment.height_shift", low=0, high=1)
@@ -67,15 +75,16 @@ def validate(config: ConfigDict) -> None:
     )  # fmt: skip
 
 
-def resolve(config: ConfigDict, dataset: datasets.Dataset) -> FrozenConfigDict:
-    """The config that describes the run completely and nothing of the machine.
+def resolve(config: ConfigDict, dataset: datasets.Dataset, *, seed: int | None = None) -> FrozenConfigDict:
+    """The config that describes one seed's run completely and nothing of the machine.
 
-    Fills in the mean and standard deviation of the training images, and drops where the data lie. Resolving twice
-    changes nothing.
+    Fills in the mean and standard deviation of the training images, and drops where the data lie and what other seeds
+    are trained beside it. Resolving twice changes nothing.
 
     Args:
       config: a validated config.
       dataset: its data, as loaded (already cut to `dataset.train_examples`).
+      seed: None: `config.seed`.
 
     Raises:
       ConfigError: a field contradicts the data.
@@ -89,6 +98,8 @@ def resolve(config: ConfigDict, dataset: datasets.Dataset) -> FrozenConfigDict:
     for field in _LOCATIONS:
         resolved.dataset[field] = None
     resolved.dataset.train_examples = num_train
+    resolved.seed = config.seed if seed is None else seed
+    resolved.num_seeds, resolved.seeds_at_once = 1, 0
     if resolved.model.mean is None:
         resolved.model.mean = float(dataset.arrays.train_images.mean(dtype="float64"))
     if resolved.model.std is None:
@@ -98,8 +109,13 @@ def resolve(config: ConfigDict, dataset: datasets.Dataset) -> FrozenConfigDict:
 
 
 def config_hash(config: FrozenConfigDict) -> str:
-    """Eight hexadecimal digits that name a resolved config."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()[:8]
+    """Eight hexadecimal digits that name a resolved config.
+
+    Of the fields that differ from `configs/default.py` only: a field that is declared later renames no finished run.
+    """
+    defaults = default.get_config().to_dict()
+    changed = [(name, value) for name, value, _ in differences(config.to_dict(), defaults)]
+    return hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]
 
 
 def to_json(config: FrozenConfigDict) -> str:

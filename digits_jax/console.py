@@ -1,6 +1,7 @@
 """What a person sees on the terminal: the parameter table, a progress bar, one line per epoch, a summary."""
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,20 +65,43 @@ def _loss_name(prefix: str) -> str:
     return f"{prefix.replace('_', ' ')} loss"
 
 
-def show_result(result: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> None:
-    """The final and the best epoch, and by which images the best one was selected."""
-    selected_by = result["selected_by"].removesuffix("/accuracy")
-    lines = {"final": "final", "best": f"best on the {selected_by} {'set' if selected_by == 'test' else 'images'}"}
+def show_results(results: Sequence[dict[str, Any]], workdirs: Sequence[Path]) -> None:
+    """The final and the best epoch, and by which images the best one was selected; of several seeds, as a table.
+
+    Args:
+      results: as in `result.json`, one per seed.
+      workdirs: where the rest is.
+    """
+    selected_by = results[0]["selected_by"].removesuffix("/accuracy")
+    best = f"best on the {selected_by} {'set' if selected_by == 'test' else 'images'}"
     console.print()
-    for key, name in lines.items():
-        row = result[key]
-        scores = [
-            f"{metric.removesuffix('/accuracy').replace('_', ' ')} accuracy {percent(value)}"
-            for metric, value in row.items()
-            if metric.endswith("/accuracy") and not metric.startswith("train/")
-        ]
-        console.print(f"{name:27}  {'  '.join(scores)}  (epoch {row['epoch']})")
-    console.print(f"trained in {duration(sum(row['train/seconds'] for row in rows))}; everything is in {workdir}")
+    if len(results) == 1:
+        for key, name in (("final", "final"), ("best", best)):
+            row = results[0][key]
+            scores = [f"{_accuracy_name(metric)} {percent(row[metric])}" for metric in _scores(row)]
+            console.print(f"{name:27}  {'  '.join(scores)}  (epoch {row['epoch']})")
+    else:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("seed")
+        columns = [(key, metric) for key in ("final", "best") for metric in _scores(results[0][key])]
+        for key, metric in columns:
+            table.add_column(f"{_accuracy_name(metric)}, {'final' if key == 'final' else best}", justify="right")
+        for result in results:
+            table.add_row(str(result["config"]["seed"]), *(percent(result[key][metric]) for key, metric in columns))
+        of_all = [[result[key][metric] for result in results] for key, metric in columns]
+        table.add_row("mean", *(percent(statistics.mean(values)) for values in of_all), style="bold")
+        table.add_row("standard deviation", *(percent(statistics.stdev(values)) for values in of_all))
+        console.print(table)
+    seconds = sum(row["train/seconds"] for result in results for row in result["epochs"])
+    console.print(f"trained in {duration(seconds)}; everything is in {', '.join(map(str, workdirs))}")
+
+
+def _scores(row: dict[str, Any]) -> list[str]:
+    return [metric for metric in row if metric.endswith("/accuracy") and not metric.startswith("train/")]
+
+
+def _accuracy_name(metric: str) -> str:
+    return f"{metric.removesuffix('/accuracy').replace('_', ' ')} accuracy"
 
 
 def percent(fraction: float) -> str:
@@ -108,7 +132,7 @@ def progress_bar(label: str, *, total: int, remaining: int) -> Iterator[Bar]:
       A function that takes the epoch's metrics so far and the seconds they took.
     """
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[status]}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not _is_live()) as progress:
         task = progress.add_task(label, total=total, status="")
 
         def bar(metrics: Metrics, *, seconds: float) -> None:
@@ -129,4 +153,18 @@ def progress_bar(label: str, *, total: int, remaining: int) -> Iterator[Bar]:
 
 def compiling() -> AbstractContextManager[object]:
     """Says so while entered; only on a terminal."""
-    return console.status("compiling") if console.is_terminal else nullcontext()
+    return console.status("compiling") if _is_live() else nullcontext()
+
+
+def _is_live() -> bool:
+    return console.is_terminal and not console.quiet
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Prints nothing while entered: a study shows many runs in its own way."""
+    console.quiet = True
+    try:
+        yield
+    finally:
+        console.quiet = False

@@ -38,8 +38,8 @@ _DIRECT_TERMS = 27  # of a 3x3 kernel over a colour image: 3.2 ms by a sum, 7.5 
 def implementation(name: str) -> Callable[..., Any]:
     """The function for `nn.Conv(conv_general_dilated=...)`; `name` is one of `IMPLEMENTATIONS`.
 
-    "winograd" and "matmul" take matrix products, the first after Winograd's transforms where they fit; "auto" is the
-    first of them on a CPU and elsewhere "lax", XLA's own convolution.
+    "winograd" and "matmul" take matrix products, the first after Winograd's transforms where they fit; "lax" is XLA's
+    own convolution, and `resolve` says what "auto" is.
     """
     name = resolve(name)
     if name == "lax":
@@ -47,11 +47,17 @@ def implementation(name: str) -> Callable[..., Any]:
     return functools.partial(conv_general_dilated, transform=name == "winograd")
 
 
-def resolve(name: str) -> str:
-    """What "auto" stands for on this machine."""
+def resolve(name: str, *, stacked: bool = False) -> str:
+    """What "auto" stands for: "winograd" on a CPU, elsewhere "lax".
+
+    Args:
+      name: one of `IMPLEMENTATIONS`; others than "auto" stand for themselves.
+      stacked: whether the model is `vmap`ped over kernels. A convolution is then a grouped one, which is slow on a GPU
+        too, while a matrix product stays one: "winograd".
+    """
     if name != "auto":
         return name
-    return "winograd" if jax.default_backend() == "cpu" else "lax"
+    return "winograd" if stacked or jax.default_backend() == "cpu" else "lax"
 
 
 def conv_general_dilated(

@@ -1,7 +1,7 @@
 """What a resolved config and its data become: the model, the compiled steps, what is scored and when."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import datasets, input_pipeline, models, optimizer
+from digits_jax import conv, datasets, input_pipeline, models, optimizer, replicas
 from digits_jax.augment import Augment, create_augment
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import (
@@ -28,7 +28,7 @@ Evaluations = dict[str, Callable[[TrainState], tuple[Metrics, jax.Array]]]
 
 
 class Experiment(NamedTuple):
-    """What a resolved config and its data become."""
+    """What a resolved config and its data become; the steps and evaluations of several replicas take their stack."""
 
     config: FrozenConfigDict
     model: nn.Module
@@ -55,26 +55,32 @@ class Experiment(NamedTuple):
         return f"{next(iter(self.after_each_epoch))}/accuracy"
 
 
-def build(config: FrozenConfigDict, dataset: datasets.Dataset) -> Experiment:
+def build(config: FrozenConfigDict, dataset: datasets.Dataset, *, num_replicas: int = 1) -> Experiment:
     """Puts the data on the device and compiles nothing yet.
 
     Configs that differ in their seed only share their compiled programs, and all on one dataset its images.
+
+    Args:
+      config: resolved.
+      dataset: its data.
+      num_replicas: how many states, stacked, the steps and evaluations take; see `replicas.py`.
     """
     any_seed = ConfigDict(config.to_dict())
     any_seed.seed = 0
-    return _build(FrozenConfigDict(any_seed), dataset)._replace(config=config)
+    any_seed.model.conv = conv.resolve(config.model.conv, stacked=num_replicas > 1)
+    return _build(FrozenConfigDict(any_seed), dataset, num_replicas)._replace(config=config)
 
 
 @functools.lru_cache(maxsize=128)
-def _build(config: FrozenConfigDict, dataset: datasets.Dataset) -> Experiment:
+def _build(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: int) -> Experiment:
     model = models.create_model(config.model, dataset.num_classes)
     epoch_steps = optimizer.steps_per_epoch(len(dataset.arrays.train_labels), config.batch_size)
     tx = optimizer.create_optimizer(config, epoch_steps)
-    after_each_epoch, at_the_end = _evaluations(config, dataset, model)
+    after_each_epoch, at_the_end = _evaluations(config, dataset, model, num_replicas)
     return Experiment(
         config=config,
         model=model,
-        feed=_create_feed(config, dataset),
+        feed=_create_feed(config, dataset, num_replicas),
         schedule=optimizer.create_schedule(config, epoch_steps),
         steps_per_epoch=epoch_steps,
         create_state=jax.jit(functools.partial(create_train_state, model, tx, image_shape=dataset.image_shape)),
@@ -83,6 +89,7 @@ def _build(config: FrozenConfigDict, dataset: datasets.Dataset) -> Experiment:
             tx=tx,
             augment=create_augment(config.augment),
             microbatch_size=config.microbatch_size or _default_microbatch_size(config),
+            stacked=num_replicas > 1,
         ),
         after_each_epoch=after_each_epoch,
         at_the_end=at_the_end,
@@ -94,9 +101,10 @@ def _default_microbatch_size(config: FrozenConfigDict) -> int:
     return 64 if jax.default_backend() == "cpu" and config.model.name != "linear" else config.batch_size
 
 
-def _create_feed(config: FrozenConfigDict, dataset: datasets.Dataset) -> input_pipeline.Feed:
+def _create_feed(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: int) -> input_pipeline.Feed:
     if config.dataset.feed == "device":
-        return input_pipeline.DeviceFeed(_on_device(dataset, "train"), steps_per_call=config.steps_per_call)
+        examples = _on_device(dataset, "train", num_replicas)
+        return input_pipeline.DeviceFeed(examples, steps_per_call=config.steps_per_call)
     return input_pipeline.HostFeed(
         datasets.train_gather(dataset),
         num_examples=len(dataset.arrays.train_labels),
@@ -106,19 +114,31 @@ def _create_feed(config: FrozenConfigDict, dataset: datasets.Dataset) -> input_p
 
 
 @functools.lru_cache(maxsize=6)
-def _on_device(dataset: datasets.Dataset, split: str) -> Examples:
+def _on_device(dataset: datasets.Dataset, split: str, num_replicas: int) -> Examples:
     images, labels = dataset.split(split)
-    return Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+    return replicas.copy_to_all(Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32)), num_replicas)
+
+
+def evaluate(evaluations: Evaluations, states: Sequence[TrainState]) -> list[dict[str, float]]:
+    """The metrics of each state; several are evaluated at once."""
+    metrics: list[dict[str, float]] = [{} for _ in states]
+    for prefix, on in evaluations.items():
+        of_all, _ = on(replicas.stack(states))
+        for found, of_one in zip(metrics, replicas.unstack(of_all, len(states)), strict=True):
+            found.update(of_one.compute(prefix))
+    return metrics
 
 
 def _evaluations(
-    config: FrozenConfigDict, dataset: datasets.Dataset, model: nn.Module
+    config: FrozenConfigDict, dataset: datasets.Dataset, model: nn.Module, num_replicas: int
 ) -> tuple[Evaluations, Evaluations]:
     """What is scored after each epoch, and what only at the end: the test images, where others select the epoch."""
 
     def on(split: str, augment: Augment) -> Callable[[TrainState], tuple[Metrics, jax.Array]]:
-        eval_steps = make_eval_steps(model=model, batch_size=config.eval_batch_size, augment=augment)
-        return lambda state: eval_steps(state, _on_device(dataset, split))
+        eval_steps = make_eval_steps(
+            model=model, batch_size=config.eval_batch_size, augment=augment, stacked=num_replicas > 1
+        )
+        return lambda state: eval_steps(state, _on_device(dataset, split, num_replicas))
 
     def untouched(key: jax.Array, images: jax.Array) -> jax.Array:
         return images

@@ -40,7 +40,7 @@ class Call(NamedTuple):
     """What one compiled call trains on: the rows `start` to `stop` of `batches`."""
 
     examples: Examples
-    batches: jax.Array  # int32 [num_batches, B], indices into `examples`
+    batches: jax.Array  # int32 [num_batches, B], indices into `examples`; [R, num_batches, B] for R replicas
     start: int
     stop: int
 
@@ -114,9 +114,10 @@ class HostFeed:
 
 def _cut(parts: list[jax.Array], first_step: int, steps_per_call: int) -> Iterator[tuple[jax.Array, int, int]]:
     for batches in parts:
-        for start in range(max(first_step, 0), len(batches), steps_per_call):
-            yield batches, start, min(start + steps_per_call, len(batches))
-        first_step -= len(batches)
+        num_batches = batches.shape[-2]  # after the replicas, where there are several
+        for start in range(max(first_step, 0), num_batches, steps_per_call):
+            yield batches, start, min(start + steps_per_call, num_batches)
+        first_step -= num_batches
 
 
 def _take(cuts: Iterator[tuple[jax.Array, int, int]], count: int) -> list[tuple[jax.Array, int, int]]:

@@ -1,44 +1,49 @@
 """Trains one config: `python -m digits_jax.main --config=configs/bn_dropout.py`."""
 
-import shlex
-import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import FrozenConfigDict, config_flags
 
 from digits_jax import command_line
 from digits_jax.interrupts import Interrupted
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment, for example configs/bn_dropout.py")
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default: runs/<config>/<hash of the config>")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder of the run, or with several seeds of their runs; default: runs/<config>/<hash>"
+)
 PROFILE = flags.DEFINE_integer("profile", 0, "trace so many training steps with jax.profiler", lower_bound=0)
 WANDB_PROJECT = flags.DEFINE_string("wandb_project", None, "also log to this project of Weights & Biases")
 
 
 def main(argv: list[str]) -> int:
-    command_line.required("config")
+    command_line.required("config", "configs/bn_dropout.py")
     # Imported late so that a wrong flag is answered at once.
-    from digits_jax import compilation_cache, datasets, train, workdir
-    from digits_jax.config import resolve, validate
+    from digits_jax import compilation_cache, train
+    from digits_jax.config import validate
+    from digits_jax.workdir import default_workdir
 
-    validate(CONFIG.value)
+    config = CONFIG.value
+    validate(config)
     compilation_cache.enable()
-    dataset = datasets.load(CONFIG.value.dataset)
-    config = resolve(CONFIG.value, dataset)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
-    folder = Path(WORKDIR.value) if WORKDIR.value else workdir.default_workdir(name, config)
+
+    def workdir_of(resolved: FrozenConfigDict) -> Path:
+        if not WORKDIR.value:
+            return default_workdir(name, resolved)
+        return Path(WORKDIR.value, f"seed{resolved.seed}" if config.num_seeds > 1 else "")
+
     try:
-        train.train_and_evaluate(
+        train.train_seeds(
             config,
-            folder,
+            range(config.seed, config.seed + config.num_seeds),
+            workdir_of,
             name=name,
-            dataset=dataset,
             wandb_project=WANDB_PROJECT.value,
             profile_steps=PROFILE.value,
         )
     except Interrupted:
-        print(f"interrupted and saved; go on with\n  python -m digits_jax.main {shlex.join(sys.argv[1:])}")
+        print(f"interrupted and saved; go on with\n  {command_line.again()}")
         return 130
     return 0
 

@@ -1,8 +1,10 @@
 """The effects: loops over epochs, evaluates, writes, saves."""
 
 import contextlib
+import functools
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,41 +12,24 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import console, datasets, input_pipeline
-from digits_jax.checkpoint import Checkpoints, Progress
-from digits_jax.config import config_hash, resolve, validate
-from digits_jax.errors import UserError
-from digits_jax.experiment import Evaluations, Experiment, build
+from digits_jax import console, datasets, input_pipeline, replicas
+from digits_jax.config import resolve, validate
+from digits_jax.experiment import Experiment, build, evaluate
 from digits_jax.interrupts import Interrupted, StopRequest
 from digits_jax.metrics import Metrics
 from digits_jax.profiling import StepProfiler
-from digits_jax.train_step import TrainState, create_keys
-from digits_jax.workdir import Workdir
-from digits_jax.writers import JsonlWriter, TensorBoardWriter, WandbWriter, Writer
-
-Row = dict[str, Any]
+from digits_jax.run import Row, Run
+from digits_jax.train_step import create_keys
+from digits_jax.writers import Writer
 
 
-def train_and_evaluate(
-    config: ConfigDict | FrozenConfigDict,
-    workdir: Path,
-    *,
-    name: str | None = None,
-    dataset: datasets.Dataset | None = None,
-    writers: Sequence[Writer] = (),
-    wandb_project: str | None = None,
-    profile_steps: int = 0,
-) -> list[Row]:
+def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: Path, **options: Any) -> list[Row]:
     """Trains a config to its end, going on from the workdir's latest checkpoint where there is one.
 
     Args:
-      config: fields as in `configs/default.py`.
+      config: fields as in `configs/default.py`; of its `num_seeds`, only `seed`.
       workdir: the run's folder; made where it is missing.
-      name: what to call the experiment on the terminal and in plots; else the model's name.
-      dataset: its data where they are already loaded.
-      writers: of the rows, besides those of the workdir.
-      wandb_project: of Weights & Biases, to log to as well.
-      profile_steps: how many of the first steps to trace with `jax.profiler`, into `workdir/profile`.
+      options: as for `train_seeds`.
 
     Returns:
       One row of metrics per epoch, as in `metrics.jsonl`.
@@ -53,104 +38,118 @@ def train_and_evaluate(
       UserError: the config, the data or the workdir is not usable.
       Interrupted: Ctrl-C; everything is saved.
     """
+    return train_seeds(config, [config.seed], lambda _: workdir, **options)[0]
+
+
+def train_seeds(
+    config: ConfigDict | FrozenConfigDict,
+    seeds: Sequence[int],
+    workdir_of: Callable[[FrozenConfigDict], Path],
+    *,
+    name: str | None = None,
+    dataset: datasets.Dataset | None = None,
+    writers: Sequence[Writer] = (),
+    wandb_project: str | None = None,
+    profile_steps: int = 0,
+) -> list[list[Row]]:
+    """Trains a config with each of the seeds: a run each, as many at once as `replicas.at_once` says.
+
+    Args:
+      config: fields as in `configs/default.py`, of which `seed` is replaced.
+      seeds: distinct.
+      workdir_of: takes the resolved config of a run and returns its folder, in which it goes on from the latest
+        checkpoint.
+      name: what to call the experiment on the terminal and in plots; else the model's name.
+      dataset: its data where they are already loaded.
+      writers: of the rows of all runs, besides those of their workdirs.
+      wandb_project: of Weights & Biases, to log to as well; then the seeds follow each other.
+      profile_steps: how many of the first steps to trace with `jax.profiler`, into the first workdir's `profile`.
+
+    Returns:
+      For each seed one row of metrics per epoch, as in `metrics.jsonl`.
+
+    Raises:
+      UserError: the config, the data or a workdir is not usable.
+      Interrupted: Ctrl-C; everything is saved.
+    """
     validate(config)
     dataset = dataset or datasets.load(config.dataset)
-    config = resolve(config, dataset)
-    name = name or config.model.name
-    folder = Workdir(Path(workdir))
-    folder.open(config, dataset)
-    experiment = build(config, dataset)
-    checkpoints = Checkpoints(folder.checkpoints)
-    start = Progress(state=experiment.initial_state, metrics=Metrics.zero(), seconds=0.0, rows=[])
-    progress = checkpoints.restore(start) or start
-    _announce(name, experiment, dataset, progress, folder)
-    profiler = StepProfiler(folder.profile, steps=profile_steps)
-    writers = [*_create_writers(name, config, folder, wandb_project), *writers]
-    with StopRequest() as stop, contextlib.ExitStack() as at_exit:
-        for close in (checkpoints.close, profiler.close, *(writer.close for writer in writers)):
-            at_exit.callback(close)
-        _write(writers, progress.rows)  # an earlier process may have ended between a checkpoint and its row
-        while not _is_finished(experiment, progress.rows):
-            progress = _train_epoch(experiment, progress, stop, profiler)
-            if int(progress.metrics.count) < experiment.feed.num_examples:
-                checkpoints.save(progress, score=None)
-                raise Interrupted
-            progress = _finish_epoch(experiment, progress)
-            checkpoints.save(progress, score=progress.rows[-1][experiment.score_key])
-            _write(writers, progress.rows)
-        result = _final_result(experiment, progress, checkpoints)
-    folder.write_result(config, dataset, result)
-    from digits_jax.curves import plot_curves  # takes 0.6 s, which a start need not wait for
-
-    plot_curves(
-        progress.rows,
-        best_epoch=result["best"]["epoch"],
-        selected_by=result["selected_by"],
-        title=f"{name} on {dataset.name}, seed {config.seed}",
-        path=folder.curves,
-    )
-    console.show_result(result, progress.rows, folder.path)
-    return progress.rows
+    configs = [resolve(config, dataset, seed=seed) for seed in seeds]
+    size = 1 if wandb_project else replicas.at_once(config, len(configs))
+    finished: list[Run] = []
+    with StopRequest() as stop:
+        for start in range(0, len(configs), size):
+            with contextlib.ExitStack() as at_exit:
+                runs = []
+                for run_config in configs[start : start + size]:
+                    run = Run(
+                        run_config,
+                        dataset,
+                        workdir_of(run_config),
+                        name=name or config.model.name,
+                        writers=writers,
+                        wandb_project=wandb_project,
+                    )
+                    at_exit.callback(run.close)
+                    runs.append(run)
+                profiler = StepProfiler(runs[0].folder.profile, steps=0 if finished else profile_steps)
+                at_exit.callback(profiler.close)
+                _announce(runs, is_first=not finished)
+                for run in runs:
+                    run.write()  # an earlier process may have ended between a checkpoint and its row
+                unfinished = sorted((run for run in runs if not run.is_finished), key=_step)
+                for _, group in itertools.groupby(unfinished, _step):
+                    _train_together(list(group), stop, profiler)
+                for run in runs:
+                    run.finish()
+                finished += runs
+                if stop.requested and len(finished) < len(configs):
+                    raise Interrupted
+    console.show_results([run.result for run in finished if run.result], [run.folder.path for run in finished])
+    return [run.rows for run in finished]
 
 
-def _create_writers(name: str, config: FrozenConfigDict, folder: Workdir, wandb_project: str | None) -> list[Writer]:
-    writers: list[Writer] = [
-        JsonlWriter(folder.metrics_file),
-        TensorBoardWriter(folder.tensorboard, config.to_dict()),
-    ]
-    if wandb_project:
-        writers.append(
-            WandbWriter(
-                project=wandb_project,
-                run_id=config_hash(config),
-                name=f"{name} {config_hash(config)}",
-                config=config.to_dict(),
-                folder=folder.path,
-            )
-        )
-    return writers
+def _step(run: Run) -> int:
+    return int(run.progress.state.step)
 
 
-def _write(writers: Sequence[Writer], rows: list[Row]) -> None:
-    for writer in writers:
-        try:
-            writer.write(rows)
-        except OSError as error:
-            raise UserError(f"the metrics cannot be written ({error}); checkpoints are intact: make room") from None
+def _train_together(runs: list[Run], stop: StopRequest, profiler: StepProfiler) -> None:
+    """Trains runs that are equally far, in one program, to their end."""
+    experiment = build(runs[0].config, runs[0].dataset, num_replicas=len(runs))
+    while not runs[0].is_finished:
+        _train_epoch(experiment, runs, stop, profiler)
+        finished = int(runs[0].progress.metrics.count) == experiment.feed.num_examples
+        if finished:
+            _finish_epoch(experiment, runs)
+        for run in runs:
+            run.save()
+        if not finished:
+            raise Interrupted
+        for run in runs:
+            run.write()
 
 
-def best_row(rows: list[Row], score_key: str) -> Row:
-    """The first epoch with the highest score."""
-    return max(rows, key=lambda row: row[score_key])
-
-
-def _is_finished(experiment: Experiment, rows: list[Row]) -> bool:
-    patience = experiment.config.early_stopping_epochs
-    if rows and patience and len(rows) - best_row(rows, experiment.score_key)["epoch"] >= patience:
-        return True
-    return len(rows) == experiment.num_epochs
-
-
-def _train_epoch(experiment: Experiment, progress: Progress, stop: StopRequest, profiler: StepProfiler) -> Progress:
-    """The rest of the epoch that `progress` is in, or the part of it until a stop is requested."""
-    state, metrics = progress.state, progress.metrics
-    epoch = len(progress.rows)
+def _train_epoch(experiment: Experiment, runs: list[Run], stop: StopRequest, profiler: StepProfiler) -> None:
+    """The rest of the epoch that the runs are in, or the part of it until a stop is requested."""
+    epoch, num_epochs, count = len(runs[0].rows), experiment.num_epochs, len(runs)
     num_examples = experiment.feed.num_examples
-    batches = input_pipeline.epoch_batches(
-        create_keys(experiment.config.seed).order,
-        epoch,
+    make_batches = functools.partial(
+        input_pipeline.epoch_batches,
+        epoch=epoch,
         num_examples=num_examples,
         batch_size=experiment.config.batch_size,
     )
-    first_step = int(state.step) - epoch * experiment.steps_per_epoch
+    batches = replicas.stack([make_batches(create_keys(run.progress.state.seed).order) for run in runs])
+    state, metrics = replicas.stack([(run.progress.state, run.progress.metrics) for run in runs])
+    first_step = _step(runs[0]) - epoch * experiment.steps_per_epoch
     # A call of no steps only compiles, so that the clock measures training.
     with console.compiling():
         for call in experiment.feed.empty_calls(batches):
             state, metrics = experiment.train_steps(state, metrics, *call)
-    begin = time.perf_counter() - progress.seconds
-    label = f"epoch {epoch + 1}/{experiment.num_epochs}"
-    remaining = num_examples * (experiment.num_epochs - epoch)
-    with console.progress_bar(label, total=num_examples, remaining=remaining) as bar:
+    begin = time.perf_counter() - count * runs[0].progress.seconds
+    label = f"epoch {epoch + 1}/{num_epochs}"
+    remaining = count * num_examples * (num_epochs - epoch)
+    with console.progress_bar(label, total=count * num_examples, remaining=remaining) as bar:
         for call in experiment.feed.calls(batches, first_step=first_step):
             if stop.requested:
                 break
@@ -159,68 +158,59 @@ def _train_epoch(experiment: Experiment, progress: Progress, stop: StopRequest, 
             state, metrics = experiment.train_steps(state, metrics, *call)
             profiler.after_call(call.stop - call.start, metrics)
             # Waits for the call before this one, while this one runs: never more than two are under way.
-            bar(jax.device_get(previous), seconds=time.perf_counter() - begin)
+            bar(jax.tree.map(np.sum, jax.device_get(previous)), seconds=time.perf_counter() - begin)
         jax.block_until_ready(metrics)
-    return progress._replace(state=state, metrics=metrics, seconds=time.perf_counter() - begin)
+    seconds = (time.perf_counter() - begin) / count  # each one's share
+    for run, (run_state, run_metrics) in zip(runs, replicas.unstack((state, metrics), count), strict=True):
+        run.progress = run.progress._replace(state=run_state, metrics=run_metrics, seconds=seconds)
 
 
-def _finish_epoch(experiment: Experiment, progress: Progress) -> Progress:
-    """Evaluates, adds the epoch's row and starts the next epoch's sums."""
-    state = progress.state
-    rate = float(experiment.schedule(state.step - 1))
-    row = {
-        "epoch": len(progress.rows) + 1,
-        "step": int(state.step),
-        "train/learning_rate": float(f"{rate:.6g}"),  # float32 would print 0.00999999
-        **progress.metrics.compute("train"),
-        **_evaluate(experiment.after_each_epoch, state),
-        "train/seconds": round(progress.seconds, 3),
-    }
-    _show_epoch(experiment, row)
-    return Progress(state=state, metrics=Metrics.zero(), seconds=0.0, rows=[*progress.rows, row])
+def _finish_epoch(experiment: Experiment, runs: list[Run]) -> None:
+    """Evaluates, adds the epoch's row to each run and starts the next epoch's sums."""
+    rate = float(experiment.schedule(_step(runs[0]) - 1))
+    scores = evaluate(experiment.after_each_epoch, [run.progress.state for run in runs])
+    rows = []
+    for run, score in zip(runs, scores, strict=True):
+        row = {
+            "epoch": len(run.rows) + 1,
+            "step": _step(run),
+            "train/learning_rate": float(f"{rate:.6g}"),  # float32 would print 0.00999999
+            **run.progress.metrics.compute("train"),
+            **score,
+            "train/seconds": round(run.progress.seconds, 3),
+        }
+        rows.append(row)
+        run.progress = run.progress._replace(metrics=Metrics.zero(), seconds=0.0, rows=[*run.rows, row])
+    _show_epoch(experiment, rows)
 
 
-def _evaluate(evaluations: Evaluations, state: TrainState) -> dict[str, float]:
-    return {key: value for prefix, on in evaluations.items() for key, value in on(state)[0].compute(prefix).items()}
+def _show_epoch(experiment: Experiment, rows: list[Row]) -> None:
+    """One line: of several seeds, the means."""
+    means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    means["epoch"] = rows[0]["epoch"]
+    speed = experiment.feed.num_examples / max(means["train/seconds"], 1e-3)  # seconds are rounded to milliseconds
+    console.show_epoch(means, num_epochs=experiment.num_epochs, images_per_second=speed)
 
 
-def _final_result(experiment: Experiment, progress: Progress, checkpoints: Checkpoints) -> dict[str, Any]:
-    """All epochs' rows, the final and the best completed by what is scored at the end only, and the images missed."""
-    final, best = progress.rows[-1], best_row(progress.rows, experiment.score_key)
-    best_state = progress.state
-    if experiment.at_the_end and best is not final:
-        restored = checkpoints.restore(progress, step=best["step"])
-        assert restored is not None
-        best_state = restored.state
-    _, wrong = (experiment.after_each_epoch | experiment.at_the_end)["test"](progress.state)
-    return {
-        "selected_by": experiment.score_key,
-        "final": {**final, **_evaluate(experiment.at_the_end, progress.state)},
-        "best": {**best, **_evaluate(experiment.at_the_end, best_state)},
-        "epochs": progress.rows,
-        "test_errors": np.flatnonzero(wrong).tolist(),
-    }
-
-
-def _show_epoch(experiment: Experiment, row: Row) -> None:
-    speed = experiment.feed.num_examples / max(row["train/seconds"], 1e-3)  # seconds are rounded to milliseconds
-    console.show_epoch(row, num_epochs=experiment.num_epochs, images_per_second=speed)
-
-
-def _announce(
-    name: str, experiment: Experiment, dataset: datasets.Dataset, progress: Progress, folder: Workdir
-) -> None:
-    held_out = len(dataset.validation_labels)
-    console.console.print(
-        f"{name} on {dataset.name}: {experiment.feed.num_examples:,} images to train on, "
-        + (f"{held_out:,} of the training images held out to select the epoch, " if held_out else "")
-        + f"{len(dataset.arrays.test_labels):,} to test, on {jax.devices()[0].device_kind}; run in {folder.path}\n"
-    )
-    console.show_layers(experiment.model, dataset.image_shape)
-    if _is_finished(experiment, progress.rows):
-        console.console.print("this run is finished; nothing is left to train")
-    elif int(progress.state.step):
-        console.console.print(f"going on from step {int(progress.state.step):,} ({len(progress.rows)} epochs done)")
+def _announce(runs: list[Run], *, is_first: bool) -> None:
+    experiment, dataset = runs[0].experiment, runs[0].dataset
+    if is_first:
+        held_out = len(dataset.validation_labels)
+        console.console.print(
+            f"{runs[0].name} on {dataset.name}: {experiment.feed.num_examples:,} images to train on, "
+            + (f"{held_out:,} of the training images held out to select the epoch, " if held_out else "")
+            + f"{len(dataset.arrays.test_labels):,} to test, on {jax.devices()[0].device_kind}\n"
+        )
+        console.show_layers(experiment.model, dataset.image_shape)
+    for run in runs:
+        status = ""
+        if run.is_finished:
+            status = "; it is finished, nothing is left to train"
+        elif step := _step(run):
+            status = f"; going on from step {step:,} ({len(run.rows)} epochs done)"
+        console.console.print(f"seed {run.config.seed} in {run.folder.path}{status}")
+    if len(runs) > 1:
+        console.console.print(f"{len(runs)} seeds in one program; below are their means")
     console.show_header(["train", *experiment.after_each_epoch])
-    for row in progress.rows:
-        _show_epoch(experiment, row)
+    for rows in zip(*(run.rows for run in runs), strict=False):
+        _show_epoch(experiment, list(rows))

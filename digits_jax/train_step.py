@@ -133,9 +133,18 @@ TrainSteps = Callable[[TrainState, Metrics, Examples, jax.Array, int, int], tupl
 
 
 def make_train_steps(
-    *, model: nn.Module, tx: optax.GradientTransformation, augment: Augment, microbatch_size: int
+    *,
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    augment: Augment,
+    microbatch_size: int,
+    stacked: bool = False,
 ) -> TrainSteps:
     """Compiles a chunk of training steps into one call.
+
+    Args:
+      model, tx, augment, microbatch_size: as for `train_step`.
+      stacked: whether state, metrics and batches are those of several replicas, along a leading axis.
 
     Returns:
       `train_steps(state, metrics, examples, batches, start, stop)`: takes the steps `start` to `stop` (exclusive) of
@@ -159,14 +168,16 @@ def make_train_steps(
 
         return lax.fori_loop(start, stop, body, (state, metrics))
 
+    if stacked:
+        train_steps = jax.vmap(train_steps, in_axes=(0, 0, None, 0, None, None))
     return jax.jit(train_steps, donate_argnums=0)
 
 
 EvalSteps = Callable[[TrainState, Examples], tuple[Metrics, jax.Array]]
 
 
-def make_eval_steps(*, model: nn.Module, batch_size: int, augment: Augment) -> EvalSteps:
-    """Compiles the evaluation of a whole set.
+def make_eval_steps(*, model: nn.Module, batch_size: int, augment: Augment, stacked: bool = False) -> EvalSteps:
+    """Compiles the evaluation of a whole set; of several states along a leading axis where they are `stacked`.
 
     Returns:
       `eval_steps(state, examples)`: the metrics over all N examples, each counted exactly once, and whether each is
@@ -189,4 +200,4 @@ def make_eval_steps(*, model: nn.Module, batch_size: int, augment: Augment) -> E
         logits = batches.reshape(rows.size, -1)[:num_examples]
         return Metrics.of_batch(logits, examples.labels), logits.argmax(-1) != examples.labels
 
-    return jax.jit(eval_steps)
+    return jax.jit(jax.vmap(eval_steps, in_axes=(0, None)) if stacked else eval_steps)

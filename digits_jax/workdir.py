@@ -56,8 +56,8 @@ class Workdir:
                 f"the workdir {self.path} cannot be written ({error.strerror}): give another, --workdir=FOLDER"
             ) from None
 
-    def write_result(self, config: FrozenConfigDict, dataset: Dataset, result: dict[str, Any]) -> None:
-        """Writes `result.json`: all that is worth keeping of a finished run, in a file of a few kilobytes.
+    def write_result(self, config: FrozenConfigDict, dataset: Dataset, result: dict[str, Any]) -> dict[str, Any]:
+        """Writes `result.json`, all that is worth keeping of a finished run in a few kilobytes, and returns it.
 
         Args:
           config: the resolved config.
@@ -65,7 +65,16 @@ class Workdir:
           result: `selected_by`, the rows `final` and `best`, all rows as `epochs`, and `test_errors`, the indices of
             the test images that the final epoch gets wrong.
         """
-        write_result_file(self.result_file, {**describe_run(config, dataset), **result})
+        result = {**describe_run(config, dataset), **result}
+        write_result_file(self.result_file, result)
+        return result
+
+    def read_result(self) -> dict[str, Any] | None:
+        """What `write_result` wrote; None where there is no such file, or a damaged one."""
+        try:
+            return json.loads(self.result_file.read_text())
+        except (OSError, ValueError):
+            return None
 
     def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
         try:

@@ -37,6 +37,7 @@ def test_the_fastest_pytorch_counts() -> None:
     assert benchmark.fastest_torch({"seconds": {"digits_jax": [1.0]}}) is None
 
 
+@pytest.mark.slow
 def test_a_short_run(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     arguments = ["--cases=linear:64", "--rounds=2", "--seconds=0.01", "--notorch_compile", f"--output={output}"]

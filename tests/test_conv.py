@@ -36,6 +36,7 @@ def assert_close(a: Any, b: Any) -> None:
         assert np.abs(x - y).max() <= 1e-4 * max(1.0, float(np.abs(y).max()))
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     batch=st.integers(1, 13),
@@ -49,6 +50,7 @@ def test_value_and_gradients(batch: int, size: Any, kernel: Any, channels: Any) 
     assert_close(value_and_gradients(ours, x, k), value_and_gradients(reference, x, k))
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     batch=st.integers(1, 5),
@@ -95,6 +97,7 @@ def test_winograd_saves_multiplications() -> None:
     assert cost["winograd"] < 0.5 * cost["matmul"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [(2, 5), (8, 9)])
 def test_under_vmap_and_scan(channels: tuple[int, int]) -> None:
     x = jax.random.normal(jax.random.key(0), (3, 4, 6, 6, channels[0]))

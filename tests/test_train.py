@@ -13,7 +13,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from digits_jax import input_pipeline, train
+from digits_jax import input_pipeline, run, train
 from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import resolve
 from digits_jax.datasets import Dataset
@@ -42,6 +42,21 @@ def press_ctrl_c() -> None:
         time.sleep(0.001)
 
 
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, *, calls_before: int) -> None:
+    """Has Ctrl-C pressed once, before the compiled call with this number."""
+    original, count = input_pipeline.DeviceFeed.calls, 0
+
+    def calls_with_ctrl_c(*args: Any, **kwargs: Any) -> Iterator[input_pipeline.Call]:
+        nonlocal count
+        for call in original(*args, **kwargs):
+            if count == calls_before:
+                press_ctrl_c()
+            count += 1
+            yield call
+
+    monkeypatch.setattr(input_pipeline.DeviceFeed, "calls", calls_with_ctrl_c)
+
+
 @pytest.fixture
 def regularised(vgg_config: ConfigDict) -> ConfigDict:
     vgg_config.model.batch_norm = "after"
@@ -59,10 +74,10 @@ def test_a_run_leaves_its_story(small_config: ConfigDict, small_dataset: Dataset
         "epoch", "step", "train/learning_rate", "train/loss", "train/accuracy", "train/seconds",
         "test/loss", "test/accuracy",
     }  # fmt: skip
-    run = json.loads((workdir / "run.json").read_text())
-    assert run["config"]["model"]["mean"] == pytest.approx(float(small_dataset.arrays.train_images.mean()))
-    assert run["dataset"]["sha256"] == small_dataset.sha256
-    assert run["versions"]["jax"] == jax.__version__
+    story = json.loads((workdir / "run.json").read_text())
+    assert story["config"]["model"]["mean"] == pytest.approx(float(small_dataset.arrays.train_images.mean()))
+    assert story["dataset"]["sha256"] == small_dataset.sha256
+    assert story["versions"]["jax"] == jax.__version__
     text = (workdir / "run.json").read_text()
     assert os.uname().nodename not in text
     assert str(tmp_path.parent) not in text
@@ -83,18 +98,8 @@ def test_interrupted_and_resumed_is_bit_identical(
     regularised: ConfigDict, small_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls_before: int
 ) -> None:
     undisturbed = train.train_and_evaluate(regularised, tmp_path / "a")
-    original, count = input_pipeline.DeviceFeed.calls, 0
-
-    def calls_with_ctrl_c(*args: Any, **kwargs: Any) -> Iterator[input_pipeline.Call]:
-        nonlocal count
-        for call in original(*args, **kwargs):
-            if count == calls_before:
-                press_ctrl_c()
-            count += 1
-            yield call
-
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(input_pipeline.DeviceFeed, "calls", calls_with_ctrl_c)
+    interrupted_at(monkeypatch, calls_before=calls_before)
     with pytest.raises(Interrupted):
         train.train_and_evaluate(regularised, tmp_path / "b")
     assert signal.getsignal(signal.SIGINT) is handler
@@ -167,7 +172,7 @@ def test_a_workdir_that_cannot_be_written(small_config: ConfigDict, tmp_path: Pa
 
 def test_the_best_epoch_is_the_first_of_equals() -> None:
     rows = [{"epoch": i + 1, "test/accuracy": a} for i, a in enumerate([0.1, 0.9, 0.3, 0.9])]
-    assert train.best_row(rows, "test/accuracy")["epoch"] == 2
+    assert run.best_row(rows, "test/accuracy")["epoch"] == 2
 
 
 def test_the_result_names_what_selected_it(small_config: ConfigDict, tmp_path: Path) -> None:
@@ -175,7 +180,7 @@ def test_the_result_names_what_selected_it(small_config: ConfigDict, tmp_path: P
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["selected_by"] == "test/accuracy"
     assert result["final"] == rows[-1]
-    assert result["best"] == train.best_row(rows, "test/accuracy")
+    assert result["best"] == run.best_row(rows, "test/accuracy")
 
 
 def test_with_held_out_images_the_test_set_is_scored_at_the_end_only(
@@ -188,7 +193,7 @@ def test_with_held_out_images_the_test_set_is_scored_at_the_end_only(
     assert all("validation/accuracy" in row and "test/accuracy" not in row for row in rows)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["selected_by"] == "validation/accuracy"
-    assert result["best"]["epoch"] == train.best_row(rows, "validation/accuracy")["epoch"] < 3
+    assert result["best"]["epoch"] == run.best_row(rows, "validation/accuracy")["epoch"] < 3
     assert result["best"]["test/accuracy"] > result["final"]["test/accuracy"]
     out = capsys.readouterr().out
     assert "best on the validation images" in out

@@ -1,0 +1,145 @@
+"""One run, of one seed: its folder, its checkpoints and writers, and how far it is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from digits_jax.checkpoint import Checkpoints, Progress
+from digits_jax.config import config_hash
+from digits_jax.datasets import Dataset
+from digits_jax.errors import UserError
+from digits_jax.experiment import Experiment, build, evaluate
+from digits_jax.metrics import Metrics
+from digits_jax.workdir import Workdir
+from digits_jax.writers import JsonlWriter, TensorBoardWriter, WandbWriter, Writer
+
+Row = dict[str, Any]
+
+
+class Run:
+    """A run that is open: begun anew, or gone on with from its latest checkpoint.
+
+    Args:
+      config: resolved.
+      dataset: its data.
+      workdir: its folder; made where it is missing.
+      name: what to call the experiment in plots and on the terminal.
+      writers: of its rows, besides those of the folder.
+      wandb_project: of Weights & Biases, to log to as well.
+
+    Raises:
+      UserError: the folder is not usable.
+    """
+
+    def __init__(
+        self,
+        config: FrozenConfigDict,
+        dataset: Dataset,
+        workdir: Path,
+        *,
+        name: str,
+        writers: Sequence[Writer] = (),
+        wandb_project: str | None = None,
+    ) -> None:
+        self.config = config
+        self.name = name
+        self.dataset = dataset
+        self.folder = Workdir(Path(workdir))
+        self.folder.open(config, dataset)
+        self.experiment: Experiment = build(config, dataset)
+        self._checkpoints = Checkpoints(self.folder.checkpoints)
+        start = Progress(state=self.experiment.initial_state, metrics=Metrics.zero(), seconds=0.0, rows=[])
+        self.progress = self._checkpoints.restore(start) or start
+        # What `result.json` says, once the run is finished.
+        self.result = self.folder.read_result() if self.is_finished else None
+        self._writers = [*self._create_writers(wandb_project), *writers]
+
+    def _create_writers(self, wandb_project: str | None) -> list[Writer]:
+        writers: list[Writer] = [
+            JsonlWriter(self.folder.metrics_file),
+            TensorBoardWriter(self.folder.tensorboard, self.config.to_dict()),
+        ]
+        if wandb_project:
+            writers.append(
+                WandbWriter(
+                    project=wandb_project,
+                    run_id=config_hash(self.config),
+                    name=f"{self.name} {config_hash(self.config)}",
+                    config=self.config.to_dict(),
+                    folder=self.folder.path,
+                )
+            )
+        return writers
+
+    @property
+    def rows(self) -> list[Row]:
+        """One of metrics for each finished epoch."""
+        return self.progress.rows
+
+    @property
+    def is_finished(self) -> bool:
+        patience = self.config.early_stopping_epochs
+        if self.rows and patience and len(self.rows) - self.best_row()["epoch"] >= patience:
+            return True
+        return len(self.rows) == self.experiment.num_epochs
+
+    def best_row(self) -> Row:
+        return best_row(self.rows, self.experiment.score_key)
+
+    def save(self) -> None:
+        """Saves; at the end of an epoch ranked by its score."""
+        at_end = self.rows and self.rows[-1]["step"] == int(self.progress.state.step)
+        self._checkpoints.save(self.progress, score=self.rows[-1][self.experiment.score_key] if at_end else None)
+
+    def write(self) -> None:
+        for writer in self._writers:
+            try:
+                writer.write(self.rows)
+            except OSError as error:
+                raise UserError(f"the metrics cannot be written ({error}); checkpoints are intact: make room") from None
+
+    def finish(self) -> None:
+        """Scores what is scored at the end only, and leaves `result.json` and the curves."""
+        if self.result:
+            return  # it says which code and versions it is from: these may be others
+        final, best, state = self.rows[-1], self.best_row(), self.progress.state
+        best_state = state
+        if self.experiment.at_the_end and best is not final:
+            restored = self._checkpoints.restore(self.progress, step=best["step"])
+            assert restored is not None
+            best_state = restored.state
+        at_the_end = self.experiment.at_the_end
+        _, wrong = (self.experiment.after_each_epoch | at_the_end)["test"](state)
+        from digits_jax.curves import plot_curves  # takes 0.6 s, which a start need not wait for
+
+        plot_curves(
+            self.rows,
+            best_epoch=best["epoch"],
+            selected_by=self.experiment.score_key,
+            title=f"{self.name} on {self.dataset.name}, seed {self.config.seed}",
+            path=self.folder.curves,
+        )
+        self.result = self.folder.write_result(
+            self.config,
+            self.dataset,
+            {
+                "selected_by": self.experiment.score_key,
+                "final": {**final, **evaluate(at_the_end, [state])[0]},
+                "best": {**best, **evaluate(at_the_end, [best_state])[0]},
+                "epochs": self.rows,
+                "test_errors": np.flatnonzero(wrong).tolist(),
+            },
+        )
+
+    def close(self) -> None:
+        self._checkpoints.close()
+        for writer in self._writers:
+            writer.close()
+
+
+def best_row(rows: list[Row], score_key: str) -> Row:
+    """The first epoch with the highest score."""
+    return max(rows, key=lambda row: row[score_key])
