@@ -1,0 +1,62 @@
+"""A Markdown page as one self-contained HTML file, which can be mailed and opened anywhere."""
+
+import base64
+import io
+from collections.abc import Iterable
+from string import Template
+
+import numpy as np
+from markdown_it import MarkdownIt
+from PIL import Image
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+th { border-bottom: 2px solid #888; }
+td code { white-space: nowrap; } code { font-size: .85em; }
+img { max-width: 100%; height: auto; }
+.digits img { width: 84px; image-rendering: pixelated; } .digits figure { display: inline-block; margin: .4rem; }
+.digits figcaption { font-size: .75rem; text-align: center; }
+</style>
+$body
+</html>
+""")
+
+
+def to_html(markdown: str, figures: dict[str, bytes], *, appendix: str = "") -> str:
+    """The page as one self-contained file.
+
+    Args:
+      markdown: its text.
+      figures: PNGs by the name that the text has for them.
+      appendix: HTML to put at its end.
+    """
+    body = MarkdownIt("commonmark").enable("table").render(markdown)
+    body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    for name, data in figures.items():
+        body = body.replace(f'src="{name}"', f'src="{_data_uri(data)}"')
+    return _PAGE.substitute(title=markdown.partition("\n")[0].removeprefix("# "), body=body + appendix)
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def digits_gallery(title: str, pictures: Iterable[tuple[np.ndarray, str]]) -> str:
+    """Images `[H, W, 1]` or `[H, W, 3]` with a line of text under each, as an appendix for `to_html`."""
+    cells = []
+    for pixels, caption in pictures:
+        file = io.BytesIO()
+        Image.fromarray(255 - pixels.squeeze()).save(file, "PNG")
+        cells.append(
+            f'<figure><img src="{_data_uri(file.getvalue())}" alt=""><figcaption>{caption}</figcaption></figure>'
+        )
+    return f'<h2>{title}</h2>\n<div class="digits">{"".join(cells)}</div>\n'

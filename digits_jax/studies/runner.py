@@ -1,0 +1,181 @@
+"""The runs of a sweep as tasks: which are finished, how long the others take, and training them one after the other."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import FrozenConfigDict
+
+from digits_jax import console, input_pipeline, replicas, train
+from digits_jax.datasets import Dataset
+from digits_jax.errors import UserError
+from digits_jax.experiment import Experiment, build
+from digits_jax.metrics import Metrics
+from digits_jax.studies.plan import Run, Sweep, plan
+from digits_jax.studies.results import read_result
+from digits_jax.train_step import create_keys
+from digits_jax.workdir import describe_dataset, write_result_file
+
+_PROBE_STEPS = 20  # timed for the estimate
+
+
+@dataclasses.dataclass(eq=False)
+class Task:
+    """A run of this process, and how far it is."""
+
+    run: Run
+    dataset: Dataset
+    result_file: Path
+    workdir: Path
+    status: str = "waiting"  # "done", "reused" (trained elsewhere), or while it trains "epoch 2/3"
+    accuracy: float | None = None  # of the final epoch, once it is finished
+    estimate: float = 0.0  # seconds
+
+
+def create_tasks(
+    sweep: Sweep, *, results: Path, runs: Path, shard: tuple[int, int] = (0, 1), source_dir: str | None = None
+) -> list[Task]:
+    """The runs of a shard; those that are finished anywhere are marked, and have their result file.
+
+    Raises:
+      ConfigError: the sweep's variants make no sense.
+      UserError: a result file is damaged or from other data.
+    """
+
+    folder = results / sweep.name
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = []
+    for run, dataset in plan(sweep, source_dir=source_dir)[shard[0] :: shard[1]]:
+        file = folder / f"{run.hash}.json"
+        task = Task(run, dataset, file, workdir=runs / run.base_name / run.hash)
+        elsewhere = [*results.glob(f"*/{run.hash}.json"), *runs.glob(f"*/{run.hash}/result.json")]
+        for finished in [file] if file.exists() else elsewhere:
+            result = read_result(finished)
+            if result["dataset"] != describe_dataset(dataset):
+                if finished == file:
+                    raise UserError(f"{file} is from other data than {dataset.name} is here: give another --results")
+                continue
+            task.status = "done" if finished == file else "reused"
+            _publish(sweep, task, result)
+            break
+        tasks.append(task)
+    return tasks
+
+
+def _publish(sweep: Sweep, task: Task, result: dict[str, Any]) -> None:
+    """Writes a finished run's result file for this sweep."""
+    task.accuracy = result["final"]["test/accuracy"]
+    run = task.run
+    study = {
+        "sweep": sweep.name,
+        "question": sweep.question,
+        "baseline": sweep.baseline,
+        "variant": run.variant,
+        "variants": list(sweep.variants),
+        "overrides": run.overrides,
+        "command": run.command,
+    }
+    if result.get("study") != _as_json(study):
+        write_result_file(task.result_file, {**result, "study": study})
+
+
+def _as_json(value: Any) -> Any:
+    """As it is after a trip through JSON, which has no tuples."""
+    if isinstance(value, dict):
+        return {key: _as_json(v) for key, v in value.items()}
+    return [_as_json(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def estimate(tasks: list[Task]) -> None:
+    """Sets how long each waiting task takes, from a few measured steps and an evaluation of each distinct program."""
+    seconds: dict[Any, float] = {}
+    for group in _groups(tasks):
+        experiment = build(group[0].run.config, group[0].dataset, num_replicas=len(group))
+        program = experiment.train_steps
+        if program not in seconds:
+            seconds[program] = _measured_epoch(experiment, len(group))
+        for task in group:
+            task.estimate = experiment.num_epochs * seconds[program] / len(group)
+
+
+def _measured_epoch(experiment: Experiment, num_replicas: int) -> float:
+    """Seconds of an epoch: its steps from a few of them, and its evaluation whole."""
+    start = experiment.initial_state
+    batches = input_pipeline.epoch_batches(
+        create_keys(start.seed).order,
+        0,
+        num_examples=experiment.feed.num_examples,
+        batch_size=experiment.config.batch_size,
+    )
+    call = next(experiment.feed.calls(replicas.stack([batches] * num_replicas), first_step=0))
+    steps = min(_PROBE_STEPS, call.stop)
+    state, metrics = replicas.stack([(start, Metrics.zero())] * num_replicas)
+    for _ in range(2):  # the first compiles
+        begin = time.perf_counter()
+        state, _ = jax.block_until_ready(experiment.train_steps(state, metrics, *call._replace(stop=steps)))
+        trained = time.perf_counter() - begin
+        for on in experiment.after_each_epoch.values():
+            jax.block_until_ready(on(state))
+        evaluated = time.perf_counter() - begin - trained
+    return trained / steps * experiment.steps_per_epoch + evaluated
+
+
+def _groups(tasks: list[Task]) -> Iterator[list[Task]]:
+    """The tasks that are waiting, those together that are trained in one program."""
+    waiting = [task for task in tasks if task.status == "waiting"]
+    while waiting:
+        first = waiting[0]
+        same = [task for task in waiting if task.run.variant == first.run.variant]
+        group = same[: replicas.at_once(first.run.config, len(same))]
+        yield group
+        waiting = [task for task in waiting if task not in group]
+
+
+class _Progress:
+    """A writer of rows that says in the tasks how far their runs are."""
+
+    def __init__(self, tasks: list[Task]) -> None:
+        self._tasks = tasks
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        for task in self._tasks:
+            task.status = f"epoch {len(rows) + 1}/{sum(task.run.config.epochs)}"
+
+    def close(self) -> None:
+        pass
+
+
+def run_tasks(sweep: Sweep, tasks: list[Task]) -> Iterator[Task]:
+    """Trains what is waiting and yields each task when it is finished.
+
+    Args:
+      sweep: the tasks'.
+      tasks: as from `create_tasks`; their status changes on the way.
+
+    Raises:
+      Interrupted: Ctrl-C; everything is saved.
+      UserError: a run cannot go on.
+    """
+    for group in _groups(tasks):
+        first = group[0]
+        workdirs = {task.run.seed: task.workdir for task in group}
+
+        def workdir_of(config: FrozenConfigDict, workdirs: dict[int, Path] = workdirs) -> Path:
+            return workdirs[config.seed]
+
+        with console.quiet():
+            train.train_seeds(
+                first.run.config,
+                list(workdirs),
+                workdir_of,
+                name=first.run.base_name,
+                dataset=first.dataset,
+                writers=[_Progress(group)],
+            )
+        for task in group:
+            _publish(sweep, task, read_result(task.workdir / "result.json"))
+            task.status = "done"
+            yield task

@@ -1,0 +1,116 @@
+"""Trains all runs of a sweep: `python -m digits_jax.studies.sweep --sweep=configs/sweeps/hidden_dropout.py`
+
+One process trains one run after the other; those that differ in their seed only share a compiled program, and all of
+them the data on the device. Each run has the workdir that `digits_jax.main` would give it, so it resumes there, and
+leaves a small result file in `<results>/<sweep>/`. A run whose result is there already, in another sweep's folder or in
+a workdir is not trained again.
+"""
+
+import re
+import statistics
+import time
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from digits_jax import command_line, compilation_cache, console
+from digits_jax.errors import ConfigError
+from digits_jax.interrupts import Interrupted
+from digits_jax.studies.plan import Sweep, load_sweep
+from digits_jax.studies.runner import Task, create_tasks, estimate, run_tasks
+
+SWEEP = flags.DEFINE_string("sweep", None, "its file, for example configs/sweeps/hidden_dropout.py")
+RESULTS = flags.DEFINE_string("results", "runs/sweeps", "folder of the result files, one folder per sweep")
+RUNS = flags.DEFINE_string("runs", "runs", "folder of the workdirs, as digits_jax.main has them")
+SHARD = flags.DEFINE_string("shard", "0/1", "i/n: train every n-th run from the i-th on, i from 0; for job arrays")
+BUDGET = flags.DEFINE_float("budget", None, "minutes after which no further run is started", lower_bound=0)
+SOURCE = flags.DEFINE_string("source_dir", None, "folder with the data's original files, where it is not prepared yet")
+PLAN_ONLY = flags.DEFINE_bool("plan_only", False, "print the plan and train nothing")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "i/n" as two integers.
+
+    Raises:
+      ConfigError: it is not 0 <= i < n.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ConfigError(f"--shard is {text!r}: expected i/n with i from 0 to n - 1, such as 0/4")
+    return int(found[1]), int(found[2])
+
+
+def table(sweep: Sweep, tasks: list[Task]) -> Table:
+    """How far each variant is."""
+    view = Table(
+        "variant", "runs", "test accuracy, final epoch", "now", title=sweep.question, title_justify="left", box=None
+    )
+    for name in sweep.variants:
+        mine = [task for task in tasks if task.run.variant == name]
+        finished = [task.accuracy for task in mine if task.accuracy is not None]
+        running = [f"seed {task.run.seed}, {task.status}" for task in mine if task.status.startswith("epoch")]
+        spread = f" +- {100 * statistics.stdev(finished):.2f}" if len(finished) > 1 else ""
+        accuracy = f"{100 * statistics.mean(finished):.2f}{spread} %" if finished else ""
+        label = f"{name} (baseline)" if name == sweep.baseline else name
+        view.add_row(label, f"{len(finished)}/{len(mine)}", accuracy, ", ".join(running))
+    left = sum(task.estimate for task in tasks if task.accuracy is None)
+    view.caption = f"about {console.duration(left)} left" if left else None
+    view.caption_justify = "left"
+    return view
+
+
+def main(argv: list[str]) -> int:
+    sweep = load_sweep(command_line.required("sweep", "configs/sweeps/hidden_dropout.py"))
+    shard = parse_shard(SHARD.value)
+    compilation_cache.enable()
+    begin = time.monotonic()
+    terminal = Console(highlight=False, soft_wrap=True)
+    tasks = create_tasks(
+        sweep, results=Path(RESULTS.value), runs=Path(RUNS.value), shard=shard, source_dir=SOURCE.value
+    )
+    states = Counter(task.status for task in tasks)
+    with terminal.status("measuring a step of each program") if terminal.is_terminal else terminal:
+        estimate(tasks)
+    left = sum(task.estimate for task in tasks)
+    terminal.print(
+        f"{sweep.name}: {len(tasks)} runs, {states['done']} done, {states['reused']} reused from elsewhere, "
+        f"{states['waiting']} to train in about {console.duration(left)}"
+    )
+    if PLAN_ONLY.value:
+        for task in tasks:
+            terminal.print(f"{task.status:8} {task.run.variant}, seed {task.run.seed}: {task.run.command}")
+        return 0
+    waiting = states["waiting"]
+    live: AbstractContextManager[object] = nullcontext()
+    if terminal.is_terminal:
+        live = Live(console=terminal, get_renderable=lambda: table(sweep, tasks))
+    try:
+        with live:
+            for task in run_tasks(sweep, tasks):
+                waiting -= 1
+                if not terminal.is_terminal:
+                    terminal.print(f"{task.run.variant}, seed {task.run.seed}: {console.percent(task.accuracy or 0.0)}")
+                if waiting and BUDGET.value is not None and time.monotonic() - begin >= 60 * BUDGET.value:
+                    break
+        if not terminal.is_terminal:
+            terminal.print(table(sweep, tasks))
+    except Interrupted:
+        print(f"interrupted and saved; go on with\n  {command_line.again()}")
+        return 130
+    if waiting:
+        print(
+            f"stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; go on with\n"
+            f"  {command_line.again()}"
+        )
+    else:
+        print(f"results in {tasks[0].result_file.parent if tasks else RESULTS.value}")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,202 @@
+"""The page of a sweep and the table for notebooks, from result files made up here."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from digits_jax.arrays import Arrays
+from digits_jax.errors import UserError
+from digits_jax.studies import load_runs, report
+from digits_jax.studies.results import read_results
+from digits_jax.studies.statistics import compare, estimate
+from digits_jax.studies.study import create_study, scale_of
+
+# Final test accuracy by variant and seed.
+ACCURACIES = {
+    "none": [0.980, 0.982, 0.981, 0.983],
+    "half": [0.990, 0.9915, 0.991, 0.9926],  # about 0.98 points better, each time
+    "some": [0.981, 0.981, 0.9815, 0.9825],  # now more, now less
+}
+
+
+def make_result(variant: str, seed: int, accuracy: float, *, sweep: str = "dropout") -> dict[str, Any]:
+    rows = [
+        {"epoch": epoch, "step": 10 * epoch, "train/loss": 1 / epoch, "train/seconds": 2.0, "test/loss": 0.1 / epoch,
+         "test/accuracy": accuracy - (0.02 if epoch == 1 else 0.0)}
+        for epoch in (1, 2)
+    ]  # fmt: skip
+    return {
+        "config_hash": f"{variant}{seed}",
+        "config": {"seed": seed, "dataset": {"name": "mnist", "train_examples": 12_000}},
+        "dataset": {"name": "mnist", "sha256": "0" * 64, "test_examples": 10_000},
+        "cores": 2,
+        "cpu": "A Processor",
+        "versions": {"jax": "0.10.2"},
+        "final": rows[-1],
+        "best": rows[-1],
+        "epochs": rows,
+        "test_errors": [7, 100 + seed] if variant == "none" else [7],
+        "study": {
+            "sweep": sweep,
+            "question": "Does dropout help?",
+            "baseline": "none",
+            "variant": variant,
+            "variants": list(ACCURACIES),
+            "overrides": {"model.hidden_dropout": 0.5},
+            "command": f"python -m digits_jax.main --config=configs/bn_dropout.py --config.seed={seed}",
+        },
+    }
+
+
+@pytest.fixture
+def results() -> list[dict[str, Any]]:
+    return [make_result(v, seed, a) for v, accuracies in ACCURACIES.items() for seed, a in enumerate(accuracies)]
+
+
+@pytest.fixture
+def write_results(tmp_path: Path) -> Callable[..., Path]:
+    def write(results: list[dict[str, Any]]) -> Path:
+        folder = tmp_path / "results"
+        folder.mkdir(exist_ok=True)
+        for result in results:
+            (folder / f"{result['config_hash']}.json").write_text(json.dumps(result))
+        return folder
+
+    return write
+
+
+def table_row(page: str, name: str, section: str) -> list[str]:
+    """The cells of the row `name` in the section with this heading."""
+    part = page.split(f"\n## {section}", 1)[1].split("\n## ", 1)[0]
+    (line,) = re.findall(rf"^\| {re.escape(name)} \|.*$", part, re.MULTILINE)
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_page_says_what_the_runs_say(results: list[dict[str, Any]]) -> None:
+    page, figures = report.build_page(create_study(results))
+    assert page.startswith("# Does dropout help?\n\n12 runs of 3 variants on mnist (12,000 training images), ")
+    assert "trained in 48 s on 2 cores of A Processor with jax 0.10.2. Baseline: **none**." in page
+    values = dict(enumerate(ACCURACIES["none"]))
+    found = estimate(ACCURACIES["half"])
+    assert table_row(page, "half", "Test accuracy of the final epoch") == [
+        "half", "4", "99.13 %", f"{100 * found.std:.2f}", f"{100 * found.low:.2f} to {100 * found.high:.2f}",
+    ]  # fmt: skip
+    comparison = compare(values, {n: dict(enumerate(ACCURACIES[n])) for n in ("half", "some")})["half"]
+    low, high = 100 * comparison.difference.low, 100 * comparison.difference.high
+    row = table_row(page, "half", "Differences to none")
+    assert row[:4] == ["half", "4", "+0.98", f"{low:+.2f} to {high:+.2f}"]
+    assert float(row[4]) == pytest.approx(comparison.p_value, rel=0.05)
+    assert f"- **half**: +0.98 points ({low:+.2f} to {high:+.2f}), above none." in page
+    assert re.search(r"- \*\*some\*\*: \+0.00 points .*, no difference from none that 4 seeds resolve; ", page)
+    assert "corrected after Bonferroni for 2 comparisons" in page
+    assert "![Means by epoch" in page
+    assert set(figures) == {"curves.png", "differences.png"}
+    assert table_row(page, "7", "Test images that most runs") == ["7", "12 of 12"]
+    assert table_row(page, "100", "Test images that most runs") == ["100", "1 of 12"]
+    assert "`python -m digits_jax.main --config=configs/bn_dropout.py --config.seed=0`" in page
+
+
+def test_time_to_accuracy(results: list[dict[str, Any]]) -> None:
+    page, _ = report.build_page(create_study(results), accuracy=0.9905)
+    assert table_row(page, "none", "Time to 99.05 % test accuracy") == ["none", "0 of 4", "-", "-"]
+    assert table_row(page, "half", "Time to 99.05 % test accuracy") == ["half", "3 of 4", "2", "4.0"]
+
+
+def test_one_seed_says_nothing(results: list[dict[str, Any]]) -> None:
+    page, _ = report.build_page(create_study([r for r in results if r["config"]["seed"] == 0]))
+    assert "- **half**: 1 seed in common with none, which is too few to say anything." in page
+    assert table_row(page, "half", "Differences to none")[3:] == ["-", "-", "-"]
+    assert "nan" not in page
+
+
+def test_a_baseline_alone(results: list[dict[str, Any]]) -> None:
+    page, figures = report.build_page(create_study([r for r in results if r["study"]["variant"] == "none"]))
+    assert "Differences" not in page
+    assert set(figures) == {"curves.png"}
+
+
+def test_a_loss_is_in_nats(results: list[dict[str, Any]]) -> None:
+    page, _ = report.build_page(create_study(results), metric="test/loss")
+    assert table_row(page, "half", "Test loss of the final epoch")[2] == "0.0500 nats"
+    assert scale_of("test/loss").difference_unit == " nats"
+
+
+def test_an_unknown_metric(results: list[dict[str, Any]]) -> None:
+    with pytest.raises(UserError, match=r"--metric is 'test/acc': expected one of .*test/accuracy"):
+        report.build_page(create_study(results), metric="test/acc")
+
+
+def test_the_html_page_needs_no_other_file(results: list[dict[str, Any]], tmp_path: Path) -> None:
+    report.write_report(create_study(results), tmp_path / "page")
+    html = (tmp_path / "page" / "report.html").read_text()
+    sources = re.findall(r'src="(.{22})', html)
+    assert sources == ["data:image/png;base64,"] * 2
+    assert "http" not in html
+    assert "<h1>Does dropout help?</h1>" in html
+    assert {path.name for path in (tmp_path / "page").iterdir()} == {
+        "report.md", "report.html", "curves.png", "differences.png",
+    }  # fmt: skip
+
+
+def test_pictures_are_in_the_html_page_only(results: list[dict[str, Any]], tmp_path: Path) -> None:
+    images = np.zeros((200, 28, 28, 1), np.uint8)
+    labels = np.full(200, 4, np.uint8)
+    report.write_report(create_study(results), tmp_path, test_set=Arrays(images, labels, images, labels))
+    html = (tmp_path / "report.html").read_text()
+    assert "7: a 4<br>12 of 12" in html
+    assert html.count("<figure>") == 5
+    assert "figure" not in (tmp_path / "report.md").read_text()
+
+
+def test_results_of_two_sweeps_or_none_are_refused(results: list[dict[str, Any]]) -> None:
+    with pytest.raises(UserError, match="the results are of dropout, other: expected those of one sweep"):
+        create_study([*results, make_result("none", 9, 0.9, sweep="other")])
+    del results[0]["study"]
+    with pytest.raises(UserError, match="the results are of runs of no sweep: expected those of one sweep"):
+        create_study(results[:1])
+
+
+def test_without_the_baseline_there_is_nothing_to_compare(results: list[dict[str, Any]]) -> None:
+    with pytest.raises(UserError, match="no run of the baseline 'none' is finished"):
+        create_study([r for r in results if r["study"]["variant"] != "none"])
+
+
+def test_reading_results(results: list[dict[str, Any]], write_results: Callable[..., Path]) -> None:
+    folder = write_results(results)
+    assert len(read_results([folder])) == 12
+    assert len(read_results([folder, folder / "none0.json"])) == 12  # each run once
+    assert read_results([folder / "none0.json"]) == [results[0]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "x.json cannot be read as a result file"),
+        ("[]", "x.json is no result file: it has no 'config_hash'"),
+        ('{"config_hash": "1"}', "x.json is no result file: it has no 'config'"),
+    ],
+)
+def test_a_file_that_is_no_result(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_results([tmp_path])
+
+
+def test_a_folder_without_results(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no result files: expected those that a sweep or a finished run leaves"):
+        read_results([tmp_path])
+    with pytest.raises(UserError, match="nowhere cannot be read as a result file"):
+        read_results([tmp_path / "nowhere"])
+
+
+def test_a_table_for_notebooks(results: list[dict[str, Any]], write_results: Callable[..., Path]) -> None:
+    table = load_runs(write_results(results))
+    assert len(table) == 24
+    final = table[table.epoch == 2].groupby("variant")["test/accuracy"].mean()
+    assert final["half"] == pytest.approx(np.mean(ACCURACIES["half"]))
+    assert set(table.columns) >= {"sweep", "variant", "seed", "config_hash", "epoch", "model.hidden_dropout"}

@@ -1,0 +1,232 @@
+"""Sweeps: what they ask for, what is trained, what is recognised, and what survives."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from digits_jax import train
+from digits_jax.errors import ConfigError, UserError
+from digits_jax.studies import plan, runner, sweep
+from digits_jax.studies.results import read_results
+from tests.test_train import without_clock
+
+ROOT = Path(__file__).parents[1]
+TINY = """{
+        "dataset.name": "optical_digits", "dataset.train_examples": 64, "batch_size": 16, "epochs": (1,),
+        "learning_rates": (0.01,),
+    }"""
+RATES = """"low": SMALL | {"learning_rates": (0.01,)}, "high": SMALL | {"learning_rates": (0.1,)}"""
+
+
+@pytest.fixture
+def write_sweep(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Writes a sweep of softmax regressions on 64 images, and returns its file."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+
+    def write(
+        name: str = "rates",
+        *,
+        doc: str = '"""Is a higher rate better?"""',
+        config: str = "configs/linear.py",
+        variants: str = RATES,
+        baseline: str = "low",
+        num_seeds: str = "2",
+    ) -> str:
+        path = tmp_path / f"{name}.py"
+        path.write_text(
+            f"{doc}\n\nfrom digits_jax.studies.plan import Sweep\n\nSMALL = {TINY}\n\n\ndef get_sweep():\n"
+            f"    return Sweep({config!r}, {{{variants}}}, baseline={baseline!r}, num_seeds={num_seeds})\n"
+        )
+        return str(path)
+
+    return write
+
+
+def create_tasks(file: str, folder: Path, **options: Any) -> tuple[plan.Sweep, list[runner.Task]]:
+    loaded = plan.load_sweep(file)
+    return loaded, runner.create_tasks(loaded, results=folder / "results", runs=folder / "runs", **options)
+
+
+def finish(file: str, folder: Path, **options: Any) -> list[str]:
+    """Trains what is left, and returns how each task stood before."""
+    loaded, tasks = create_tasks(file, folder, **options)
+    before = [task.status for task in tasks]
+    assert [task.status for task in runner.run_tasks(loaded, tasks)] == ["done"] * before.count("waiting")
+    return before
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """By config hash, all that a clock does not decide."""
+    return {r["config_hash"]: (without_clock(r["epochs"]), r["test_errors"]) for r in read_results([folder])}
+
+
+def test_a_sweep_leaves_a_result_file_for_each_run(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    assert finish(write_sweep(), tmp_path) == ["waiting"] * 4
+    results = read_results([tmp_path / "results" / "rates"])
+    runs = sorted((result["study"]["variant"], result["config"]["seed"]) for result in results)
+    assert runs == [("high", 0), ("high", 1), ("low", 0), ("low", 1)]
+    for result in results:
+        assert result["study"]["question"] == "Is a higher rate better?"
+        assert result["config"]["learning_rates"] == [0.1 if result["study"]["variant"] == "high" else 0.01]
+        assert len(result["epochs"]) == 1
+    for file in (tmp_path / "results" / "rates").iterdir():
+        text = file.read_text()
+        assert len(text) < 5000
+        assert os.uname().nodename not in text
+        assert str(tmp_path) not in text
+        assert '"/' not in text
+
+
+def test_the_command_of_a_run_is_that_run(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    _, tasks = create_tasks(write_sweep(), tmp_path)
+    command = tasks[0].run.command.replace("python", sys.executable, 1)
+    process = subprocess.run(
+        f"{command} --workdir={tasks[0].workdir}", shell=True, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    # It lies where `digits_jax.main` would put it, and is recognised.
+    assert finish(write_sweep(), tmp_path) == ["reused", "waiting", "waiting", "waiting"]
+
+
+def test_finished_runs_are_not_trained_again(
+    write_sweep: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(write_sweep(), tmp_path)
+    other = write_sweep("others", variants=RATES + ', "none": SMALL | {"learning_rates": (1e-9,)}', num_seeds="1")
+    assert finish(other, tmp_path) == ["reused", "reused", "waiting"]
+    monkeypatch.setattr(train, "train_seeds", None)
+    before = {path: path.read_bytes() for path in tmp_path.glob("results/*/*.json")}
+    assert finish(write_sweep(), tmp_path) == ["done"] * 4
+    assert finish(other, tmp_path) == ["done"] * 3
+    assert {path: path.read_bytes() for path in tmp_path.glob("results/*/*.json")} == before
+
+
+def test_two_shards_do_what_one_process_does(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    file = write_sweep(num_seeds="3")
+    finish(file, tmp_path / "one")
+    assert len(finish(file, tmp_path / "two", shard=(0, 2))) == 3
+    assert len(finish(file, tmp_path / "two", shard=(1, 2))) == 3
+    assert figures(tmp_path / "one/results/rates") == figures(tmp_path / "two/results/rates")
+
+
+def start(file: str, folder: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "digits_jax.studies.sweep", f"--sweep={file}", f"--results={folder / 'results'}",
+         f"--runs={folder / 'runs'}", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    rates = ", ".join(f'"{rate}": SMALL | {{"learning_rates": ({rate},), "epochs": (40,)}}' for rate in (0.01, 0.02))
+    file = write_sweep(variants=rates, baseline="0.01")
+    undisturbed = start(file, tmp_path / "a")
+    assert undisturbed.wait(180) == 0, undisturbed.stderr
+    kills = 0
+    # Killed once while the first run is under way, and once after its result is there.
+    for until in ("runs/*/*/metrics.jsonl", "results/*/*.json"):
+        process = start(file, tmp_path / "b")
+        while process.poll() is None and not list((tmp_path / "b").glob(until)):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait(60) == -signal.SIGKILL
+    assert kills == 2
+    process = start(file, tmp_path / "b")
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert "1 done" in out
+    assert figures(tmp_path / "a/results/rates") == figures(tmp_path / "b/results/rates")
+
+
+def test_a_budget_ends_it_between_two_runs(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    process = start(write_sweep(num_seeds="1"), tmp_path, "--budget=0")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert re.search(r"rates: 2 runs, 0 done, 0 reused from elsewhere, 2 to train in about \d+ s\n", out)
+    assert "stopped after --budget=0 minutes, 1 runs are left; go on with\n  python -m digits_jax.studies.sweep " in out
+    assert len(list(tmp_path.glob("results/rates/*.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"doc": ""}, "the docstring is missing: expected the question that the sweep asks"),
+        ({"variants": ""}, r"variants is \{\}: expected at least one"),
+        ({"baseline": "lwo"}, "baseline is 'lwo': expected one of low, high"),
+        ({"num_seeds": "0"}, "num_seeds is 0: expected an integer >= 1"),
+        ({"num_seeds": "zero"}, "rates.py, line 12: NameError: name 'zero' is not defined"),
+        ({"config": "configs/nope.py"}, "configs/nope.py: no such file"),
+        ({"config": "configs/vgg.py:fast"}, "configs/vgg.py:fast.*unknown config argument 'fast'"),
+        ({"variants": '"low": {"sede": 1}'}, "sweep rates, variant 'low': unknown config field 'sede'"),
+        ({"variants": '"low": {"model": 1}'}, "sweep rates, variant 'low': config field 'model' is 1, a value of typ"),
+        ({"variants": '"low": {"batch_size": 0}'}, "sweep rates, variant 'low': config.batch_size is 0: expected an"),
+        ({"variants": '"low": SMALL, "same": SMALL'}, "the variants 'low' and 'same' are the same config"),
+        ({"variants": '"low": SMALL | {"seed": 3}'}, "variant 'low': it sets seed, which num_seeds of the sweep does"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense(
+    write_sweep: Callable[..., str], tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_tasks(write_sweep(**changes), tmp_path)
+
+
+def test_a_missing_sweep(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nope.py: no such file"):
+        plan.load_sweep(str(tmp_path / "nope.py"))
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(ConfigError, match=r"empty.py: expected a function get_sweep\(\)"):
+        plan.load_sweep(str(tmp_path / "empty.py"))
+
+
+@pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "0/0", "a/b", "1/2/3"])
+def test_a_wrong_shard(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"--shard is '{text}': expected i/n"):
+        sweep.parse_shard(text)
+
+
+def test_results_from_other_data_are_refused(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    file = write_sweep(num_seeds="1", variants='"low": SMALL')
+    finish(file, tmp_path)
+    (path,) = tmp_path.glob("results/rates/*.json")
+    result = json.loads(path.read_text())
+    result["dataset"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(result))
+    with pytest.raises(UserError, match=r"is from other data than optical_digits is here: give another --results"):
+        create_tasks(file, tmp_path)
+
+
+def test_a_damaged_result_is_named(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    file = write_sweep(num_seeds="1", variants='"low": SMALL')
+    finish(file, tmp_path)
+    (path,) = tmp_path.glob("results/rates/*.json")
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UserError, match=f"{path} cannot be read as a result file"):
+        create_tasks(file, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_readmes_ablation(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    shown = (ROOT / "configs" / "sweeps" / "hidden_dropout.py").read_text()
+    assert len(shown.splitlines()) <= 15
+    indented = "".join(f"    {line}".rstrip() + "\n" for line in shown.splitlines())
+    assert indented in (ROOT / "README.md").read_text()
+    small = '"dataset.train_examples": 64, "dataset.name": "optical_digits", "model.widths": ((4,), (4,))'
+    path = tmp_path / "hidden_dropout.py"
+    path.write_text(shown.replace('"dataset.train_examples": 12_000', small))
+    assert small in path.read_text()
+    assert len(finish(str(path), tmp_path)) == 15
+    assert len(read_results([tmp_path / "results" / "hidden_dropout"])) == 15
