@@ -122,6 +122,17 @@ def to_json(config: FrozenConfigDict) -> str:
     return json.dumps(config.to_dict(), sort_keys=True)
 
 
+def differences_to_recorded(config: FrozenConfigDict, recorded: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """As `differences`, to a config that a file holds; fields that were declared since then had their defaults."""
+    defaults = json.loads(json.dumps(default.get_config().to_dict()))
+    return differences(json.loads(to_json(config)), _update(defaults, recorded))
+
+
+def _update(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _update(old[key], value) for key, value in new.items() if isinstance(old.get(key), dict)}
+    return {**old, **new, **both}
+
+
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """The fields in which two nested dictionaries differ, as (dotted name, our value, their value)."""
     found = []

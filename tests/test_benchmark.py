@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from digits_jax.errors import ConfigError
+from digits_jax.errors import ConfigError, UserError
 from digits_jax.studies import benchmark
 
 RESULT = {"seconds": {"digits_jax": [1.0, 2.0], "PyTorch eager": [4.0, 6.0], "PyTorch compiled": [2.0, 7.0]}}
@@ -37,6 +37,17 @@ def test_the_fastest_pytorch_counts() -> None:
     assert benchmark.fastest_torch({"seconds": {"digits_jax": [1.0]}}) is None
 
 
+def test_results_of_another_machine_are_kept_apart(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    assert benchmark.read_output(str(path)) == []
+    path.write_text(json.dumps({"environment": {**benchmark.environment(), "cores": 96}, "results": []}))
+    with pytest.raises(UserError, match=r"has results with cores 96, this is .*: give another file"):
+        benchmark.read_output(str(path))
+    path.write_text("{}")
+    with pytest.raises(UserError, match="cannot be read as results of the benchmark"):
+        benchmark.read_output(str(path))
+
+
 @pytest.mark.slow
 def test_a_short_run(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
@@ -47,6 +58,7 @@ def test_a_short_run(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     assert "linear:64" in process.stdout
     (result,) = json.loads(output.read_text())["results"]
+    assert benchmark.read_output(str(output)) == [result]
     assert len(result["seconds"]["digits_jax"]) == 2
     # 784 x 10 products and sums forwards, and as many for the weights' gradient.
     assert result["flops_per_image"] == pytest.approx(4 * 784 * 10, rel=0.1)

@@ -196,15 +196,43 @@ def test_a_wrong_shard(text: str) -> None:
         sweep.parse_shard(text)
 
 
-def test_results_from_other_data_are_refused(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("dataset", "sha256", "0" * 64, "dataset.sha256 = '0000"),
+        # The hash is of what differs from the defaults, which may change.
+        ("config", "eval_batch_size", 7, "config.eval_batch_size = 7, this one has 64: give another --results"),
+    ],
+)
+def test_results_of_another_run_are_refused(
+    write_sweep: Callable[..., str], tmp_path: Path, section: str, field: str, value: Any, message: str
+) -> None:
     file = write_sweep(num_seeds="1", variants='"low": SMALL')
     finish(file, tmp_path)
     (path,) = tmp_path.glob("results/rates/*.json")
     result = json.loads(path.read_text())
-    result["dataset"]["sha256"] = "0" * 64
+    result[section][field] = value
     path.write_text(json.dumps(result))
-    with pytest.raises(UserError, match=r"is from other data than optical_digits is here: give another --results"):
+    with pytest.raises(UserError, match=message):
         create_tasks(file, tmp_path)
+    # Elsewhere, such a run is none of this sweep's.
+    path.rename(tmp_path / "other.json")
+    (tmp_path / "results" / "others").mkdir()
+    (tmp_path / "other.json").rename(tmp_path / "results" / "others" / path.name)
+    (tmp_path / "runs/linear" / path.stem / "result.json").unlink()
+    assert [task.status for task in create_tasks(file, tmp_path)[1]] == ["waiting"]
+
+
+def test_a_field_declared_later_changes_no_finished_run(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    file = write_sweep(num_seeds="1", variants='"low": SMALL')
+    finish(file, tmp_path)
+    for path in (*tmp_path.glob("results/rates/*.json"), *tmp_path.glob("runs/*/*/run.json")):
+        recorded = json.loads(path.read_text())
+        del recorded["config"]["microbatch_size"], recorded["config"]["augment"]["zoom"]
+        path.write_text(json.dumps(recorded))
+    assert [task.status for task in create_tasks(file, tmp_path)[1]] == ["done"]
+    next(tmp_path.glob("results/rates/*.json")).unlink()
+    assert finish(file, tmp_path) == ["reused"]
 
 
 def test_a_damaged_result_is_named(write_sweep: Callable[..., str], tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from ml_collections import ConfigDict
 from rich.table import Table
 
 from digits_jax import augment, command_line
-from digits_jax.config import validate
+from digits_jax.config import differences, validate
 from digits_jax.console import console
-from digits_jax.errors import ConfigError
+from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import Metrics
 from digits_jax.studies import contestants
 from digits_jax.studies.contestants import Pass
@@ -42,7 +42,7 @@ CASES = flags.DEFINE_list("cases", list(DEFAULT_CASES), "what to time: config:ba
 ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of each contestant", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", 2.0, "aimed at for each measurement", lower_bound=0.01)
 COMPILE = flags.DEFINE_bool("torch_compile", True, "time torch.compile too, which takes a minute to start")
-OUTPUT = flags.DEFINE_string("output", None, "also write the results to this JSON file")
+OUTPUT = flags.DEFINE_string("output", None, "also write the results to this JSON file, where it keeps other cases")
 
 _OURS = "digits_jax"
 _PRODUCT = "matrix product"
@@ -234,15 +234,32 @@ def environment() -> dict[str, Any]:
     return {"cpu": machine["cpu"], "cores": machine["cores"], **machine["versions"], **torch}
 
 
+def read_output(path: str | None) -> list[dict[str, Any]]:
+    """The results that an earlier call left in the file.
+
+    Raises:
+      UserError: it is no such file, or was written on another machine or with other versions.
+    """
+    if not path or not Path(path).exists():
+        return []
+    try:
+        data = json.loads(Path(path).read_text())
+        before, results = data["environment"], data["results"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"--output={path} cannot be read as results of the benchmark ({error!r})") from None
+    for field, now, then in differences(environment(), before):
+        raise UserError(f"--output={path} has results with {field} {then!r}, this is {now!r}: give another file")
+    return results
+
+
 def main(argv: list[str]) -> None:
     cases = [parse_case(text) for text in CASES.value]
-    results = []
+    results = {result["case"]: result for result in read_output(OUTPUT.value)}
     for case in cases:
-        result = measure(case, rounds=ROUNDS.value, seconds=SECONDS.value, torch_compile=COMPILE.value)
-        show(result)
-        results.append(result)
+        results[case.name] = measure(case, rounds=ROUNDS.value, seconds=SECONDS.value, torch_compile=COMPILE.value)
+        show(results[case.name])
     if OUTPUT.value:
-        text = json.dumps({"environment": environment(), "rounds": ROUNDS.value, "results": results}, indent=1)
+        text = json.dumps({"environment": environment(), "results": list(results.values())}, indent=1)
         replace_text(Path(OUTPUT.value), text + "\n")
 
 

@@ -94,9 +94,8 @@ def main(argv: list[str]) -> None:
     versions = ", ".join(
         f"{name} {value}" for name, value in data["environment"].items() if name not in ("cpu", "cores")
     )
-    text = (
-        f"{data['environment']['cores']} cores of an {data['environment']['cpu']}; {versions}; {data['rounds']} rounds."
-    )
+    rounds = min(len(seconds) for result in data["results"] for seconds in result["seconds"].values())
+    text = f"{data['environment']['cores']} cores of an {data['environment']['cpu']}; {versions}; {rounds} rounds."
     replace_section(folder / "benchmarks.md", "environment", text)
 
 

@@ -17,7 +17,7 @@ from digits_jax.metrics import Metrics
 from digits_jax.studies.plan import Run, Sweep, plan
 from digits_jax.studies.results import read_result
 from digits_jax.train_step import create_keys
-from digits_jax.workdir import describe_dataset, write_result_file
+from digits_jax.workdir import differences_to_run, write_result_file
 
 _PROBE_STEPS = 20  # timed for the estimate
 
@@ -42,7 +42,7 @@ def create_tasks(
 
     Raises:
       ConfigError: the sweep's variants make no sense.
-      UserError: a result file is damaged or from other data.
+      UserError: a result file is damaged, or of another run.
     """
 
     folder = results / sweep.name
@@ -54,9 +54,13 @@ def create_tasks(
         elsewhere = [*results.glob(f"*/{run.hash}.json"), *runs.glob(f"*/{run.hash}/result.json")]
         for finished in [file] if file.exists() else elsewhere:
             result = read_result(finished)
-            if result["dataset"] != describe_dataset(dataset):
-                if finished == file:
-                    raise UserError(f"{file} is from other data than {dataset.name} is here: give another --results")
+            different = differences_to_run(run.config, dataset, result)
+            if different and finished == file:
+                field, ours, theirs = different[0]
+                raise UserError(
+                    f"{file} is of a run with {field} = {theirs!r}, this one has {ours!r}: give another --results"
+                )
+            if different:
                 continue
             task.status = "done" if finished == file else "reused"
             _publish(sweep, task, result)
