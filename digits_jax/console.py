@@ -20,6 +20,8 @@ console = Console(highlight=False, soft_wrap=True)
 
 def show_layers(model: nn.Module, image_shape: tuple[int, ...]) -> None:
     """A table of the layers in the order they are called: output shape of one image, number of parameters."""
+    if console.quiet:
+        return
     outputs: dict[str, tuple[int, ...]] = {}
 
     def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:

@@ -119,14 +119,22 @@ def _on_device(dataset: datasets.Dataset, split: str, num_replicas: int) -> Exam
     return replicas.copy_to_all(Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32)), num_replicas)
 
 
-def evaluate(evaluations: Evaluations, states: Sequence[TrainState]) -> list[dict[str, float]]:
-    """The metrics of each state; several are evaluated at once."""
-    metrics: list[dict[str, float]] = [{} for _ in states]
+class Scores(NamedTuple):
+    """What evaluation says of one state."""
+
+    metrics: dict[str, float]
+    wrong: dict[str, list[int]]  # by prefix, the indices of the images that are classified wrongly
+
+
+def evaluate(evaluations: Evaluations, states: Sequence[TrainState]) -> list[Scores]:
+    """Scores each state; several are evaluated at once."""
+    scores = [Scores({}, {}) for _ in states]
     for prefix, on in evaluations.items():
-        of_all, _ = on(replicas.stack(states))
-        for found, of_one in zip(metrics, replicas.unstack(of_all, len(states)), strict=True):
-            found.update(of_one.compute(prefix))
-    return metrics
+        of_all = on(replicas.stack(states))
+        for found, (metrics, wrong) in zip(scores, replicas.unstack(of_all, len(states)), strict=True):
+            found.metrics.update(metrics.compute(prefix))
+            found.wrong[prefix] = np.flatnonzero(wrong).tolist()
+    return scores
 
 
 def _evaluations(

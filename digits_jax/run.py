@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import FrozenConfigDict
 
 from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import config_hash
 from digits_jax.datasets import Dataset
 from digits_jax.errors import UserError
-from digits_jax.experiment import Experiment, build, evaluate
+from digits_jax.experiment import Experiment, Scores, build, evaluate
 from digits_jax.metrics import Metrics
 from digits_jax.workdir import Workdir
 from digits_jax.writers import JsonlWriter, TensorBoardWriter, WandbWriter, Writer
@@ -55,6 +54,7 @@ class Run:
         self.progress = self._checkpoints.restore(start) or start
         # What `result.json` says, once the run is finished.
         self.result = self.folder.read_result() if self.is_finished else None
+        self.scores: Scores | None = None  # of the latest epoch, where this process has evaluated it
         self._writers = [*self._create_writers(wandb_project), *writers]
 
     def _create_writers(self, wandb_project: str | None) -> list[Writer]:
@@ -112,7 +112,8 @@ class Run:
             assert restored is not None
             best_state = restored.state
         at_the_end = self.experiment.at_the_end
-        _, wrong = (self.experiment.after_each_epoch | at_the_end)["test"](state)
+        final_scores, best_scores = (evaluate(at_the_end, [s])[0] for s in (state, best_state))
+        latest = self.scores or evaluate(self.experiment.after_each_epoch, [state])[0]
         from digits_jax.curves import plot_curves  # takes 0.6 s, which a start need not wait for
 
         plot_curves(
@@ -127,10 +128,10 @@ class Run:
             self.dataset,
             {
                 "selected_by": self.experiment.score_key,
-                "final": {**final, **evaluate(at_the_end, [state])[0]},
-                "best": {**best, **evaluate(at_the_end, [best_state])[0]},
+                "final": {**final, **final_scores.metrics},
+                "best": {**best, **best_scores.metrics},
                 "epochs": self.rows,
-                "test_errors": np.flatnonzero(wrong).tolist(),
+                "test_errors": (latest.wrong | final_scores.wrong)["test"],
             },
         )
 

@@ -176,11 +176,12 @@ def _finish_epoch(experiment: Experiment, runs: list[Run]) -> None:
             "step": _step(run),
             "train/learning_rate": float(f"{rate:.6g}"),  # float32 would print 0.00999999
             **run.progress.metrics.compute("train"),
-            **score,
+            **score.metrics,
             "train/seconds": round(run.progress.seconds, 3),
         }
         rows.append(row)
         run.progress = run.progress._replace(metrics=Metrics.zero(), seconds=0.0, rows=[*run.rows, row])
+        run.scores = score
     _show_epoch(experiment, rows)
 
 

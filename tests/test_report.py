@@ -96,6 +96,7 @@ def test_the_page_says_what_the_runs_say(results: list[dict[str, Any]]) -> None:
     assert "corrected after Bonferroni for 2 comparisons" in page
     assert "![Means by epoch" in page
     assert set(figures) == {"curves.png", "differences.png"}
+    assert "Of 10,000 test images all runs get 1 wrong, and at least half of the runs 1. By their index" in page
     assert table_row(page, "7", "Test images that most runs") == ["7", "12 of 12"]
     assert table_row(page, "100", "Test images that most runs") == ["100", "1 of 12"]
     assert "`python -m digits_jax.main --config=configs/bn_dropout.py --config.seed=0`" in page

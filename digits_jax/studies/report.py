@@ -105,7 +105,7 @@ def build_page(
         f"## Time to {100 * threshold:.2f} % test accuracy",
         _time_table(study, threshold),
         "## Test images that most runs get wrong",
-        _missed_table(study),
+        _missed_section(study),
         "## Commands",
         "One of each; `--config.seed` takes the others.",
         markdown_table(("variant", "command"), commands, text_columns=2),
@@ -185,9 +185,16 @@ def _time_table(study: Study, threshold: float) -> str:
     return markdown_table(("variant", "runs that reach it", "epochs (median)", "seconds of training (median)"), rows)
 
 
-def _missed_table(study: Study) -> str:
-    rows = [(str(index), f"{count} of {len(study.results)}") for index, count in most_missed(study.results)[:10]]
-    return markdown_table(("index", "runs that get it wrong"), rows)
+def _missed_section(study: Study) -> str:
+    runs = len(study.results)
+    counts = Counter(index for result in study.results for index in result["test_errors"])
+    by_all, by_most = (sum(count >= least for count in counts.values()) for least in (runs, runs / 2))
+    rows = [(str(index), f"{count} of {runs}") for index, count in most_missed(study.results)[:10]]
+    return (
+        f"Of {study.results[0]['dataset']['test_examples']:,} test images all runs get {by_all} wrong, and at least half "
+        f"of the runs {by_most}. By their index, from 0:\n\n"
+        + markdown_table(("index", "runs that get it wrong"), rows)
+    )
 
 
 def write_report(
