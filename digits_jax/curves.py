@@ -1,5 +1,6 @@
 """The learning curves of a run as a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,25 +53,36 @@ def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str
         axes.spines[["top", "right"]].set_visible(False)
         _mark_learning_rates(axes, rows)
     loss_axes, accuracy_axes = figure.axes
-    loss_axes.set_yscale("log")
-    loss_axes.yaxis.set_major_formatter("{x:g}")
-    low, high = loss_axes.get_ylim()
-    loss_axes.yaxis.set_minor_locator(LogLocator(subs=_LOSS_TICKS[int(high < 5 * low)]))
-    loss_axes.yaxis.set_minor_formatter("{x:g}")
+    scale_losses(loss_axes)
     loss_axes.set_ylabel("cross-entropy (nats)")
     accuracy_axes.set_ylabel("accuracy")
-    # Logit: 99 % and 99.5 % are as far apart as 90 % and 95 %, and one bad epoch does not flatten the others.
-    accuracy_axes.set_yscale("logit", nonpositive="clip")
-    values = [row[f"{prefix}/accuracy"] for prefix in prefixes for row in rows]
-    low, high = max(min(values), 0.01), min(max(values), 0.9999)
-    accuracy_axes.set_ylim(low - 0.2 * min(low, 1 - low), high + 0.2 * (1 - high))
-    low, high = accuracy_axes.get_ylim()
-    wide, narrow = ([tick for tick in ticks if low <= tick <= high] for ticks in _ACCURACY_TICKS)
-    accuracy_axes.yaxis.set_major_locator(FixedLocator(wide if len(wide) >= 3 else narrow))
-    accuracy_axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-    accuracy_axes.yaxis.set_minor_locator(NullLocator())
+    scale_accuracies(accuracy_axes, [row[f"{prefix}/accuracy"] for prefix in prefixes for row in rows])
     accuracy_axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
     figure.savefig(path)
+
+
+def scale_losses(axes: Any) -> None:
+    """Makes the vertical axis logarithmic, with ticks that can be read."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_minor_locator(LogLocator(subs=_LOSS_TICKS[int(high < 5 * low)]))
+    axes.yaxis.set_minor_formatter("{x:g}")
+
+
+def scale_accuracies(axes: Any, values: Sequence[float]) -> None:
+    """Makes the vertical axis logit, with ticks in per cent around the accuracies that it shows.
+
+    99 % and 99.5 % are then as far apart as 90 % and 95 %, and one bad epoch does not flatten the others.
+    """
+    axes.set_yscale("logit", nonpositive="clip")
+    low, high = max(min(values), 0.01), min(max(values), 0.9999)
+    axes.set_ylim(low - 0.2 * min(low, 1 - low), high + 0.2 * (1 - high))
+    low, high = axes.get_ylim()
+    wide, narrow = ([tick for tick in ticks if low <= tick <= high] for ticks in _ACCURACY_TICKS)
+    axes.yaxis.set_major_locator(FixedLocator(wide if len(wide) >= 3 else narrow))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _mark_learning_rates(axes: Any, rows: list[dict[str, Any]]) -> None:

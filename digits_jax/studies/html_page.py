@@ -21,8 +21,8 @@ h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top:
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 th { border-bottom: 2px solid #888; }
-td code { white-space: nowrap; } code { font-size: .85em; }
-img { max-width: 100%; height: auto; }
+td { white-space: nowrap; } code { font-size: .85em; }
+p img { width: 100%; min-width: 40rem; max-width: 50rem; }
 .digits img { width: 84px; image-rendering: pixelated; } .digits figure { display: inline-block; margin: .4rem; }
 .digits figcaption { font-size: .75rem; text-align: center; }
 </style>
@@ -40,6 +40,7 @@ def to_html(markdown: str, figures: dict[str, bytes], *, appendix: str = "") -> 
       appendix: HTML to put at its end.
     """
     body = MarkdownIt("commonmark").enable("table").render(markdown)
+    body = body.replace("<p><img", '<p class="wide"><img')
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
     for name, data in figures.items():
         body = body.replace(f'src="{name}"', f'src="{_data_uri(data)}"')

@@ -191,8 +191,8 @@ def _missed_section(study: Study) -> str:
     by_all, by_most = (sum(count >= least for count in counts.values()) for least in (runs, runs / 2))
     rows = [(str(index), f"{count} of {runs}") for index, count in most_missed(study.results)[:10]]
     return (
-        f"Of {study.results[0]['dataset']['test_examples']:,} test images all runs get {by_all} wrong, and at least half "
-        f"of the runs {by_most}. By their index, from 0:\n\n"
+        f"Of {study.results[0]['dataset']['test_examples']:,} test images all runs get {by_all} wrong, and at least "
+        f"half of the runs {by_most}. By their index, from 0:\n\n"
         + markdown_table(("index", "runs that get it wrong"), rows)
     )
 

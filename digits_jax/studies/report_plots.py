@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from digits_jax.curves import scale_accuracies, scale_losses
 from digits_jax.studies.statistics import Comparison
 from digits_jax.studies.study import Scale, Study, scale_of
 
@@ -31,19 +32,25 @@ def plot_differences(comparisons: dict[str, Comparison], scale: Scale, baseline:
 
 
 def plot_curves(study: Study, metric: str) -> Figure:
-    """Each variant's mean by epoch, in a band from its lowest to its highest seed."""
+    """Each variant's mean by epoch, in a band from its lowest to its highest seed; accuracies on a logit scale."""
     scale = scale_of(metric)
     figure = Figure(figsize=(8, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()
+    shown: list[float] = []
     for index, variant in enumerate(study.variants):
         length = min(len(result["epochs"]) for result in variant.results)
-        values = scale.factor * np.array([[row[metric] for row in r["epochs"][:length]] for r in variant.results])
+        values = np.array([[row[metric] for row in r["epochs"][:length]] for r in variant.results])
+        shown += values.ravel().tolist()
         epochs, colour = range(1, length + 1), _COLOURS[index % len(_COLOURS)]
         axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
         axes.plot(epochs, values.mean(0), color=colour, marker="o", markersize=3.5, label=variant.name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
-    axes.set_ylabel(scale.name + (f" ({scale.unit.strip()})" if scale.unit else ""))
+    if metric.endswith("/accuracy"):
+        scale_accuracies(axes, shown)
+    if metric.endswith("/loss"):
+        scale_losses(axes)
+    axes.set_ylabel(scale.name + (" (nats)" if metric.endswith("/loss") else ""))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8)
