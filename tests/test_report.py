@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from digits_jax.arrays import Arrays
-from digits_jax.errors import UserError
-from digits_jax.studies import load_runs, report
+from digits_jax.errors import ConfigError, UserError
+from digits_jax.studies import load_runs, report, report_page
 from digits_jax.studies.results import read_results
 from digits_jax.studies.statistics import compare, estimate
 from digits_jax.studies.study import create_study, scale_of
@@ -78,7 +78,7 @@ def table_row(page: str, name: str, section: str) -> list[str]:
 
 
 def test_the_page_says_what_the_runs_say(results: list[dict[str, Any]]) -> None:
-    page, figures = report.build_page(create_study(results))
+    page, figures = report_page.build_page(create_study(results))
     assert page.startswith("# Does dropout help?\n\n12 runs of 3 variants on mnist (12,000 training images), ")
     assert "trained in 48 s on 2 cores of A Processor with jax 0.10.2. Baseline: **none**." in page
     values = dict(enumerate(ACCURACIES["none"]))
@@ -103,33 +103,33 @@ def test_the_page_says_what_the_runs_say(results: list[dict[str, Any]]) -> None:
 
 
 def test_time_to_accuracy(results: list[dict[str, Any]]) -> None:
-    page, _ = report.build_page(create_study(results), accuracy=0.9905)
+    page, _ = report_page.build_page(create_study(results), accuracy=0.9905)
     assert table_row(page, "none", "Time to 99.05 % test accuracy") == ["none", "0 of 4", "-", "-"]
     assert table_row(page, "half", "Time to 99.05 % test accuracy") == ["half", "3 of 4", "2", "4.0"]
 
 
 def test_one_seed_says_nothing(results: list[dict[str, Any]]) -> None:
-    page, _ = report.build_page(create_study([r for r in results if r["config"]["seed"] == 0]))
+    page, _ = report_page.build_page(create_study([r for r in results if r["config"]["seed"] == 0]))
     assert "- **half**: 1 seed in common with none, which is too few to say anything." in page
     assert table_row(page, "half", "Differences to none")[3:] == ["-", "-", "-"]
     assert "nan" not in page
 
 
 def test_a_baseline_alone(results: list[dict[str, Any]]) -> None:
-    page, figures = report.build_page(create_study([r for r in results if r["study"]["variant"] == "none"]))
+    page, figures = report_page.build_page(create_study([r for r in results if r["study"]["variant"] == "none"]))
     assert "Differences" not in page
     assert set(figures) == {"curves.png"}
 
 
 def test_a_loss_is_in_nats(results: list[dict[str, Any]]) -> None:
-    page, _ = report.build_page(create_study(results), metric="test/loss")
+    page, _ = report_page.build_page(create_study(results), metric="test/loss")
     assert table_row(page, "half", "Test loss of the final epoch")[2] == "0.0500 nats"
     assert scale_of("test/loss").difference_unit == " nats"
 
 
 def test_an_unknown_metric(results: list[dict[str, Any]]) -> None:
     with pytest.raises(UserError, match=r"--metric is 'test/acc': expected one of .*test/accuracy"):
-        report.build_page(create_study(results), metric="test/acc")
+        report_page.build_page(create_study(results), metric="test/acc")
 
 
 def test_the_html_page_needs_no_other_file(results: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -165,6 +165,11 @@ def test_results_of_two_sweeps_or_none_are_refused(results: list[dict[str, Any]]
 def test_without_the_baseline_there_is_nothing_to_compare(results: list[dict[str, Any]]) -> None:
     with pytest.raises(UserError, match="no run of the baseline 'none' is finished"):
         create_study([r for r in results if r["study"]["variant"] != "none"])
+
+
+def test_no_results_given() -> None:
+    with pytest.raises(ConfigError, match=r"no results given; for example: python -m digits_jax.studies.report runs/"):
+        report.main(["report"])
 
 
 def test_reading_results(results: list[dict[str, Any]], write_results: Callable[..., Path]) -> None:

@@ -132,7 +132,8 @@ def test_killed_and_started_again(write_sweep: Callable[..., str], tmp_path: Pat
     rates = ", ".join(f'"{rate}": SMALL | {{"learning_rates": ({rate},), "epochs": (40,)}}' for rate in (0.01, 0.02))
     file = write_sweep(variants=rates, baseline="0.01")
     undisturbed = start(file, tmp_path / "a")
-    assert undisturbed.wait(180) == 0, undisturbed.stderr
+    _, err = undisturbed.communicate(timeout=180)
+    assert undisturbed.returncode == 0, err
     kills = 0
     # Killed once while the first run is under way, and once after its result is there.
     for until in ("runs/*/*/metrics.jsonl", "results/*/*.json"):
@@ -140,7 +141,8 @@ def test_killed_and_started_again(write_sweep: Callable[..., str], tmp_path: Pat
         while process.poll() is None and not list((tmp_path / "b").glob(until)):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        kills += process.wait(60) == -signal.SIGKILL
+        process.communicate(timeout=60)
+        kills += process.returncode == -signal.SIGKILL
     assert kills == 2
     process = start(file, tmp_path / "b")
     out, err = process.communicate(timeout=180)

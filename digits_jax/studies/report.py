@@ -6,195 +6,26 @@ folder to publish, where it only names them.
 """
 
 import io
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from digits_jax import command_line, datasets
 from digits_jax.arrays import Arrays
-from digits_jax.console import console, duration
-from digits_jax.errors import UserError
+from digits_jax.console import console
+from digits_jax.errors import ConfigError, UserError
 from digits_jax.studies.html_page import digits_gallery, to_html
-from digits_jax.studies.pages import markdown_table
-from digits_jax.studies.report_plots import plot_curves, plot_differences
+from digits_jax.studies.report_page import build_page, most_missed
 from digits_jax.studies.results import read_results
-from digits_jax.studies.statistics import POWER, Comparison, Estimate, compare, estimate
-from digits_jax.studies.study import Scale, Study, Variant, create_study, scale_of
+from digits_jax.studies.study import Study, create_study
 from digits_jax.writers import replace_text
 
 PAGE = flags.DEFINE_string("page", None, "folder to publish; default: runs/reports/<sweep>, with pictures of digits")
 METRIC = flags.DEFINE_string("metric", "test/accuracy", "what is compared: a metric of the final epoch")
-ACCURACY = flags.DEFINE_float("accuracy", None, "test accuracy in (0, 1) that 'time to accuracy' waits for")
-
-_MOST_MISSED = 24
-
-
-def verdict(name: str, comparison: Comparison, scale: Scale, baseline: str) -> str:
-    """One comparison in words."""
-    difference = comparison.difference
-    if difference.n < 2:
-        return f"**{name}**: {difference.n} seed in common with {baseline}, which is too few to say anything."
-    size = f"{scale.text(difference.mean, sign=True)}{scale.difference_unit} ({scale.interval(difference, sign=True)})"
-    if comparison.resolved:
-        return f"**{name}**: {size}, {'above' if difference.mean > 0 else 'below'} {baseline}."
-    needed = comparison.seeds_needed
-    more = f"some {needed:,} seeds would resolve one of this size" if needed else "no number of seeds in sight would"
-    return f"**{name}**: {size}, no difference from {baseline} that {difference.n} seeds resolve; {more}."
-
-
-def time_to_accuracy(variant: Variant, threshold: float) -> tuple[list[int], list[float]]:
-    """Epochs and seconds of training until the test accuracy first reached the threshold, for the runs that did."""
-    epochs, seconds = [], []
-    for result in variant.results:
-        for index, row in enumerate(result["epochs"], 1):
-            if row["test/accuracy"] >= threshold:
-                epochs.append(index)
-                seconds.append(sum(r["train/seconds"] for r in result["epochs"][:index]))
-                break
-    return epochs, seconds
-
-
-def most_missed(results: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
-    """Test images by index, with how many runs' final epochs get them wrong, the most missed first."""
-    counts = Counter(index for result in results for index in result["test_errors"])
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST_MISSED]
-
-
-def build_page(
-    study: Study, *, metric: str = "test/accuracy", accuracy: float | None = None
-) -> tuple[str, dict[str, Figure]]:
-    """The page as Markdown, and its figures by file name.
-
-    Args:
-      study: as from `create_study`.
-      metric: of the final epoch; what is compared.
-      accuracy: for "time to accuracy"; None: what the final epochs of the weakest variant reach on average.
-
-    Raises:
-      UserError: a run has no such metric.
-    """
-    for result in study.results:
-        if metric not in result["final"]:
-            known = ", ".join(key for key in result["final"] if "/" in key)
-            raise UserError(f"--metric is {metric!r}: expected one of {known}")
-    scale, base = scale_of(metric), study.baseline
-    estimates = {variant.name: estimate(list(variant.values(metric).values())) for variant in study.variants}
-    comparisons = compare(base.values(metric), {v.name: v.values(metric) for v in study.others})
-    threshold = accuracy or _reached_by_all(study)
-    figures = {"curves.png": plot_curves(study, metric if metric in base.results[0]["epochs"][0] else "test/accuracy")}
-    if comparisons:
-        figures["differences.png"] = plot_differences(comparisons, scale, base.name)
-    verdicts = [f"- {verdict(name, comparison, scale, base.name)}" for name, comparison in comparisons.items()]
-    commands = ((v.name, f"`{v.results[0]['study']['command']}`") for v in study.variants)
-    sections = [
-        f"# {study.question}",
-        _summary(study),
-        "\n".join(verdicts),
-        "![Differences to the baseline with their intervals](differences.png)" if comparisons else "",
-        f"## {scale.name.capitalize()} of the final epoch",
-        _means_table(study, estimates, scale),
-        _differences_section(comparisons, scale, base.name),
-        "## Learning curves",
-        "![Means by epoch, in bands from the lowest to the highest seed](curves.png)",
-        f"## Time to {100 * threshold:.2f} % test accuracy",
-        _time_table(study, threshold),
-        "## Test images that most runs get wrong",
-        _missed_section(study),
-        "## Commands",
-        "One of each; `--config.seed` takes the others.",
-        markdown_table(("variant", "command"), commands, text_columns=2),
-    ]
-    return "\n\n".join(part.strip() for part in sections if part) + "\n", figures
-
-
-def _reached_by_all(study: Study) -> float:
-    means = [float(np.mean(list(variant.values("test/accuracy").values()))) for variant in study.variants]
-    return int(1000 * min(means)) / 1000
-
-
-def _summary(study: Study) -> str:
-    first = study.results[0]
-    machines = Counter(f"{r['cores']} cores of {r['cpu']}" for r in study.results)
-    seconds = sum(row["train/seconds"] for r in study.results for row in r["epochs"])
-    sizes = sorted({r["config"]["dataset"]["train_examples"] for r in study.results})
-    return (
-        f"{len(study.results)} runs of {len(study.variants)} variants on {first['dataset']['name']} "
-        f"({' or '.join(f'{size:,}' for size in sizes)} training images), trained in {duration(seconds)} on "
-        f"{'; '.join(machines)} with jax {first['versions']['jax']}. Baseline: **{study.baseline.name}**."
-    )
-
-
-def _means_table(study: Study, estimates: dict[str, Estimate], scale: Scale) -> str:
-    rows = [
-        (
-            f"{name} (baseline)" if name == study.baseline.name else name,
-            str(value.n),
-            scale.text(value.mean) + scale.unit,
-            scale.text(value.std) if value.n > 1 else "-",
-            scale.interval(value),
-        )
-        for name, value in estimates.items()
-    ]
-    return markdown_table(("variant", "seeds", "mean", "standard deviation", "95 % interval of the mean"), rows)
-
-
-def _differences_section(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> str:
-    if not comparisons:
-        return ""
-    rows = [
-        (
-            name,
-            str(c.difference.n),
-            scale.text(c.difference.mean, sign=True),
-            scale.interval(c.difference, sign=True),
-            f"{c.p_value:.2g}" if c.difference.n > 1 else "-",
-            f"{c.seeds_needed:,}" if c.seeds_needed else "-",
-        )
-        for name, c in comparisons.items()
-    ]
-    header = (
-        f"minus {baseline}",
-        "pairs",
-        f"mean,{scale.difference_unit or ' difference'}",
-        "interval",
-        "p",
-        "seeds to resolve it",
-    )
-    return (
-        f"## Differences to {baseline}\n\n{markdown_table(header, rows)}\n"
-        "Differences are taken within a seed, which both variants share. The intervals are Student's t and hold "
-        "together with 95 % confidence, p is that of a paired two-sided t test: both corrected after Bonferroni for "
-        f"{len(comparisons)} comparison{'s' * (len(comparisons) > 1)}. The last column is how many seeds such a test "
-        f"needs to find a difference of the size seen with probability {POWER:.0%}."
-    )
-
-
-def _time_table(study: Study, threshold: float) -> str:
-    rows = []
-    for variant in study.variants:
-        epochs, seconds = time_to_accuracy(variant, threshold)
-        reached = f"{len(epochs)} of {len(variant.results)}"
-        times = (f"{np.median(epochs):g}", f"{np.median(seconds):.1f}") if epochs else ("-", "-")
-        rows.append((variant.name, reached, *times))
-    return markdown_table(("variant", "runs that reach it", "epochs (median)", "seconds of training (median)"), rows)
-
-
-def _missed_section(study: Study) -> str:
-    runs = len(study.results)
-    counts = Counter(index for result in study.results for index in result["test_errors"])
-    by_all, by_most = (sum(count >= least for count in counts.values()) for least in (runs, runs / 2))
-    rows = [(str(index), f"{count} of {runs}") for index, count in most_missed(study.results)[:10]]
-    return (
-        f"Of {study.results[0]['dataset']['test_examples']:,} test images all runs get {by_all} wrong, and at least "
-        f"half of the runs {by_most}. By their index, from 0:\n\n"
-        + markdown_table(("index", "runs that get it wrong"), rows)
-    )
+ACCURACY = flags.DEFINE_float(
+    "accuracy", None, "test accuracy that 'time to accuracy' waits for", lower_bound=0, upper_bound=1
+)
 
 
 def write_report(
@@ -246,7 +77,9 @@ def write_report(
 
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
-        raise UserError("no results given; for example: python -m digits_jax.studies.report runs/sweeps/hidden_dropout")
+        raise ConfigError(
+            "no results given; for example: python -m digits_jax.studies.report runs/sweeps/hidden_dropout"
+        )
     study = create_study(read_results(argv[1:]))
     folder = Path(PAGE.value or Path("runs/reports") / study.name)
     write_report(
