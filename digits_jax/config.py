@@ -125,7 +125,7 @@ def to_json(config: FrozenConfigDict) -> str:
 def differences_to_recorded(config: FrozenConfigDict, recorded: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """As `differences`, to a config that a file holds; fields that were declared since then had their defaults."""
     defaults = json.loads(json.dumps(default.get_config().to_dict()))
-    return differences(json.loads(to_json(config)), _update(defaults, recorded))
+    return differences(json.loads(to_json(config)), _update(defaults, recorded), "config.")
 
 
 def _update(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -103,11 +103,8 @@ def differences_to_run(
     config: FrozenConfigDict, dataset: Dataset, recorded: dict[str, Any]
 ) -> list[tuple[str, Any, Any]]:
     """The fields in which a run differs from that of a `run.json` or `result.json`: (name, value, recorded value)."""
-    of_config = differences_to_recorded(config, recorded["config"])
-    of_data = differences(describe_dataset(dataset), recorded["dataset"])
-    return [(f"config.{name}", *values) for name, *values in of_config] + [
-        (f"dataset.{name}", *values) for name, *values in of_data
-    ]
+    of_data = differences(describe_dataset(dataset), recorded["dataset"], "dataset.")
+    return differences_to_recorded(config, recorded["config"]) + of_data
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
