@@ -51,6 +51,7 @@ def train_seeds(
     writers: Sequence[Writer] = (),
     wandb_project: str | None = None,
     profile_steps: int = 0,
+    stop: StopRequest | None = None,
 ) -> list[list[Row]]:
     """Trains a config with each of the seeds: a run each, as many at once as `replicas.at_once` says.
 
@@ -64,6 +65,7 @@ def train_seeds(
       writers: of the rows of all runs, besides those of their workdirs.
       wandb_project: of Weights & Biases, to log to as well; then the seeds follow each other.
       profile_steps: how many of the first steps to trace with `jax.profiler`, into the first workdir's `profile`.
+      stop: the caller's, entered, where it has more to train than these seeds.
 
     Returns:
       For each seed one row of metrics per epoch, as in `metrics.jsonl`.
@@ -77,7 +79,7 @@ def train_seeds(
     configs = [resolve(config, dataset, seed=seed) for seed in seeds]
     size = 1 if wandb_project else replicas.at_once(config, len(configs))
     finished: list[Run] = []
-    with StopRequest() as stop:
+    with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
         for start in range(0, len(configs), size):
             with contextlib.ExitStack() as at_exit:
                 runs = []

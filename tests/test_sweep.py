@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import pytest
 
 from digits_jax import train
 from digits_jax.errors import ConfigError, UserError
+from digits_jax.experiment import Scores, evaluate
+from digits_jax.interrupts import Interrupted
 from digits_jax.studies import plan, runner, sweep
 from digits_jax.studies.results import read_results
-from tests.test_train import without_clock
+from tests.test_train import press_ctrl_c, without_clock
 
 ROOT = Path(__file__).parents[1]
 TINY = """{
@@ -158,6 +161,25 @@ def test_a_budget_ends_it_between_two_runs(write_sweep: Callable[..., str], tmp_
     assert re.search(r"rates: 2 runs, 0 done, 0 reused from elsewhere, 2 to train in about \d+ s\n", out)
     assert "stopped after --budget=0 minutes, 1 runs are left; go on with\n  python -m digits_jax.studies.sweep " in out
     assert len(list(tmp_path.glob("results/rates/*.json"))) == 1
+
+
+def test_ctrl_c_after_the_last_step_of_a_run_ends_the_sweep(
+    write_sweep: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate_with_ctrl_c(*args: Any) -> list[Scores]:
+        press_ctrl_c()
+        return evaluate(*args)
+
+    loaded, tasks = create_tasks(write_sweep(), tmp_path)
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", evaluate_with_ctrl_c)
+        with pytest.raises(Interrupted):
+            list(runner.run_tasks(loaded, tasks))
+    assert signal.getsignal(signal.SIGINT) is handler
+    # The run, or the runs that share its program, are finished; no other was begun.
+    assert [task.run.variant for task in tasks if task.status != "waiting"] == ["low"] * 2
+    assert Counter(finish(write_sweep(), tmp_path)) == {"done": 2, "waiting": 2}
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import FrozenConfigDict
 
 from digits_jax import console, input_pipeline, replicas, train
 from digits_jax.datasets import Dataset
 from digits_jax.errors import UserError
 from digits_jax.experiment import Experiment, build
+from digits_jax.interrupts import Interrupted, StopRequest
 from digits_jax.metrics import Metrics
 from digits_jax.studies.plan import Run, Sweep, plan
 from digits_jax.studies.results import read_result
@@ -163,23 +163,26 @@ def run_tasks(sweep: Sweep, tasks: list[Task]) -> Iterator[Task]:
       Interrupted: Ctrl-C; everything is saved.
       UserError: a run cannot go on.
     """
-    for group in _groups(tasks):
-        first = group[0]
-        workdirs = {task.run.seed: task.workdir for task in group}
+    with StopRequest() as stop:
+        for group in _groups(tasks):
+            if stop.requested:
+                raise Interrupted
+            _train(group, stop)
+            for task in group:
+                _publish(sweep, task, read_result(task.workdir / "result.json"))
+                task.status = "done"
+                yield task
 
-        def workdir_of(config: FrozenConfigDict, workdirs: dict[int, Path] = workdirs) -> Path:
-            return workdirs[config.seed]
 
-        with console.quiet():
-            train.train_seeds(
-                first.run.config,
-                list(workdirs),
-                workdir_of,
-                name=first.run.base_name,
-                dataset=first.dataset,
-                writers=[_Progress(group)],
-            )
-        for task in group:
-            _publish(sweep, task, read_result(task.workdir / "result.json"))
-            task.status = "done"
-            yield task
+def _train(group: list[Task], stop: StopRequest) -> None:
+    workdirs = {task.run.seed: task.workdir for task in group}
+    with console.quiet():
+        train.train_seeds(
+            group[0].run.config,
+            list(workdirs),
+            lambda config: workdirs[config.seed],
+            name=group[0].run.base_name,
+            dataset=group[0].dataset,
+            writers=[_Progress(group)],
+            stop=stop,
+        )
