@@ -26,6 +26,11 @@ def key(seed: int | jax.Array) -> jax.Array:
     return jax.random.key(seed, impl=_IMPLEMENTATION)
 
 
+def in_loops(key: jax.Array) -> jax.Array:
+    """The same key, with JAX's own hash from here on: for draws outside of the steps, as it compiles in less time."""
+    return jax.random.wrap_key_data(jax.random.key_data(key), impl="threefry2x32")
+
+
 def _hash(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Encrypts 64-bit counters, given and returned as two uint32 arrays of one shape, with a key `[2]`."""
     keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))

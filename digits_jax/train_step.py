@@ -56,7 +56,7 @@ def create_train_state(
     model: nn.Module, tx: optax.GradientTransformation, seed: jax.Array, *, image_shape: tuple[int, ...]
 ) -> TrainState:
     """A new state for `(H, W, C)` images."""
-    variables = model.init(create_keys(seed).init, jnp.zeros((1, *image_shape)), train=False)
+    variables = model.init(threefry.in_loops(create_keys(seed).init), jnp.zeros((1, *image_shape)), train=False)
     params = variables["params"]
     return TrainState(
         seed=seed,

@@ -43,6 +43,16 @@ def test_many_seeds_at_once() -> None:
     np.testing.assert_array_equal(draw(threefry.key), draw(jax.random.key))
 
 
+def test_the_same_key_in_loops() -> None:
+    def draw(key: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(key, 7), (64,))
+
+    key = threefry.key(3)
+    np.testing.assert_array_equal(draw(threefry.in_loops(key)), draw(key))
+    compiled = [jax.jit(draw).lower(k).compile().as_text() for k in (threefry.in_loops(key), key)]
+    assert ["while" in text for text in compiled] == [True, False]
+
+
 def test_64_bits() -> None:
     with jax.enable_x64(True):
         draws = [jax.random.bits(make_key(0), (5,), jnp.uint64) for make_key in (threefry.key, jax.random.key)]

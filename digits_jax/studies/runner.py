@@ -94,19 +94,25 @@ def _as_json(value: Any) -> Any:
 
 
 def estimate(tasks: list[Task]) -> None:
-    """Sets how long each waiting task takes, from a few measured steps and an evaluation of each distinct program."""
+    """Sets how long each waiting task takes, from a few measured steps of each distinct program."""
     seconds: dict[Any, float] = {}
     for group in _groups(tasks):
-        experiment = build(group[0].run.config, group[0].dataset, num_replicas=len(group))
+        config, dataset = group[0].run.config, group[0].dataset
+        experiment = build(config, dataset, num_replicas=len(group))
         program = experiment.train_steps
         if program not in seconds:
-            seconds[program] = _measured_epoch(experiment, len(group))
+            seconds[program] = _measured_step(experiment, len(group)) / config.batch_size
+        evaluated = len(experiment.after_each_epoch) * (
+            len(dataset.validation_labels) or len(dataset.arrays.test_labels)
+        )
+        # A network's gradient takes twice what its outputs take.
+        per_epoch = (experiment.feed.num_examples + evaluated / 3) * seconds[program]
         for task in group:
-            task.estimate = experiment.num_epochs * seconds[program] / len(group)
+            task.estimate = experiment.num_epochs * per_epoch / len(group)
 
 
-def _measured_epoch(experiment: Experiment, num_replicas: int) -> float:
-    """Seconds of an epoch: its steps from a few of them, and its evaluation whole."""
+def _measured_step(experiment: Experiment, num_replicas: int) -> float:
+    """Seconds of a training step."""
     start = experiment.initial_state
     batches = input_pipeline.epoch_batches(
         create_keys(start.seed).order,
@@ -115,16 +121,13 @@ def _measured_epoch(experiment: Experiment, num_replicas: int) -> float:
         batch_size=experiment.config.batch_size,
     )
     call = next(experiment.feed.calls(replicas.stack([batches] * num_replicas), first_step=0))
-    steps = min(_PROBE_STEPS, call.stop)
+    call = call._replace(stop=min(_PROBE_STEPS, call.stop))
     state, metrics = replicas.stack([(start, Metrics.zero())] * num_replicas)
     for _ in range(2):  # the first compiles
         begin = time.perf_counter()
-        state, _ = jax.block_until_ready(experiment.train_steps(state, metrics, *call._replace(stop=steps)))
-        trained = time.perf_counter() - begin
-        for on in experiment.after_each_epoch.values():
-            jax.block_until_ready(on(state))
-        evaluated = time.perf_counter() - begin - trained
-    return trained / steps * experiment.steps_per_epoch + evaluated
+        state, _ = jax.block_until_ready(experiment.train_steps(state, metrics, *call))
+        seconds = time.perf_counter() - begin
+    return seconds / call.stop
 
 
 def _groups(tasks: list[Task]) -> Iterator[list[Task]]:
