@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import conv, datasets, input_pipeline, models, optimizer, replicas
+from digits_jax import compilation, conv, datasets, input_pipeline, models, optimizer, replicas
 from digits_jax.augment import Augment, create_augment
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import (
@@ -83,7 +83,7 @@ def _build(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: in
         feed=_create_feed(config, dataset, num_replicas),
         schedule=optimizer.create_schedule(config, epoch_steps),
         steps_per_epoch=epoch_steps,
-        create_state=jax.jit(functools.partial(create_train_state, model, tx, image_shape=dataset.image_shape)),
+        create_state=compilation.jit(functools.partial(create_train_state, model, tx, image_shape=dataset.image_shape)),
         train_steps=make_train_steps(
             model=model,
             tx=tx,

@@ -19,13 +19,13 @@ WANDB_PROJECT = flags.DEFINE_string("wandb_project", None, "also log to this pro
 def main(argv: list[str]) -> int:
     command_line.required("config", "configs/bn_dropout.py")
     # Imported late so that a wrong flag is answered at once.
-    from digits_jax import compilation_cache, train
+    from digits_jax import compilation, train
     from digits_jax.config import validate
     from digits_jax.workdir import default_workdir
 
     config = CONFIG.value
     validate(config)
-    compilation_cache.enable()
+    compilation.enable_cache()
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
 
     def workdir_of(resolved: FrozenConfigDict) -> Path:

@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
-from digits_jax import threefry
+from digits_jax import compilation, threefry
 from digits_jax.augment import Augment
 from digits_jax.metrics import Metrics
 
@@ -170,7 +170,7 @@ def make_train_steps(
 
     if stacked:
         train_steps = jax.vmap(train_steps, in_axes=(0, 0, None, 0, None, None))
-    return jax.jit(train_steps, donate_argnums=0)
+    return compilation.jit(train_steps, donate_argnums=0)
 
 
 EvalSteps = Callable[[TrainState, Examples], tuple[Metrics, jax.Array]]
@@ -200,4 +200,4 @@ def make_eval_steps(*, model: nn.Module, batch_size: int, augment: Augment, stac
         logits = batches.reshape(rows.size, -1)[:num_examples]
         return Metrics.of_batch(logits, examples.labels), logits.argmax(-1) != examples.labels
 
-    return jax.jit(jax.vmap(eval_steps, in_axes=(0, None)) if stacked else eval_steps)
+    return compilation.jit(jax.vmap(eval_steps, in_axes=(0, None)) if stacked else eval_steps)

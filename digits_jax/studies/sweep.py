@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from digits_jax import command_line, compilation_cache, console
+from digits_jax import command_line, compilation, console
 from digits_jax.errors import ConfigError
 from digits_jax.interrupts import Interrupted
 from digits_jax.studies.plan import Sweep, load_sweep
@@ -67,7 +67,7 @@ def table(sweep: Sweep, tasks: list[Task]) -> Table:
 def main(argv: list[str]) -> int:
     sweep = load_sweep(command_line.required("sweep", "configs/sweeps/hidden_dropout.py"))
     shard = parse_shard(SHARD.value)
-    compilation_cache.enable()
+    compilation.enable_cache()
     begin = time.monotonic()
     terminal = Console(highlight=False, soft_wrap=True)
     tasks = create_tasks(

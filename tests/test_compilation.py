@@ -7,8 +7,8 @@ from pathlib import Path
 
 PROGRAM = """
 import jax
-from digits_jax import compilation_cache
-compilation_cache.enable()
+from digits_jax import compilation
+compilation.enable_cache()
 print(jax.jit(lambda x: x * 2 + 1)(20.0))
 """
 
