@@ -121,13 +121,12 @@ def _measured_step(experiment: Experiment, num_replicas: int) -> float:
         batch_size=experiment.config.batch_size,
     )
     call = next(experiment.feed.calls(replicas.stack([batches] * num_replicas), first_step=0))
-    call = call._replace(stop=min(_PROBE_STEPS, call.stop))
     state, metrics = replicas.stack([(start, Metrics.zero())] * num_replicas)
-    for _ in range(2):  # the first compiles
+    for steps in (1, min(_PROBE_STEPS, call.stop)):  # the first compiles
         begin = time.perf_counter()
-        state, _ = jax.block_until_ready(experiment.train_steps(state, metrics, *call))
+        state, _ = jax.block_until_ready(experiment.train_steps(state, metrics, *call._replace(stop=steps)))
         seconds = time.perf_counter() - begin
-    return seconds / call.stop
+    return seconds / steps
 
 
 def _groups(tasks: list[Task]) -> Iterator[list[Task]]:
