@@ -14,7 +14,8 @@ import jax
 def jit(function: Callable[..., Any], **options: Any) -> Any:
     """`jax.jit` for what a process calls from Python, not from another compiled function.
 
-    On a CPU, LLVM's later passes are left out: they take a third of the compilation and make no step faster.
+    On a CPU, LLVM's later passes are left out: they take a quarter of the compilation or more, and steps are 2 to 4 %
+    faster without them.
     """
     if jax.default_backend() == "cpu":
         options["compiler_options"] = {"xla_backend_optimization_level": 1}
