@@ -35,7 +35,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.early_stopping_epochs = 0  # epochs: stop after so many without a better one; 0: never
 
     config.steps_per_call = 20  # training steps in one compiled call; Ctrl-C and the progress bar wait for a call
-    config.eval_batch_size = 64  # images per evaluation batch; memory and time, and the draw of test_augmented/
+    config.eval_batch_size = (
+        64  # images per evaluation batch; memory and time, and the draws of test_augmented/, test_stream/
+    )
+    config.test_stream = False  # also score as many test images out of an endless shuffled stream, as test_stream/
 
     dataset = config.dataset = ConfigDict()
     dataset.name = "mnist"  # a key of digits_jax.datasets.DATASETS
@@ -94,6 +97,8 @@ def apply_argument(config: ConfigDict, arg: str) -> ConfigDict:
         config.epochs = (sum(config.epochs),)
         # Convolutions started smaller than Glorot's, with fans read in Theano's order (digits_jax/models.py).
         config.model.kernel_init = "keras1_uniform"
+        # Its validation figures are on a stream of test images, not on each of them once (input_pipeline.stream_order).
+        config.test_stream = True
     if arg == "smoke":
         config.dataset.train_examples = 256
         config.epochs = (1,) * len(config.learning_rates)

@@ -8,12 +8,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 # Colours that stay apart for colour-blind readers (Okabe & Ito 2008).
-_COLOURS = {"train": "#999999", "test": "#0072B2", "validation": "#009E73", "test_augmented": "#D55E00"}
+_COLOURS = {
+    "train": "#999999",
+    "test": "#0072B2",
+    "validation": "#009E73",
+    "test_augmented": "#D55E00",
+    "test_stream": "#CC79A7",
+}
 _LABELS = {
     "train": "training images, as trained on",
     "test": "test images",
     "validation": "held-out training images",
     "test_augmented": "test images, augmented",
+    "test_stream": "test images out of a stream",
 }
 # Ticks for a wide and for a narrow range of values; those of the loss are factors of powers of ten.
 _ACCURACY_TICKS = (

@@ -16,9 +16,11 @@ from digits_jax.augment import Augment, create_augment
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import (
     Examples,
+    Order,
     TrainState,
     TrainSteps,
     create_train_state,
+    each_once,
     make_eval_steps,
     make_train_steps,
 )
@@ -142,9 +144,9 @@ def _evaluations(
 ) -> tuple[Evaluations, Evaluations]:
     """What is scored after each epoch, and what only at the end: the test images, where others select the epoch."""
 
-    def on(split: str, augment: Augment) -> Callable[[TrainState], tuple[Metrics, jax.Array]]:
+    def on(split: str, augment: Augment, order: Order = each_once) -> Callable[[TrainState], tuple[Metrics, jax.Array]]:
         eval_steps = make_eval_steps(
-            model=model, batch_size=config.eval_batch_size, augment=augment, stacked=num_replicas > 1
+            model=model, batch_size=config.eval_batch_size, augment=augment, order=order, stacked=num_replicas > 1
         )
         return lambda state: eval_steps(state, _on_device(dataset, split, num_replicas))
 
@@ -152,8 +154,12 @@ def _evaluations(
         return images
 
     test = {"test": on("test", untouched)}
+    test_augment = create_augment(config.augment) if config.augment.test else untouched
     if config.augment.test:
-        test["test_augmented"] = on("test", create_augment(config.augment))
+        test["test_augmented"] = on("test", test_augment)
+    if config.test_stream:
+        order = functools.partial(input_pipeline.stream_order, batch_size=config.eval_batch_size)
+        test["test_stream"] = on("test", test_augment, order)
     if not len(dataset.validation_labels):
         return test, {}
     return {"validation": on("validation", untouched)}, test

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from digits_jax.train_step import Examples
 
@@ -34,6 +35,24 @@ def epoch_batches(order_key: jax.Array, epoch: int, *, num_examples: int, batch_
     cut = num_examples - num_examples % batch_size
     parts = [order[:cut].reshape(-1, batch_size), order[cut:].reshape(1, -1)]
     return [part for part in parts if part.size]
+
+
+def stream_order(key: jax.Array, num_examples: int, *, batch_size: int) -> jax.Array:
+    """As many indices as there are examples, out of the middle of an endless stream of shuffled batches.
+
+    They are the end of one shuffle and the beginning of the next, cut at any batch: some examples come twice, others
+    not at all. This is what Keras 1 validates on: `evaluate_generator` takes `nb_val_samples` from where the generator
+    stands, and up to ten batches that its queue has fetched ahead are thrown away when it returns, so that the next
+    call starts somewhere else (keras/engine/training.py, releases 1.0.8 to 1.2.2).
+
+    Returns:
+      int32 `[num_examples]`.
+    """
+    first, second, place = jax.random.split(key, 3)
+    stream = jnp.concatenate([jax.random.permutation(k, num_examples) for k in (first, second)])
+    batches = -(-num_examples // batch_size)  # of one shuffle, the last one short
+    start = batch_size * jax.random.randint(place, (), 0, batches)
+    return lax.dynamic_slice_in_dim(stream, start, num_examples)
 
 
 class Call(NamedTuple):

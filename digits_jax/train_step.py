@@ -37,6 +37,7 @@ class Keys(NamedTuple):
     dropout: jax.Array
     augment: jax.Array
     test_augment: jax.Array
+    test_stream: jax.Array
 
 
 class Examples(NamedTuple):
@@ -174,22 +175,33 @@ def make_train_steps(
 
 
 EvalSteps = Callable[[TrainState, Examples], tuple[Metrics, jax.Array]]
+Order = Callable[[jax.Array, int], jax.Array]  # Takes a key and N; returns N indices into as many examples.
 
 
-def make_eval_steps(*, model: nn.Module, batch_size: int, augment: Augment, stacked: bool = False) -> EvalSteps:
+def each_once(key: jax.Array, num_examples: int) -> jax.Array:
+    return jnp.arange(num_examples)
+
+
+def make_eval_steps(
+    *, model: nn.Module, batch_size: int, augment: Augment, order: Order = each_once, stacked: bool = False
+) -> EvalSteps:
     """Compiles the evaluation of a whole set; of several states along a leading axis where they are `stacked`.
 
     Returns:
-      `eval_steps(state, examples)`: the metrics over all N examples, each counted exactly once, and whether each is
-      classified wrongly, bool `[N]`. The last batch is filled up with copies that are cut off again. What `augment`
-      draws is a function of the state's seed and step.
+      `eval_steps(state, examples)`: the metrics over all N examples in `order`, and whether each of these is classified
+      wrongly, bool `[N]`. The last batch is filled up with copies that are cut off again. What `augment` and `order`
+      draw is a function of the state's seed and step.
     """
 
     def eval_steps(state: TrainState, examples: Examples) -> tuple[Metrics, jax.Array]:
         num_examples = len(examples.labels)
         size = min(batch_size, num_examples)
-        rows = jnp.minimum(jnp.arange(-(-num_examples // size) * size), num_examples - 1).reshape(-1, size)
-        key = jax.random.fold_in(create_keys(state.seed).test_augment, state.step)
+        keys = create_keys(state.seed)
+        indices = order(jax.random.fold_in(keys.test_stream, state.step), num_examples)
+        labels = examples.labels[indices]
+        filled_up = jnp.minimum(jnp.arange(-(-num_examples // size) * size), num_examples - 1)
+        rows = indices[filled_up].reshape(-1, size)
+        key = jax.random.fold_in(keys.test_augment, state.step)
 
         def logits_of(batch: tuple[jax.Array, jax.Array]) -> Any:
             index, rows = batch
@@ -198,6 +210,6 @@ def make_eval_steps(*, model: nn.Module, batch_size: int, augment: Augment, stac
 
         batches = lax.map(logits_of, (jnp.arange(len(rows)), rows))
         logits = batches.reshape(rows.size, -1)[:num_examples]
-        return Metrics.of_batch(logits, examples.labels), logits.argmax(-1) != examples.labels
+        return Metrics.of_batch(logits, labels), logits.argmax(-1) != labels
 
     return compilation.jit(jax.vmap(eval_steps, in_axes=(0, None)) if stacked else eval_steps)

@@ -91,14 +91,14 @@ EXPERIMENTS = ["linear", "linear_augmented", "vgg", "vgg_augmented", "dropout", 
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_as_logged_changes_the_schedule_and_the_initial_weights(name: str) -> None:
+def test_as_logged_changes_the_schedule_the_initial_weights_and_what_is_scored(name: str) -> None:
     get_config = importlib.import_module(f"configs.{name}").get_config
     stated, logged = get_config(), get_config("as_logged")
     assert logged.learning_rates == (0.01,)
     assert logged.epochs == ((16,) if name == "bn_dropout" else (11,))
     assert logged.model.kernel_init == "keras1_uniform"
     changed = [field for field, *_ in differences(logged.to_dict(), stated.to_dict())]
-    assert changed == ["epochs", "learning_rates", "model.kernel_init"]
+    assert changed == ["epochs", "learning_rates", "model.kernel_init", "test_stream"]
 
 
 def test_the_posts_augmentation() -> None:

@@ -84,3 +84,18 @@ def test_an_error_while_gathering_reaches_the_training_loop() -> None:
     feed = input_pipeline.HostFeed(broken, num_examples=4, image_shape=(1, 1, 1), steps_per_call=1)
     with pytest.raises(OSError, match="the disk is gone"):
         list(feed.calls([jax.numpy.arange(4).reshape(2, 2)], first_step=0))
+
+
+def test_a_stream_is_the_end_of_one_shuffle_and_the_beginning_of_the_next() -> None:
+    def stream(seed: int) -> list[int]:
+        return np.asarray(input_pipeline.stream_order(jax.random.key(seed), 100, batch_size=16)).tolist()
+
+    def is_cut_at(place: int, order: list[int]) -> bool:
+        return len(set(order[:place])) == place and len(set(order[place:])) == 100 - place
+
+    streams = [stream(seed) for seed in range(40)]
+    assert all(any(is_cut_at(place, order) for place in (4, 20, 36, 52, 68, 84, 100)) for order in streams)
+    distinct = {len(set(order)) for order in streams}
+    assert max(distinct) == 100  # a whole shuffle
+    assert min(distinct) < 90
+    assert stream(0) == stream(0)

@@ -182,6 +182,17 @@ def test_ctrl_c_after_the_last_step_of_a_run_ends_the_sweep(
     assert Counter(finish(write_sweep(), tmp_path)) == {"done": 2, "waiting": 2}
 
 
+def test_a_variant_has_its_own_base_and_number_of_seeds(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    logged = '"logged": SMALL | {"config": "configs/linear.py:as_logged", "num_seeds": 3}'
+    _, tasks = create_tasks(write_sweep(variants=f'"low": SMALL, {logged}'), tmp_path)
+    runs = [(task.run.seed, task.run.variant, task.run.config.test_stream) for task in tasks]
+    assert runs == [
+        (0, "low", False), (0, "logged", True), (1, "low", False), (1, "logged", True), (2, "logged", True)
+    ]  # fmt: skip
+    assert "--config=configs/linear.py:as_logged" in tasks[1].run.command
+    assert "num_seeds" not in tasks[1].run.command
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -189,6 +200,7 @@ def test_ctrl_c_after_the_last_step_of_a_run_ends_the_sweep(
         ({"variants": ""}, r"variants is \{\}: expected at least one"),
         ({"baseline": "lwo"}, "baseline is 'lwo': expected one of low, high"),
         ({"num_seeds": "0"}, "num_seeds is 0: expected an integer >= 1"),
+        ({"variants": '"low": SMALL | {"num_seeds": 0.5}'}, "num_seeds is 0.5: expected an integer >= 1"),
         ({"num_seeds": "zero"}, "rates.py, line 12: NameError: name 'zero' is not defined"),
         ({"config": "configs/nope.py"}, "configs/nope.py: no such file"),
         ({"config": "configs/vgg.py:fast"}, "configs/vgg.py:fast.*unknown config argument 'fast'"),

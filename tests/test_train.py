@@ -214,6 +214,18 @@ def test_augmented_test_images_are_scored_beside_the_clean_ones(small_config: Co
     assert all(row["test/loss"] == row["test_augmented/loss"] for row in rows)
 
 
+def test_a_stream_of_test_images_is_scored_beside_them(small_config: ConfigDict, tmp_path: Path) -> None:
+    small_config.test_stream = True
+    small_config.learning_rates = (1e-9, 1e-9)  # nothing is learned: only the draw differs between the epochs
+    first, second = train.train_and_evaluate(small_config, tmp_path)
+    assert first["test/loss"] == pytest.approx(second["test/loss"], rel=1e-6)
+    assert first["test_stream/loss"] != pytest.approx(second["test_stream/loss"], rel=1e-6)
+    assert first["test_stream/loss"] == pytest.approx(first["test/loss"], rel=0.1)
+    small_config.eval_batch_size = 1000  # one batch, which a stream cannot cut
+    rows = train.train_and_evaluate(small_config, tmp_path / "whole")
+    assert all(row["test/accuracy"] == row["test_stream/accuracy"] for row in rows)
+
+
 def test_early_stopping(small_config: ConfigDict, tmp_path: Path) -> None:
     small_config.learning_rates, small_config.epochs = (1e-9,), (6,)  # nothing is learned: the first epoch stays best
     small_config.early_stopping_epochs = 2

@@ -23,7 +23,8 @@ class Sweep(NamedTuple):
     """
 
     config: str  # the base, such as "configs/bn_dropout.py" or "configs/vgg.py:as_logged"
-    variants: Mapping[str, Mapping[str, Any]]  # by name, what they change: dotted fields, "config" for another base
+    # By name, what they change: dotted fields, and "config" or "num_seeds" where they have another than the sweep.
+    variants: Mapping[str, Mapping[str, Any]]
     baseline: str  # the name of the variant that the others are compared with
     num_seeds: int  # seeds 0 to num_seeds - 1
     question: str = ""
@@ -71,8 +72,9 @@ def load_sweep(file: str) -> Sweep:
         raise ConfigError(f"{file}: variants is {sweep.variants!r}: expected at least one")
     if sweep.baseline not in sweep.variants:
         raise ConfigError(f"{file}: baseline is {sweep.baseline!r}: expected one of {', '.join(sweep.variants)}")
-    if not isinstance(sweep.num_seeds, int) or sweep.num_seeds < 1:
-        raise ConfigError(f"{file}: num_seeds is {sweep.num_seeds!r}: expected an integer >= 1")
+    for seeds in (sweep.num_seeds, *(variant.get("num_seeds", 1) for variant in sweep.variants.values())):
+        if not isinstance(seeds, int) or seeds < 1:
+            raise ConfigError(f"{file}: num_seeds is {seeds!r}: expected an integer >= 1")
     if not names["__doc__"]:
         raise ConfigError(f"{file}: the docstring is missing: expected the question that the sweep asks")
     return sweep._replace(question=" ".join(names["__doc__"].split()), name=Path(file).stem)
@@ -91,10 +93,13 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[Run, Data
     """
     load = functools.cache(datasets.load)
     runs = []
-    for seed in range(sweep.num_seeds):
+    num_seeds = {name: variant.get("num_seeds", sweep.num_seeds) for name, variant in sweep.variants.items()}
+    for seed in range(max(num_seeds.values())):
         for name, variant in sweep.variants.items():
-            overrides = dict(variant)
-            base = overrides.pop("config", sweep.config)
+            if seed >= num_seeds[name]:
+                continue
+            overrides = {field: value for field, value in variant.items() if field not in ("config", "num_seeds")}
+            base = variant.get("config", sweep.config)
             config = _load_config(base)
             try:
                 _check_overrides(overrides)
@@ -121,8 +126,8 @@ def _check_distinct(sweep: Sweep, runs: list[Run]) -> None:
 
 
 def _check_overrides(overrides: dict[str, Any]) -> None:
-    for name in overrides.keys() & {"seed", "num_seeds"}:
-        raise ConfigError(f"it sets {name}, which num_seeds of the sweep does for all variants")
+    if "seed" in overrides:
+        raise ConfigError("it sets seed, which num_seeds of the sweep does for all variants")
 
 
 def _override(config: ConfigDict, fields: dict[str, Any]) -> None:

@@ -1,0 +1,31 @@
+"""Does the post's printed log come out again, trained as the log shows or as its text says?"""
+
+# Four hours on two CPU cores; docs/reproduction.md is made of its results by `python -m digits_jax.studies.reproduce`.
+
+from digits_jax.studies.plan import Sweep
+
+EXPERIMENTS = ("linear", "linear_augmented", "vgg", "vgg_augmented", "dropout", "bn_dropout")
+LINEAR = EXPERIMENTS[:2]
+
+
+def get_sweep() -> Sweep:
+    as_logged = {
+        f"{name}, as logged": {"config": f"configs/{name}.py:as_logged", "num_seeds": 20 if name in LINEAR else 5}
+        for name in EXPERIMENTS
+    }
+    as_stated = {
+        f"{name}, as stated": {"config": f"configs/{name}.py", "num_seeds": 20 if name in LINEAR else 3}
+        for name in EXPERIMENTS
+    }
+    # A control: as logged, but from the initial weights that the post's Keras was meant to draw.
+    glorot = {
+        f"{name}, Glorot": {**as_logged[f"{name}, as logged"], "model.kernel_init": "glorot_uniform", "num_seeds": 3}
+        for name in EXPERIMENTS
+        if name not in LINEAR
+    }
+    return Sweep(
+        config="configs/linear.py:as_logged",
+        variants=as_logged | as_stated | glorot,
+        baseline="linear, as logged",
+        num_seeds=3,
+    )
