@@ -92,3 +92,23 @@ def test_equal_variants_are_rarely_called_different(num_variants: int) -> None:
         found = statistics.compare(baseline, {str(i): variant for i, variant in enumerate(variants)})
         called += any(comparison.resolved for comparison in found.values())
     assert called <= 60
+
+
+def test_a_new_run_lies_in_its_prediction_interval_as_often_as_promised() -> None:
+    random = np.random.default_rng(0)
+    for runs in (3, 5, 20):
+        values = random.normal(size=(2_000, runs + 1, 11))
+        values[:, :, 0] *= 20  # the first epoch has a spread of its own
+        hits = []
+        for drawn in values:
+            low, high = statistics.prediction_interval(drawn[1:])
+            hits.append((low <= drawn[0]) & (drawn[0] <= high))
+        assert np.mean(hits) == pytest.approx(0.99, abs=0.002)
+        assert np.mean(hits, axis=0)[0] == pytest.approx(0.99, abs=0.007)
+
+
+def test_prediction_interval_of_one_epoch_is_the_textbooks() -> None:
+    values = np.array([[1.0], [2.0], [4.0]])
+    low, high = statistics.prediction_interval(values, confidence=0.95)
+    half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) * np.sqrt(1 + 1 / 3)
+    assert (low[0], high[0]) == pytest.approx((7 / 3 - half, 7 / 3 + half))

@@ -51,6 +51,31 @@ def estimate(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
     return Estimate(n, mean, std, mean - half, mean + half)
 
 
+def prediction_interval(values: np.ndarray, *, confidence: float = 0.99) -> tuple[np.ndarray, np.ndarray]:
+    """Where the figures of one more run are expected, from those of the runs at hand.
+
+    A t interval, mean +- t s sqrt(1 + 1 / n) (Hahn & Meeker 1991, section 4.7). A handful of runs says little about
+    their spread, so the variance of an epoch is averaged with those of the epochs before and after it, and t has the
+    degrees of freedom of all of them. The first epoch, whose spread is of another kind, stands for itself.
+
+    Args:
+      values: `[runs, epochs]`, at least two runs, on a scale on which they are close to normal.
+      confidence: that a new run's figure lies between the limits.
+
+    Returns:
+      The lower and the upper limits, `[epochs]` each.
+    """
+    runs, epochs = values.shape
+    variances = values.var(axis=0, ddof=1)
+    half = np.empty(epochs)
+    for epoch in range(epochs):
+        near = variances[max(1, epoch - 1) : epoch + 2] if epoch else variances[:1]
+        t = stats.t.ppf((1 + confidence) / 2, len(near) * (runs - 1))
+        half[epoch] = t * math.sqrt(near.mean() * (1 + 1 / runs))
+    mean = values.mean(axis=0)
+    return mean - half, mean + half
+
+
 def compare(
     baseline: Mapping[int, float], variants: Mapping[str, Mapping[int, float]], *, confidence: float = 0.95
 ) -> dict[str, Comparison]:

@@ -1,0 +1,85 @@
+"""The post's log beside ours: `python -m digits_jax.studies.reproduce`
+
+Rewrites the plots and tables of `docs/reproduction.md`, and the results table of the README, from the result files of
+`configs/sweeps/reproduction.py` and `configs/sweeps/reproduction_causes.py`.
+"""
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from digits_jax import command_line
+from digits_jax.console import console, duration
+from digits_jax.errors import UserError
+from digits_jax.studies import reproduce_page as page
+from digits_jax.studies.pages import replace_section
+from digits_jax.studies.post_log import EXPERIMENTS, read_post_log
+from digits_jax.studies.reproduce_plots import plot_experiment
+from digits_jax.studies.results import read_results
+from digits_jax.studies.study import create_study
+
+DOCS = flags.DEFINE_string("docs", "docs", "folder with reproduction.md, reproduction/ and reproduction_causes/")
+README = flags.DEFINE_string("readme", "README.md", "file with the results table")
+
+
+def read_variants(folder: Path) -> page.Results:
+    """The results of a sweep by variant, each sorted by seed."""
+    return {variant.name: variant.results for variant in create_study(read_results([folder])).variants}
+
+
+def read_reasons(path: Path) -> dict[tuple[str, int, str], str]:
+    """Why figures lie outside, by (experiment, epoch, figure).
+
+    Raises:
+      UserError: the file cannot be read, or is no such table.
+    """
+    try:
+        with path.open(newline="") as file:
+            return {(r["experiment"], int(r["epoch"]), r["figure"]): r["why"] for r in csv.DictReader(file)}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error!r}): expected experiment,epoch,figure,why") from None
+
+
+def describe(results: list[dict[str, Any]]) -> str:
+    """What trained them."""
+    machines = Counter(f"{r['cores']} cores of {r['cpu']}, jax {r['versions']['jax']}" for r in results)
+    commits = ", ".join(sorted({r["git_revision"][:7] for r in results}))
+    seconds = sum(row["train/seconds"] for r in results for row in r["epochs"])
+    return f"{len(results)} runs, trained in {duration(seconds)} on {'; '.join(machines)}, at commit {commits}."
+
+
+def main(argv: list[str]) -> None:
+    docs = Path(DOCS.value)
+    folder = docs / "reproduction"
+    post = read_post_log(folder / "post_log.csv")
+    results, causes = (read_variants(docs / name) for name in ("reproduction", "reproduction_causes"))
+    all_results = [result for runs in results.values() for result in runs]
+    for name in EXPERIMENTS:
+        for protocol in page.PROTOCOLS[:2]:
+            if len(results.get(f"{name}, {protocol}", [])) < 2:
+                raise UserError(f"{folder} has fewer than 2 runs of '{name}, {protocol}': run the sweep's others first")
+    sections = {
+        "runs": describe(all_results),
+        "score": page.score_table(post, results),
+        "outliers": page.outliers_table(post, results, read_reasons(folder / "outliers.csv")),
+        "causes": page.causes_table(post, results, causes),
+        "conclusions": page.conclusions_table(results),
+        "schedule": page.schedule_table(results),
+        "as stated": page.headline_table(results, "as stated"),
+        "as logged": page.headline_table(results, "as logged"),
+    }
+    for name in EXPERIMENTS:
+        logged, stated = (page.runs_of(results, f"{name}, {protocol}") for protocol in page.PROTOCOLS[:2])
+        plot_experiment(name, post[name], logged, stated).savefig(folder / f"{name}.png")
+        sections[f"figures {name}"] = page.figures_table(post[name], logged, stated)
+    for section, text in sections.items():
+        replace_section(docs / "reproduction.md", section, text)
+    replace_section(Path(README.value), "results", sections["as stated"])
+    console.print(f"{len(all_results)} runs in {docs / 'reproduction.md'}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,148 @@
+"""The post's log among runs made up here: what lies inside, what the page says of the rest."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from configs.sweeps import reproduction, reproduction_causes
+from digits_jax.errors import UserError
+from digits_jax.studies import reproduce
+from digits_jax.studies.post_log import EXPERIMENTS, figures_of, inside, inside_without_each, read_post_log
+from tests.test_report import make_result
+
+ROOT = Path(__file__).parents[1]
+LOG = ROOT / "docs/reproduction/post_log.csv"
+
+
+def make_run(figures: np.ndarray, variant: str, seed: int, variants: list[str], baseline: str) -> dict[str, Any]:
+    """A result file with the given figures `[epochs, 4]`."""
+    result = make_result("none", seed, 0.0)
+    metrics = ("train/loss", "train/accuracy", "test_stream/loss", "test_stream/accuracy", "test/accuracy")
+    rows = [
+        {"epoch": epoch, "train/seconds": 1.0, **dict(zip(metrics, (*row, row[3]), strict=True))}
+        for epoch, row in enumerate(figures.tolist(), 1)
+    ]
+    best = max(rows, key=lambda row: row["test/accuracy"])
+    study = {"sweep": "reproduction", "variant": variant, "variants": variants, "baseline": baseline}
+    result.update(config_hash=f"{variant}{seed}", epochs=rows, final=rows[-1], best=best, git_revision="0" * 40)
+    return {**result, "study": {**result["study"], **study}}
+
+
+def around(figures: np.ndarray, seed: int, *, spread: float = 0.02) -> np.ndarray:
+    """Figures as another run might have them."""
+    noise = np.random.default_rng(seed).normal(scale=spread, size=figures.shape)
+    odds = figures / (1 - np.minimum(figures, 0.9999)) * np.exp(noise)
+    return np.where([False, True, False, True], odds / (1 + odds), figures * np.exp(noise))
+
+
+@pytest.fixture
+def write_docs(tmp_path: Path) -> Callable[..., Path]:
+    """A folder like docs/, with runs around the post's figures; as stated and with Glorot's weights far from them."""
+
+    def write(*, without: str = "none", log: str = LOG.read_text()) -> Path:
+        post = read_post_log(LOG)
+        for name, sweep in (("reproduction", reproduction), ("reproduction_causes", reproduction_causes)):
+            asked, folder = sweep.get_sweep(), tmp_path / name
+            folder.mkdir()
+            for variant in asked.variants:
+                for seed in range(4 * (variant != without)):
+                    figures = around(post[variant.split(",")[0]], seed)
+                    if not variant.endswith("as logged"):
+                        figures = figures**1.5
+                    run = make_run(figures, variant, seed, list(asked.variants), asked.baseline)
+                    (folder / f"{variant}{seed}.json").write_text(json.dumps(run))
+        (tmp_path / "reproduction/post_log.csv").write_text(log)
+        (tmp_path / "reproduction/outliers.csv").write_text(
+            "experiment,epoch,figure,why\nvgg,2,train loss,a typing error\n"
+        )
+        for page in ("docs/reproduction.md", "README.md"):
+            (tmp_path / Path(page).name).write_text((ROOT / page).read_text())
+        return tmp_path
+
+    return write
+
+
+def run_command(docs: Path) -> str:
+    with flagsaver.flagsaver(docs=str(docs), readme=str(docs / "README.md")):
+        reproduce.main([""])
+    return (docs / "reproduction.md").read_text()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parsed_flags() -> None:
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+
+
+def section(page: str, name: str) -> str:
+    found = re.search(f"<!-- {name} -->\n(.*?)<!-- /{name} -->", page, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_the_log_has_all_that_the_post_prints() -> None:
+    log = read_post_log(LOG)
+    assert list(log) == list(EXPERIMENTS)
+    assert sum(figures.size for figures in log.values()) == 284
+    np.testing.assert_array_equal(log["vgg"][0], [1.3413, 0.5329, 0.1907, 0.9452])
+
+
+def test_validation_is_what_the_post_would_have_printed() -> None:
+    row = {f"{on}/{metric}": 0.5 for on in ("train", "test") for metric in ("loss", "accuracy")}
+    augmented = row | {"test_augmented/loss": 0.6, "test_augmented/accuracy": 0.6}
+    stream = augmented | {"test_stream/loss": 0.7, "test_stream/accuracy": 0.7}
+    validation = [figures_of({"epochs": [epoch]})[0, 2:].tolist() for epoch in (row, augmented, stream)]
+    assert validation == [[0.5, 0.5], [0.6, 0.6], [0.7, 0.7]]
+
+
+def test_a_figure_far_from_all_runs_is_outside() -> None:
+    post = read_post_log(LOG)["vgg"]
+    runs = [around(post, seed) for seed in range(5)]
+    assert inside(post, runs).all()
+    moved = post.copy()
+    moved[3, 2] *= 2
+    moved[5, 3] = 1.0  # all images right: log-odds stay finite
+    assert np.argwhere(~inside(moved, runs)).tolist() == [[3, 2], [5, 3]]
+    assert np.mean(list(inside_without_each(runs))) > 0.9
+    assert np.argwhere(~list(inside_without_each([*runs, moved]))[-1]).tolist() == [[3, 2], [5, 3]]
+
+
+def test_the_page_counts_and_explains(write_docs: Callable[..., Path]) -> None:
+    log = LOG.read_text().replace("vgg,2,0.1524,0.9533", "vgg,2,0.2524,0.8533")
+    docs = write_docs(log=log)
+    page = run_command(docs)
+    score = section(page, "score")
+    assert "| `linear` | 44 of 44 (4 runs) |" in score
+    assert "| `vgg` | 42 of 44 (4 runs) |" in score
+    assert "**282 of 284** (99%)" in score
+    outside = section(page, "outliers").splitlines()[2:]
+    assert [line.split("|")[1:4] for line in outside] == [
+        [" `vgg` ", " train loss, epoch 2 ", " a typing error "],
+        [" `vgg` ", " train accuracy, epoch 2 ", " open "],
+    ]
+    assert "**0.2524**" in section(page, "figures vgg")
+    assert "bn_dropout" in section((docs / "README.md").read_text(), "results")
+    assert all((docs / f"reproduction/{name}.png").stat().st_size > 10_000 for name in EXPERIMENTS)
+    assert run_command(docs) == page
+
+
+def test_a_study_that_is_not_far_enough(write_docs: Callable[..., Path]) -> None:
+    docs = write_docs(without="vgg, as stated")
+    with pytest.raises(UserError, match="fewer than 2 runs of 'vgg, as stated': run the sweep's others first"):
+        run_command(docs)
+
+
+@pytest.mark.parametrize("text", ["experiment,epoch\nvgg,1\n", ""])
+def test_a_log_that_is_no_table(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "log.csv"
+    if text:  # otherwise there is no file
+        file.write_text(text)
+    with pytest.raises(UserError, match=r"log.csv cannot be read as the post's log.*expected experiment,epoch,"):
+        read_post_log(file)
