@@ -1,4 +1,4 @@
-"""Checkpoints with Orbax: the latest, to go on from, and the best."""
+"""Checkpoints with Orbax, closed by sums of their files: the latest two, to go on from, and the best."""
 
 import os
 import re
@@ -10,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from digits_jax import disk
 from digits_jax.errors import UserError
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import TrainState
@@ -25,23 +26,69 @@ class Progress(NamedTuple):
     seconds: float  # of training in the current epoch so far
     rows: list[dict[str, Any]]  # of metrics.jsonl, one per finished epoch
 
+    @classmethod
+    def at_the_start(cls, state: TrainState) -> "Progress":
+        return cls(state=state, metrics=Metrics.zero(), seconds=0.0, rows=[])
+
 
 class Checkpoints:
-    """The checkpoints of one run, one folder per step."""
+    """The checkpoints of one run, one folder per step.
+
+    Those that are damaged are set aside, into a folder `damaged` beside theirs, where nothing deletes them.
+
+    Attributes:
+      set_aside: what was wrong with which checkpoints, a sentence each.
+
+    Raises:
+      UserError: there are checkpoints, and all are damaged: what was trained is not silently trained again.
+    """
 
     def __init__(self, folder: Path) -> None:
-        # Orbax's `best_fn` with `max_to_keep` would delete the newest checkpoint whenever the metric worsens.
+        self._folder = folder
+        self.set_aside: list[str] = []
+        self._check()
+        # Orbax's `best_fn` with `max_to_keep` would delete the newest checkpoint whenever the metric worsens. Two of
+        # the latest, because Orbax deletes before the sums of the new one are written.
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
-                checkpoint_managers.LatestN(1),
+                checkpoint_managers.LatestN(2),
                 checkpoint_managers.BestN(
                     n=1, get_metric_fn=_best_first_key, reverse=False, keep_checkpoints_without_metrics=False
                 ),
             ]
         )
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=False)
-        self._folder = folder
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        handlers = {"arrays": ocp.StandardCheckpointHandler(), "history": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+
+    def _check(self) -> None:
+        self._remove_leftovers()
+        steps = sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
+        for step in steps:
+            wrong = disk.damage(self._folder / str(step))
+            if wrong:
+                self._set_aside(step, wrong)
+        # A run saves its state at step 0. Where only that one is damaged, nothing has been trained yet.
+        if len(self.set_aside) == len(steps) and any(steps):
+            raise UserError(
+                f"{'; '.join(self.set_aside)}: no checkpoint is left to go on from; "
+                f"to train from the beginning, remove {self._folder.parent}"
+            )
+
+    def _remove_leftovers(self) -> None:
+        """Of a process that ended, or of a disk that was full, while it saved."""
+        for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _set_aside(self, step: int, wrong: str) -> None:
+        damaged = self._folder.parent / "damaged"
+        try:
+            damaged.mkdir(exist_ok=True)
+            place = next(path for n in range(1, 1_000) if not (path := damaged / f"{step}-{n}").exists())
+            os.replace(self._folder / str(step), place)
+        except OSError as error:
+            raise UserError(disk.refusal(damaged, error, needed=0)) from None
+        self.set_aside.append(f"the checkpoint of step {step} is damaged ({wrong}) and is now {place}")
 
     def save(self, progress: Progress, *, score: float | None) -> None:
         """Saves; `score` ranks the checkpoint, None (in mid-epoch) leaves it out of the ranking.
@@ -50,57 +97,83 @@ class Checkpoints:
           UserError: the disk is full, or cannot be written. Earlier checkpoints are left as they were.
         """
         step = int(progress.state.step)
-        if step in self._manager.all_steps():
+        if self.has(step):
             return
-        self._check_room(step, progress)
+        needed = _MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves((progress.state, progress.metrics)))
         contents = ocp.args.Composite(
             arrays=ocp.args.StandardSave({"state": progress.state, "metrics": progress.metrics}),
             history=ocp.args.JsonSave({"seconds": progress.seconds, "rows": progress.rows}),
         )
         try:
+            # Asked first, because TensorStore's threads print a page when a write fails.
+            if shutil.disk_usage(self._folder).free < needed:
+                raise OSError(28, "there is too little room")
             self._manager.save(step, args=contents, metrics=None if score is None else {"score": score, "step": step})
+            disk.write_manifest(self._folder / str(step))
         except (OSError, ValueError) as error:
             # TensorStore raises a ValueError for what the operating system refuses, with the code in its text.
             code = re.search(r"os_error_code='(\d+)'", str(error))
-            if isinstance(error, ValueError) and code is None:
-                raise
-            for leftover in self._folder.glob("*.orbax-checkpoint-tmp"):
-                shutil.rmtree(leftover, ignore_errors=True)  # it would keep the disk full
-            reason = os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or error
+            if isinstance(error, ValueError):
+                if code is None:
+                    raise
+                error = OSError(int(code[1]), os.strerror(int(code[1])))
+            self._remove_leftovers()  # they would keep the disk full
             raise UserError(
-                f"the checkpoint of step {step} cannot be written to {self._folder} ({reason}); earlier ones are "
-                "intact: make room, then start the same command again"
+                f"the checkpoint of step {step} is not saved: {disk.refusal(self._folder, error, needed=needed)}; "
+                "earlier ones are intact: mend this, then start the same command again"
             ) from None
 
-    def _check_room(self, step: int, progress: Progress) -> None:
-        # Asked first, because TensorStore's threads print a page when a write fails.
-        needed = _MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves((progress.state, progress.metrics)))
-        free = shutil.disk_usage(self._folder).free
-        if free < needed:
-            raise UserError(
-                f"the checkpoint of step {step} needs {needed / 1e6:.1f} MB but {self._folder} has {free / 1e6:.1f} MB "
-                "free; earlier ones are intact: make room, then start the same command again"
-            )
+    def has(self, step: int) -> bool:
+        return step in self._manager.all_steps()
 
     def restore(self, template: Progress, *, step: int | None = None) -> Progress | None:
         """A checkpoint in the shapes and on the devices of `template`, or None where there is none.
 
         Args:
           template: any state of the same experiment.
-          step: which one; None: the latest.
+          step: the latest that is not after this step; None: the latest.
+
+        Raises:
+          UserError: it is of another model, or of another step than its folder says.
         """
-        step = self._manager.latest_step() if step is None else step
-        if step is None:
+        steps = [saved for saved in self._manager.all_steps() if step is None or saved <= step]
+        if not steps:
             return None
+        step = max(steps)
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": template.state, "metrics": template.metrics})
+        self._check_shapes(step, shapes)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes), history=ocp.args.JsonRestore()),
         )
-        return Progress(**restored.arrays, **restored.history)
+        progress = Progress(**restored.arrays, **restored.history)
+        if int(progress.state.step) != step:
+            raise UserError(
+                f"{self._folder / str(step)} holds step {int(progress.state.step)}: expected {step}; put it back"
+            )
+        return progress
+
+    def _check_shapes(self, step: int, expected: Any) -> None:
+        """Compares what the checkpoint says of its arrays with what fits, before anything of their size is made."""
+        saved = dict(_by_name(self._manager.item_metadata(step).arrays))
+        for name, leaf in _by_name(expected):
+            found = saved.pop(name, None)
+            if found is None or tuple(found.shape) != leaf.shape or found.dtype != leaf.dtype:
+                what = f"{found.dtype}{list(found.shape)}" if found is not None else "nothing"
+                raise UserError(
+                    f"{self._folder / str(step)} has {what} as {name}: expected {leaf.dtype}{list(leaf.shape)}"
+                )
+        if saved:
+            raise UserError(f"{self._folder / str(step)} has {min(saved)}, which this model has not")
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _by_name(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of a tree, each with its path: attributes of a state and keys of what was saved read the same."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(re.sub(r"\W+", "/", jax.tree_util.keystr(path)).strip("/"), leaf) for path, leaf in leaves]
 
 
 def _best_first_key(metrics: dict[str, float]) -> tuple[float, float]:

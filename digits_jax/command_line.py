@@ -1,6 +1,7 @@
 """What every command shares: flags are parsed, and a user's mistake becomes one line and an exit code.
 
-Exit codes: 0 done, 1 the run cannot go on (data, files), 2 the command line or config is wrong, 130 interrupted.
+Exit codes: 0 done, 1 the run cannot go on (data, files), 2 the command line or config is wrong, 75 stopped by
+SIGTERM or SIGUSR1 and 130 by Ctrl-C, everything saved.
 """
 
 import functools

@@ -122,6 +122,32 @@ def to_json(config: FrozenConfigDict) -> str:
     return json.dumps(config.to_dict(), sort_keys=True)
 
 
+def from_recorded(recorded: dict[str, Any]) -> FrozenConfigDict:
+    """The resolved config that a `run.json` or `result.json` holds; fields that were declared since have defaults.
+
+    Raises:
+      ConfigError: a field is not declared, or out of bounds.
+    """
+    defaults = default.get_config().to_dict()
+    if unknown := [name for name, *_ in differences(_update(defaults, recorded), defaults) if not _has(defaults, name)]:
+        raise ConfigError(f"unknown config field {unknown[0]!r}: configs/default.py declares them all")
+    config = ConfigDict(_update(defaults, _with_tuples(recorded)))
+    validate(config)
+    return FrozenConfigDict(config)
+
+
+def _has(fields: dict[str, Any], name: str) -> bool:
+    first, _, rest = name.partition(".")
+    return first in fields and (not rest or _has(fields[first], rest))
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON has no tuples, and a config no lists."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(v) for key, v in value.items()}
+    return tuple(_with_tuples(v) for v in value) if isinstance(value, list) else value
+
+
 def differences_to_recorded(config: FrozenConfigDict, recorded: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """As `differences`, to a config that a file holds; fields that were declared since then had their defaults."""
     defaults = json.loads(json.dumps(default.get_config().to_dict()))

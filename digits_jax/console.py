@@ -170,3 +170,8 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         console.quiet = False
+
+
+def warn(text: str) -> None:
+    """One line on standard error, also where `quiet` holds."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False)

@@ -90,7 +90,7 @@ def _build(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: in
             model=model,
             tx=tx,
             augment=create_augment(config.augment),
-            microbatch_size=config.microbatch_size or _default_microbatch_size(config),
+            microbatch_size=microbatch_size(config),
             stacked=num_replicas > 1,
         ),
         after_each_epoch=after_each_epoch,
@@ -98,8 +98,11 @@ def _build(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: in
     )
 
 
-def _default_microbatch_size(config: FrozenConfigDict) -> int:
-    """Activations of convolutions fit a CPU's cache for so many; all else is fastest with whole batches."""
+def microbatch_size(config: FrozenConfigDict) -> int:
+    """`config.microbatch_size`, or as many images as is fastest: on a CPU so many that a network's activations fit its
+    cache, else whole batches."""
+    if config.microbatch_size:
+        return config.microbatch_size
     return 64 if jax.default_backend() == "cpu" and config.model.name != "linear" else config.batch_size
 
 

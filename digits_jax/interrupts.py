@@ -1,30 +1,49 @@
-"""Ctrl-C as a request that the training loop answers between two compiled calls."""
+"""Signals as a request that the training loop answers between two compiled calls."""
 
 import signal
 import threading
 from types import FrameType
 
+# SIGINT is Ctrl-C, SIGTERM what schedulers send before they kill, SIGUSR1 SLURM's warning (`--signal=B:USR1@60`).
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}  # EX_TEMPFAIL of sysexits.h: try again
+
 
 class Interrupted(Exception):
-    """Training stopped on request; everything up to this moment is saved."""
+    """Training stopped on request; everything up to this moment is saved.
+
+    Args:
+      signum: of the signal that asked for it.
+    """
+
+    def __init__(self, signum: int = signal.SIGINT) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = EXIT_CODES[signal.Signals(signum)]
 
 
 class StopRequest:
-    """While entered, the first SIGINT only sets `requested`; a second one interrupts at once."""
+    """While entered, the first signal only sets `signum`; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
-        self.requested = False
-        self._previous = signal.getsignal(signal.SIGINT)
+        self.signum = 0
+        self._previous = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    @property
+    def requested(self) -> bool:
+        return self.signum != 0
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # Python sets signal handlers in no other
-            signal.signal(signal.SIGINT, self._handle)
+            for number in _SIGNALS:
+                signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._previous)
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs begin with it ignored
+        self.signum = self.signum or signum
+        # The next Ctrl-C does not wait; a script's background jobs begin with it ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)

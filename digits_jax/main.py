@@ -42,9 +42,9 @@ def main(argv: list[str]) -> int:
             wandb_project=WANDB_PROJECT.value,
             profile_steps=PROFILE.value,
         )
-    except Interrupted:
+    except Interrupted as interrupted:
         print(f"interrupted and saved; go on with\n  {command_line.again()}")
-        return 130
+        return interrupted.exit_code
     return 0
 
 

@@ -1,17 +1,19 @@
 """One run, of one seed: its folder, its checkpoints and writers, and how far it is."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import FrozenConfigDict
 
+from digits_jax import disk
 from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import config_hash
 from digits_jax.datasets import Dataset
 from digits_jax.errors import UserError
 from digits_jax.experiment import Experiment, Scores, build, evaluate
-from digits_jax.metrics import Metrics
+from digits_jax.replay import diagnosis
 from digits_jax.workdir import Workdir
 from digits_jax.writers import JsonlWriter, TensorBoardWriter, WandbWriter, Writer
 
@@ -47,15 +49,39 @@ class Run:
         self.name = name
         self.dataset = dataset
         self.folder = Workdir(Path(workdir))
-        self.folder.open(config, dataset)
+        # What a person should know of how the run was found.
+        self.warnings = self.folder.open(config, dataset)
         self.experiment: Experiment = build(config, dataset)
         self._checkpoints = Checkpoints(self.folder.checkpoints)
-        start = Progress(state=self.experiment.initial_state, metrics=Metrics.zero(), seconds=0.0, rows=[])
-        self.progress = self._checkpoints.restore(start) or start
+        self.warnings += self._checkpoints.set_aside
+        self.progress = self._go_on()
         # What `result.json` says, once the run is finished.
         self.result = self.folder.read_result() if self.is_finished else None
         self.scores: Scores | None = None  # of the latest epoch, where this process has evaluated it
         self._writers = [*self._create_writers(wandb_project), *writers]
+
+    def _go_on(self) -> Progress:
+        """The latest checkpoint, or a new one of the initial state, so that there always is one to fall back on."""
+        start = Progress.at_the_start(self.experiment.initial_state)
+        latest = self._checkpoints.restore(start)
+        if latest is None:
+            if self.folder.has_metrics:
+                raise UserError(
+                    f"{self.folder.metrics_file} has epochs but {self.folder.checkpoints} no checkpoint to go on from; "
+                    f"to train from the beginning, remove {self.folder.path}"
+                )
+            self._checkpoints.save(start, score=None)
+            return start
+        if self.experiment.at_the_end and latest.rows:
+            best = best_row(latest.rows, self.experiment.score_key)["step"]
+            if not self._checkpoints.has(best):  # it was damaged, and will be scored: train to it again
+                latest = self._checkpoints.restore(start, step=best)
+                if latest is None:
+                    raise UserError(
+                        f"{self.folder.checkpoints} has neither the checkpoint of the best epoch, step {best}, nor one "
+                        f"before it; to train from the beginning, remove {self.folder.path}"
+                    )
+        return latest
 
     def _create_writers(self, wandb_project: str | None) -> list[Writer]:
         writers: list[Writer] = [
@@ -73,6 +99,13 @@ class Run:
                 )
             )
         return writers
+
+    def diagnose(self) -> UserError:
+        """Why a run cannot go on whose progress has numbers that are not finite."""
+        start = self._checkpoints.restore(Progress.at_the_start(self.experiment.initial_state))
+        assert start is not None  # a run has one from its beginning
+        last = int(self.progress.state.step)
+        return diagnosis(self.config, self.dataset, start, self.folder.path, last=last)
 
     @property
     def rows(self) -> list[Row]:
@@ -99,7 +132,11 @@ class Run:
             try:
                 writer.write(self.rows)
             except OSError as error:
-                raise UserError(f"the metrics cannot be written ({error}); checkpoints are intact: make room") from None
+                size = len(json.dumps(self.rows))
+                raise UserError(
+                    f"the metrics are not saved: {disk.refusal(self.folder.path, error, needed=size)}; checkpoints are "
+                    "intact: mend this, then start the same command again"
+                ) from None
 
     def finish(self) -> None:
         """Scores what is scored at the end only, and leaves `result.json` and the curves."""
@@ -137,6 +174,7 @@ class Run:
 
     def close(self) -> None:
         self._checkpoints.close()
+        self.folder.close()
         for writer in self._writers:
             writer.close()
 

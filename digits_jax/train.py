@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import console, datasets, input_pipeline, replicas
+from digits_jax import compilation, console, datasets, input_pipeline, replicas
 from digits_jax.config import resolve, validate
 from digits_jax.experiment import Experiment, build, evaluate
 from digits_jax.interrupts import Interrupted, StopRequest
@@ -36,7 +37,7 @@ def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: Path, **o
 
     Raises:
       UserError: the config, the data or the workdir is not usable.
-      Interrupted: Ctrl-C; everything is saved.
+      Interrupted: a signal asked for it; everything is saved.
     """
     return train_seeds(config, [config.seed], lambda _: workdir, **options)[0]
 
@@ -72,7 +73,7 @@ def train_seeds(
 
     Raises:
       UserError: the config, the data or a workdir is not usable.
-      Interrupted: Ctrl-C; everything is saved.
+      Interrupted: a signal asked for it; everything is saved.
     """
     validate(config)
     dataset = dataset or datasets.load(config.dataset)
@@ -106,7 +107,7 @@ def train_seeds(
                     run.finish()
                 finished += runs
                 if stop.requested and len(finished) < len(configs):
-                    raise Interrupted
+                    raise Interrupted(stop.signum)
     console.show_results([run.result for run in finished if run.result], [run.folder.path for run in finished])
     return [run.rows for run in finished]
 
@@ -120,13 +121,16 @@ def _train_together(runs: list[Run], stop: StopRequest, profiler: StepProfiler) 
     experiment = build(runs[0].config, runs[0].dataset, num_replicas=len(runs))
     while not runs[0].is_finished:
         _train_epoch(experiment, runs, stop, profiler)
+        for run in runs:
+            if not _is_finite((run.progress.state, run.progress.metrics.loss_sum)):
+                raise run.diagnose()
         finished = int(runs[0].progress.metrics.count) == experiment.feed.num_examples
         if finished:
             _finish_epoch(experiment, runs)
         for run in runs:
             run.save()
         if not finished:
-            raise Interrupted
+            raise Interrupted(stop.signum)
         for run in runs:
             run.write()
 
@@ -160,11 +164,19 @@ def _train_epoch(experiment: Experiment, runs: list[Run], stop: StopRequest, pro
             state, metrics = experiment.train_steps(state, metrics, *call)
             profiler.after_call(call.stop - call.start, metrics)
             # Waits for the call before this one, while this one runs: never more than two are under way.
-            bar(jax.tree.map(np.sum, jax.device_get(previous)), seconds=time.perf_counter() - begin)
+            sums = jax.tree.map(np.sum, jax.device_get(previous))
+            bar(sums, seconds=time.perf_counter() - begin)
+            if not np.isfinite(sums.loss_sum):
+                break
         jax.block_until_ready(metrics)
     seconds = (time.perf_counter() - begin) / count  # each one's share
     for run, (run_state, run_metrics) in zip(runs, replicas.unstack((state, metrics), count), strict=True):
         run.progress = run.progress._replace(state=run_state, metrics=run_metrics, seconds=seconds)
+
+
+@compilation.jit
+def _is_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _finish_epoch(experiment: Experiment, runs: list[Run]) -> None:
@@ -212,6 +224,8 @@ def _announce(runs: list[Run], *, is_first: bool) -> None:
         elif step := _step(run):
             status = f"; going on from step {step:,} ({len(run.rows)} epochs done)"
         console.console.print(f"seed {run.config.seed} in {run.folder.path}{status}")
+        for warning in run.warnings:
+            console.warn(warning)
     if len(runs) > 1:
         console.console.print(f"{len(runs)} seeds in one program; below are their means")
     console.show_header(["train", *experiment.after_each_epoch])

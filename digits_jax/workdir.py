@@ -9,14 +9,16 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
 from ml_collections import FrozenConfigDict
 
 import digits_jax
+from digits_jax import disk
 from digits_jax.config import config_hash, differences, differences_to_recorded, to_json
 from digits_jax.datasets import Dataset
+from digits_jax.disk import replace_text
 from digits_jax.errors import UserError
-from digits_jax.writers import replace_text
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -38,23 +40,39 @@ class Workdir:
         self.tensorboard = path / "tensorboard"
         self.profile = path / "profile"
         self.checkpoints = path / "checkpoints"
+        self._lock = filelock.FileLock(path / "lock", timeout=0)
 
-    def open(self, config: FrozenConfigDict, dataset: Dataset) -> None:
-        """Writes `run.json` into a new folder, or checks that the folder's run is this one.
+    def open(self, config: FrozenConfigDict, dataset: Dataset) -> list[str]:
+        """Writes `run.json` into a new folder, or checks that the folder's run is this one; keeps others out.
+
+        Returns:
+          Warnings: in what this machine differs from the one that the run was on before, which can change its bits.
 
         Raises:
-          UserError: the folder cannot be written, or holds a run of another config or other data.
+          UserError: the folder cannot be written, is in use, or holds a run of another config or other data.
         """
-        if self.run_file.exists():
-            self._check_same_run(config, dataset)
-            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()  # the operating system takes it back when this process ends, however it ends
+            if self.run_file.exists():
+                return self._check_same_run(config, dataset)
             _write_json(self.run_file, describe_run(config, dataset))
+        except filelock.Timeout:
+            raise UserError(
+                f"{self.path} is in use by another process: wait for its end, or give another, --workdir=FOLDER"
+            ) from None
         except OSError as error:
             raise UserError(
-                f"the workdir {self.path} cannot be written ({error.strerror}): give another, --workdir=FOLDER"
+                f"the workdir {disk.refusal(self.path, error, needed=0)}: give another, --workdir=FOLDER"
             ) from None
+        return []
+
+    def close(self) -> None:
+        self._lock.release()
+
+    @property
+    def has_metrics(self) -> bool:
+        return self.metrics_file.exists() and self.metrics_file.stat().st_size > 0
 
     def write_result(self, config: FrozenConfigDict, dataset: Dataset, result: dict[str, Any]) -> dict[str, Any]:
         """Writes `result.json`, all that is worth keeping of a finished run in a few kilobytes, and returns it.
@@ -76,9 +94,23 @@ class Workdir:
         except (OSError, ValueError):
             return None
 
-    def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
+    def read_run(self) -> dict[str, Any]:
+        """What `run.json` says.
+
+        Raises:
+          UserError: there is no such file, or a damaged one.
+        """
         try:
-            before = json.loads(self.run_file.read_text())
+            run = json.loads(self.run_file.read_text())
+            if not {"config", "dataset"} <= run.keys():
+                raise ValueError("it has no config or no dataset")
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.run_file} cannot be read ({error}): expected what a run writes there") from None
+        return run
+
+    def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> list[str]:
+        try:
+            before = self.read_run()
             found = differences_to_run(config, dataset, before)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{self.run_file} cannot be read ({error}): give another --workdir") from None
@@ -86,6 +118,16 @@ class Workdir:
             raise UserError(
                 f"{self.path} holds a run with {field} = {theirs!r}, this one has {ours!r}: give another --workdir"
             )
+        machine = describe_machine()
+        machines = [before, *before.get("resumed_on", [])]
+        changed = [
+            f"{name} from {theirs} to {ours}"
+            for name, ours, theirs in differences(machine, {key: machines[-1].get(key) for key in machine})
+        ]
+        if not changed:
+            return []
+        _write_json(self.run_file, {**before, "resumed_on": [*machines[1:], machine]})
+        return [f"{', '.join(changed)}: from here on the run's bits may be others than they would have been"]
 
 
 def write_result_file(path: Path, result: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
 """Where the rows of a run are written: `metrics.jsonl`, TensorBoard, Weights & Biases."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
+from digits_jax.disk import replace_text
 from digits_jax.errors import UserError
 
 
@@ -15,13 +15,6 @@ class Writer(Protocol):
     def write(self, rows: list[dict[str, Any]]) -> None: ...
 
     def close(self) -> None: ...
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Replaces a file whole: a process that ends meanwhile leaves the old one, never a half-written one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 class JsonlWriter:

@@ -27,12 +27,12 @@ from rich.table import Table
 from digits_jax import augment, command_line
 from digits_jax.config import differences, validate
 from digits_jax.console import console
+from digits_jax.disk import replace_text
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import Metrics
 from digits_jax.studies import contestants
 from digits_jax.studies.contestants import Pass
 from digits_jax.workdir import describe_machine
-from digits_jax.writers import replace_text
 
 DEFAULT_CASES = (
     "linear:64", "linear:1024", "vgg:64", "vgg:256", "vgg:1024", "vgg_augmented:64", "bn_dropout:64", "bn_dropout:1024",

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from digits_jax.disk import replace_text
 from digits_jax.errors import UserError
-from digits_jax.writers import replace_text
 
 
 def replace_section(path: Path, name: str, text: str) -> None:

@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 from digits_jax import command_line, datasets
 from digits_jax.arrays import Arrays
 from digits_jax.console import console
+from digits_jax.disk import replace_text
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.studies.html_page import digits_gallery, to_html
 from digits_jax.studies.report_page import build_page, most_missed
 from digits_jax.studies.results import read_results
 from digits_jax.studies.study import Study, create_study
-from digits_jax.writers import replace_text
 
 PAGE = flags.DEFINE_string("page", None, "folder to publish; default: runs/reports/<sweep>, with pictures of digits")
 METRIC = flags.DEFINE_string("metric", "test/accuracy", "what is compared: a metric of the final epoch")

@@ -162,13 +162,13 @@ def run_tasks(sweep: Sweep, tasks: list[Task]) -> Iterator[Task]:
       tasks: as from `create_tasks`; their status changes on the way.
 
     Raises:
-      Interrupted: Ctrl-C; everything is saved.
+      Interrupted: a signal asked for it; everything is saved.
       UserError: a run cannot go on.
     """
     with StopRequest() as stop:
         for group in _groups(tasks):
             if stop.requested:
-                raise Interrupted
+                raise Interrupted(stop.signum)
             _train(group, stop)
             for task in group:
                 _publish(sweep, task, read_result(task.workdir / "result.json"))

@@ -99,9 +99,9 @@ def main(argv: list[str]) -> int:
                     break
         if not terminal.is_terminal:
             terminal.print(table(sweep, tasks))
-    except Interrupted:
+    except Interrupted as interrupted:
         print(f"interrupted and saved; go on with\n  {command_line.again()}")
-        return 130
+        return interrupted.exit_code
     if waiting:
         print(
             f"stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; go on with\n"

@@ -1,0 +1,51 @@
+"""Steps of a run, one by one, with their numbers: `python -m digits_jax.apps.replay runs/vgg/HASH --steps=40:60`
+
+It goes on from the last checkpoint before them and saves nothing. Data that is not in the default place is found by
+$TFDS_DATA_DIR.
+"""
+
+import re
+from pathlib import Path
+
+from absl import flags
+from rich.table import Table
+
+from digits_jax import command_line, datasets
+from digits_jax.checkpoint import Checkpoints, Progress
+from digits_jax.config import from_recorded
+from digits_jax.console import console
+from digits_jax.errors import ConfigError, UserError
+from digits_jax.experiment import build
+from digits_jax.replay import replay
+from digits_jax.workdir import Workdir
+
+STEPS = flags.DEFINE_string("steps", None, "FIRST:LAST, counted from 0, LAST exclusive")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        raise ConfigError("expected one folder of a run, such as runs/vgg/0123abcd")
+    found = re.fullmatch(r"(\d+):(\d+)", STEPS.value or "")
+    if not found or int(found[1]) >= int(found[2]):
+        raise ConfigError(f"--steps is {STEPS.value!r}: expected FIRST:LAST with FIRST below LAST, such as 40:60")
+    first, last = int(found[1]), int(found[2])
+    folder = Workdir(Path(argv[1]))
+    config = from_recorded(folder.read_run()["config"])
+    dataset = datasets.load(config.dataset)
+    folder.open(config, dataset)
+    checkpoints = Checkpoints(folder.checkpoints)
+    try:
+        start = checkpoints.restore(Progress.at_the_start(build(config, dataset).initial_state), step=first)
+        if start is None:
+            raise UserError(f"{folder.checkpoints} has no checkpoint of step {first} or of one before it any more")
+        table = Table("step", "learning rate", "loss", "norm of the gradient", "largest parameter", "", box=None)
+        for report in replay(config, dataset, start, first=first, last=last):
+            table.add_row(str(report.step), *(f"{value:.6g}" for value in report[1:]), report.bad)
+        console.print(table)
+    finally:
+        checkpoints.close()
+        folder.close()
+
+
+if __name__ == "__main__":
+    command_line.run(main, positional=True)
