@@ -39,8 +39,8 @@ def refusal(path: Path, error: OSError, *, needed: int) -> str:
 def write_manifest(folder: Path) -> None:
     """Writes SHA256SUMS of all files in a folder, last and at once: a folder without it is not whole.
 
-    Its format is that of `sha256sum`, so that `sha256sum --check SHA256SUMS` in the folder checks it too. The first line
-    is the folder's own name: two folders cannot be taken for each other.
+    Its format is that of `sha256sum`: `sha256sum --check SHA256SUMS` in the folder checks it too. The first line is the
+    folder's own name, so that two folders cannot be taken for each other.
     """
     sums = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
     replace_text(folder / MANIFEST, "".join([_title(folder), *sums]))

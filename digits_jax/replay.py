@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import input_pipeline
@@ -65,7 +66,7 @@ def replay(
         augment=create_augment(config.augment),
         microbatch_size=microbatch_size(config),
     )
-    state = start.state
+    state = jax.tree.map(jnp.copy, start.state)  # the steps take their state for themselves
     while step < last:
         epoch = step // experiment.steps_per_epoch
         batches = input_pipeline.epoch_batches(
@@ -79,7 +80,8 @@ def replay(
             if step >= first:
                 before: TrainState = jax.tree.map(jnp.copy, state).replace(opt_state=tx.init(state.params))
                 moved, _ = take_gradient(jax.tree.map(jnp.copy, before), Metrics.zero(), *call)
-                norm = float(optax.global_norm(jax.tree.map(jnp.subtract, before.params, moved.params)))
+                gradient, _ = ravel_pytree(jax.tree.map(jnp.subtract, before.params, moved.params))
+                norm = float(jnp.linalg.norm(gradient))
             state, metrics = experiment.train_steps(state, Metrics.zero(), *call)
             if step >= first:
                 yield StepReport(
@@ -113,6 +115,6 @@ def diagnosis(config: FrozenConfigDict, dataset: Dataset, start: Progress, workd
     bad = next((report for report in reports if report.bad), None)
     what = f"{bad.bad} at step {bad.step} (learning rate {bad.learning_rate:g})" if bad else "the loss is not finite"
     return UserError(
-        f"{what}; the checkpoint of step {int(start.state.step)} is kept. To see each step:\n"
-        f"  python -m digits_jax.apps.replay {workdir} --steps={first}:{last}"
+        f"{what}; the checkpoint of step {int(start.state.step)} is kept, and this shows each step: "
+        f"python -m digits_jax.apps.replay {workdir} --steps={first}:{last}"
     )

@@ -1,10 +1,13 @@
 """One run, of one seed: its folder, its checkpoints and writers, and how far it is."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import FrozenConfigDict
 
 from digits_jax import disk
@@ -14,6 +17,7 @@ from digits_jax.datasets import Dataset
 from digits_jax.errors import UserError
 from digits_jax.experiment import Experiment, Scores, build, evaluate
 from digits_jax.replay import diagnosis
+from digits_jax.train_step import TrainState
 from digits_jax.workdir import Workdir
 from digits_jax.writers import JsonlWriter, TensorBoardWriter, WandbWriter, Writer
 
@@ -169,6 +173,7 @@ class Run:
                 "best": {**best, **best_scores.metrics},
                 "epochs": self.rows,
                 "test_errors": (latest.wrong | final_scores.wrong)["test"],
+                "state_sha256": _sha256(state),
             },
         )
 
@@ -177,6 +182,14 @@ class Run:
         self.folder.close()
         for writer in self._writers:
             writer.close()
+
+
+def _sha256(state: TrainState) -> str:
+    """Of all bits of a state: two runs that end alike have the same."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def best_row(rows: list[Row], score_key: str) -> Row:

@@ -80,8 +80,8 @@ class Workdir:
         Args:
           config: the resolved config.
           dataset: its data.
-          result: `selected_by`, the rows `final` and `best`, all rows as `epochs`, and `test_errors`, the indices of
-            the test images that the final epoch gets wrong.
+          result: `selected_by`, the rows `final` and `best`, all rows as `epochs`, `test_errors`, the indices of the
+            test images that the final epoch gets wrong, and `state_sha256`, that of the final state's bits.
         """
         result = {**describe_run(config, dataset), **result}
         write_result_file(self.result_file, result)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -124,6 +125,83 @@ def test_a_second_ctrl_c_leaves_at_once(
     monkeypatch.setattr(input_pipeline.DeviceFeed, "calls", calls_with_two)
     with pytest.raises(KeyboardInterrupt):
         train.train_and_evaluate(small_config, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_fallen_back_from_bit_for_bit(
+    regularised: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    regularised.learning_rates, regularised.epochs = (0.01,), (4,)
+    undisturbed = train.train_and_evaluate(regularised, tmp_path / "a")
+    (tmp_path / "a/checkpoints/28/history/metadata").write_text("{}")
+    capsys.readouterr()
+    again = train.train_and_evaluate(regularised, tmp_path / "a")
+    assert without_clock(again) == without_clock(undisturbed)
+    assert again[2] == undisturbed[2]
+    assert again[3] != undisturbed[3]  # trained again, at another speed
+    assert "warning: the checkpoint of step 28 is damaged (history/metadata has another" in capsys.readouterr().err
+
+
+def test_epochs_without_a_checkpoint_are_not_trained_again(small_config: ConfigDict, tmp_path: Path) -> None:
+    train.train_and_evaluate(small_config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match=r"metrics.jsonl has epochs but .*checkpoints no checkpoint to go on from"):
+        train.train_and_evaluate(small_config, tmp_path)
+
+
+def test_a_damaged_best_checkpoint_is_trained_again(
+    small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_config.dataset.validation_examples = 200
+    small_config.learning_rates, small_config.epochs = (0.05, 1e-9), (1, 3)  # among equals the first is the best
+    train.train_and_evaluate(small_config, tmp_path / "a")
+    undisturbed = json.loads((tmp_path / "a/result.json").read_text())["best"]
+    assert undisturbed["epoch"] == 1
+    interrupted_at(monkeypatch, calls_before=9)  # in the third epoch; the first one's checkpoint is the best
+    with pytest.raises(Interrupted):
+        train.train_and_evaluate(small_config, tmp_path / "b")
+    monkeypatch.undo()
+    (tmp_path / "b/checkpoints/7/history/metadata").write_text("{}")
+    with pytest.raises(UserError, match="neither the checkpoint of the best epoch, step 7, nor one before it"):
+        train.train_and_evaluate(small_config, tmp_path / "b")
+
+
+def test_two_runs_in_one_folder(small_config: ConfigDict, small_dataset: Dataset, tmp_path: Path) -> None:
+    open_run = run.Run(resolve(small_config, small_dataset), small_dataset, tmp_path, name="first")
+    with pytest.raises(UserError, match=r"is in use by another process: wait for its end, or give another, --workdir"):
+        train.train_and_evaluate(small_config, tmp_path)
+    open_run.close()
+    train.train_and_evaluate(small_config, tmp_path)
+
+
+def test_another_machine_is_recorded_and_warned_about(
+    small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train.train_and_evaluate(small_config, tmp_path)
+    story = json.loads((tmp_path / "run.json").read_text())
+    cores = story["cores"]
+    (tmp_path / "run.json").write_text(json.dumps({**story, "cores": 96}))
+    for _ in range(2):  # said once
+        train.train_and_evaluate(small_config, tmp_path)
+    err = capsys.readouterr().err
+    assert err.startswith(
+        f"warning: cores from 96 to {cores}: from here on the run's bits may be others than they would"
+    )
+    assert err.count("\n") == 1
+    story = json.loads((tmp_path / "run.json").read_text())
+    assert (story["cores"], [machine["cores"] for machine in story["resumed_on"]]) == (96, [cores])
+
+
+@pytest.mark.parametrize("feed", ["device", "host"])
+def test_numbers_that_go_wrong_are_named(small_config: ConfigDict, tmp_path: Path, feed: str) -> None:
+    small_config.dataset.feed = feed
+    small_config.learning_rates = (1.0, 1e38)
+    with pytest.raises(UserError) as error:
+        train.train_and_evaluate(small_config, tmp_path)
+    assert str(error.value) == (
+        "the loss is nan at step 8 (learning rate 1e+38); the checkpoint of step 7 is kept, and this shows each "
+        f"step: python -m digits_jax.apps.replay {tmp_path} --steps=7:11"
+    )
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1]
 
 
 def test_a_finished_run_is_only_summed_up(

@@ -1,0 +1,79 @@
+"""The steps of a run once more, beside what the run itself made of them."""
+
+from pathlib import Path
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from ml_collections import ConfigDict
+
+from digits_jax import train
+from digits_jax.apps import replay as app
+from digits_jax.checkpoint import Progress
+from digits_jax.config import resolve
+from digits_jax.datasets import Dataset
+from digits_jax.errors import ConfigError, UserError
+from digits_jax.experiment import build
+from digits_jax.replay import replay
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parsed_flags() -> None:
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+
+
+def test_the_steps_are_those_of_the_run(vgg_config: ConfigDict, small_dataset: Dataset, tmp_path: Path) -> None:
+    vgg_config.model.block_dropout = (0.5, 0.5)
+    rows = train.train_and_evaluate(vgg_config, tmp_path)
+    config = resolve(vgg_config, small_dataset)
+    start = Progress.at_the_start(build(config, small_dataset).initial_state)
+    reports = list(replay(config, small_dataset, start, first=5, last=14))
+    assert [report.step for report in reports] == list(range(5, 14))
+    assert [report.learning_rate for report in reports] == [0.01] * 2 + [0.1] * 7
+    assert not any(report.bad for report in reports)
+    sizes = [16] * 6 + [4]
+    loss = sum(report.loss * size for report, size in zip(reports[2:], sizes, strict=True)) / 100
+    assert loss == pytest.approx(rows[1]["train/loss"], rel=1e-6)
+    assert all(0 < report.gradient_norm < 100 and 0 < report.largest_parameter < 10 for report in reports)
+
+
+def run_command(folder: Path, steps: str) -> None:
+    with flagsaver.flagsaver(steps=steps):
+        app.main(["replay", str(folder)])
+
+
+def test_the_command_shows_where_it_went_wrong(
+    small_config: ConfigDict,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    small_config.learning_rates = (1.0, 1e38)
+    with pytest.raises(UserError, match="--steps=7:11"):
+        train.train_and_evaluate(small_config, tmp_path)
+    capsys.readouterr()
+    run_command(tmp_path, "7:9")
+    seventh, eighth = capsys.readouterr().out.splitlines()[-2:]
+    assert seventh.split()[:2] == ["7", "1e+38"]
+    assert eighth.split()[0] == "8"
+    assert eighth.endswith("the loss is nan")
+    (tmp_path / "checkpoints/0").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="has no checkpoint of step 3 or of one before it any more"):
+        run_command(tmp_path, "3:4")
+
+
+@pytest.mark.parametrize("steps", ["", "7", "9:7", "7:7", "a:b"])
+def test_steps_that_make_no_sense(tmp_path: Path, steps: str) -> None:
+    with pytest.raises(ConfigError, match=f"--steps is '{steps}': expected FIRST:LAST"):
+        run_command(tmp_path, steps)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"config": {}}'])
+def test_a_folder_without_a_run(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=r"run.json cannot be read \(.*\): expected what a run writes there"):
+        run_command(tmp_path, "0:1")
