@@ -15,3 +15,7 @@ class ConfigError(UserError):
     """A config's field is out of bounds, or contradicts another."""
 
     exit_code = 2
+
+
+class DivergedError(UserError):
+    """A run's numbers went wrong: its next steps have no meaning."""

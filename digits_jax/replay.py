@@ -18,7 +18,7 @@ from digits_jax import input_pipeline
 from digits_jax.augment import create_augment
 from digits_jax.checkpoint import Progress
 from digits_jax.datasets import Dataset
-from digits_jax.errors import UserError
+from digits_jax.errors import DivergedError
 from digits_jax.experiment import build, microbatch_size
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import TrainState, create_keys, make_train_steps
@@ -100,7 +100,9 @@ def _largest(tree: Any) -> float:
     return float(jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max())
 
 
-def diagnosis(config: FrozenConfigDict, dataset: Dataset, start: Progress, workdir: Path, *, last: int) -> UserError:
+def diagnosis(
+    config: FrozenConfigDict, dataset: Dataset, start: Progress, workdir: Path, *, last: int
+) -> DivergedError:
     """Why a run cannot go on whose numbers are wrong, found by taking its steps again.
 
     Args:
@@ -114,7 +116,7 @@ def diagnosis(config: FrozenConfigDict, dataset: Dataset, start: Progress, workd
     reports = replay(config, dataset, start, first=first, last=last)
     bad = next((report for report in reports if report.bad), None)
     what = f"{bad.bad} at step {bad.step} (learning rate {bad.learning_rate:g})" if bad else "the loss is not finite"
-    return UserError(
+    return DivergedError(
         f"{what}; the checkpoint of step {int(start.state.step)} is kept, and this shows each step: "
         f"python -m digits_jax.apps.replay {workdir} --steps={first}:{last}"
     )

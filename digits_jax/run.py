@@ -14,7 +14,7 @@ from digits_jax import disk
 from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import config_hash
 from digits_jax.datasets import Dataset
-from digits_jax.errors import UserError
+from digits_jax.errors import DivergedError, UserError
 from digits_jax.experiment import Experiment, Scores, build, evaluate
 from digits_jax.replay import diagnosis
 from digits_jax.train_step import TrainState
@@ -104,7 +104,7 @@ class Run:
             )
         return writers
 
-    def diagnose(self) -> UserError:
+    def diagnose(self) -> DivergedError:
         """Why a run cannot go on whose progress has numbers that are not finite."""
         start = self._checkpoints.restore(Progress.at_the_start(self.experiment.initial_state))
         assert start is not None  # a run has one from its beginning

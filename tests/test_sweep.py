@@ -294,3 +294,13 @@ def test_the_readmes_ablation(tmp_path: Path, data_dir: Path, monkeypatch: pytes
     assert small in path.read_text()
     assert len(finish(str(path), tmp_path)) == 15
     assert len(read_results([tmp_path / "results" / "hidden_dropout"])) == 15
+
+
+def test_a_run_that_diverges_fails_alone(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    variants = '"wild": SMALL | {"learning_rates": (1e38,)}, "low": SMALL'
+    process = start(write_sweep(variants=variants, num_seeds="1"), tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert re.search(r"wild, seed 0 failed: the loss is nan at step 1 \(learning rate 1e\+38\).*apps.replay", err)
+    assert "low, seed 0: " in out
+    assert len(list(tmp_path.glob("results/rates/*.json"))) == 1

@@ -191,6 +191,18 @@ def test_another_machine_is_recorded_and_warned_about(
     assert (story["cores"], [machine["cores"] for machine in story["resumed_on"]]) == (96, [cores])
 
 
+def test_a_folder_that_vanishes(small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = input_pipeline.DeviceFeed.calls
+
+    def calls(*args: Any, **kwargs: Any) -> Iterator[input_pipeline.Call]:
+        shutil.rmtree(tmp_path / "run")
+        yield from original(*args, **kwargs)
+
+    monkeypatch.setattr(input_pipeline.DeviceFeed, "calls", calls)
+    with pytest.raises(UserError, match=r"the checkpoint of step 7 is not saved: .*needed, the folder is gone\)"):
+        train.train_and_evaluate(small_config, tmp_path / "run")
+
+
 @pytest.mark.parametrize("feed", ["device", "host"])
 def test_numbers_that_go_wrong_are_named(small_config: ConfigDict, tmp_path: Path, feed: str) -> None:
     small_config.dataset.feed = feed

@@ -10,7 +10,7 @@ import jax
 
 from digits_jax import console, input_pipeline, replicas, train
 from digits_jax.datasets import Dataset
-from digits_jax.errors import UserError
+from digits_jax.errors import DivergedError, UserError
 from digits_jax.experiment import Experiment, build
 from digits_jax.interrupts import Interrupted, StopRequest
 from digits_jax.metrics import Metrics
@@ -30,7 +30,8 @@ class Task:
     dataset: Dataset
     result_file: Path
     workdir: Path
-    status: str = "waiting"  # "done", "reused" (trained elsewhere), or while it trains "epoch 2/3"
+    # "done", "reused" (trained elsewhere), while it trains "epoch 2/3", or why it "failed: ..."
+    status: str = "waiting"
     accuracy: float | None = None  # of the final epoch, once it is finished
     estimate: float = 0.0  # seconds
 
@@ -155,7 +156,7 @@ class _Progress:
 
 
 def run_tasks(sweep: Sweep, tasks: list[Task]) -> Iterator[Task]:
-    """Trains what is waiting and yields each task when it is finished.
+    """Trains what is waiting and yields each task when it is finished, or has failed because its numbers went wrong.
 
     Args:
       sweep: the tasks'.
@@ -169,10 +170,15 @@ def run_tasks(sweep: Sweep, tasks: list[Task]) -> Iterator[Task]:
         for group in _groups(tasks):
             if stop.requested:
                 raise Interrupted(stop.signum)
-            _train(group, stop)
+            try:
+                _train(group, stop)
+            except DivergedError as error:  # a variant may well ask for too much
+                for task in group:
+                    task.status = f"failed: {error}"
             for task in group:
-                _publish(sweep, task, read_result(task.workdir / "result.json"))
-                task.status = "done"
+                if not task.status.startswith("failed"):
+                    _publish(sweep, task, read_result(task.workdir / "result.json"))
+                    task.status = "done"
                 yield task
 
 

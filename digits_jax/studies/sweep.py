@@ -8,6 +8,7 @@ a workdir is not trained again.
 
 import re
 import statistics
+import sys
 import time
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
@@ -94,7 +95,8 @@ def main(argv: list[str]) -> int:
             for task in run_tasks(sweep, tasks):
                 waiting -= 1
                 if not terminal.is_terminal:
-                    terminal.print(f"{task.run.variant}, seed {task.run.seed}: {console.percent(task.accuracy or 0.0)}")
+                    outcome = task.status if task.accuracy is None else console.percent(task.accuracy)
+                    terminal.print(f"{task.run.variant}, seed {task.run.seed}: {outcome}")
                 if waiting and BUDGET.value is not None and time.monotonic() - begin >= 60 * BUDGET.value:
                     break
         if not terminal.is_terminal:
@@ -109,7 +111,10 @@ def main(argv: list[str]) -> int:
         )
     else:
         print(f"results in {tasks[0].result_file.parent if tasks else RESULTS.value}")
-    return 0
+    failed = [task for task in tasks if task.status.startswith("failed")]
+    for task in failed:
+        print(f"{task.run.variant}, seed {task.run.seed} {task.status}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
