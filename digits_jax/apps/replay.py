@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 from absl import flags
-from rich.table import Table
 
 from digits_jax import command_line, datasets
 from digits_jax.checkpoint import Checkpoints, Progress
@@ -38,10 +37,10 @@ def main(argv: list[str]) -> None:
         start = checkpoints.restore(Progress.at_the_start(build(config, dataset).initial_state), step=first)
         if start is None:
             raise UserError(f"{folder.checkpoints} has no checkpoint of step {first} or of one before it any more")
-        table = Table("step", "learning rate", "loss", "norm of the gradient", "largest parameter", "", box=None)
+        console.print("    step  learning rate          loss  gradient norm  largest parameter")
         for report in replay(config, dataset, start, first=first, last=last):
-            table.add_row(str(report.step), *(f"{value:.6g}" for value in report[1:]), report.bad)
-        console.print(table)
+            step, rate, loss, norm, largest = report
+            console.print(f"{step:8}{rate:15.6g}{loss:14.6g}{norm:15.6g}{largest:19.6g}  {report.bad or ''}".rstrip())
     finally:
         checkpoints.close()
         folder.close()
