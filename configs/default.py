@@ -35,9 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.early_stopping_epochs = 0  # epochs: stop after so many without a better one; 0: never
 
     config.steps_per_call = 20  # training steps in one compiled call; Ctrl-C and the progress bar wait for a call
-    config.eval_batch_size = (
-        64  # images per evaluation batch; memory and time, and the draws of test_augmented/, test_stream/
-    )
+    config.eval_batch_size = 64  # images per evaluation batch; memory, time, draws of test_augmented/ and test_stream/
     config.test_stream = False  # also score as many test images out of an endless shuffled stream, as test_stream/
 
     dataset = config.dataset = ConfigDict()

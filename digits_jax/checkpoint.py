@@ -1,5 +1,6 @@
 """Checkpoints with Orbax, closed by sums of their files: the latest two, to go on from, and the best."""
 
+import errno
 import os
 import re
 import shutil
@@ -107,7 +108,7 @@ class Checkpoints:
         try:
             # Asked first, because TensorStore's threads print a page when a write fails.
             if shutil.disk_usage(self._folder).free < needed:
-                raise OSError(28, "there is too little room")
+                raise OSError(errno.ENOSPC, "there is too little room")
             self._manager.save(step, args=contents, metrics=None if score is None else {"score": score, "step": step})
             disk.write_manifest(self._folder / str(step))
         except (OSError, ValueError) as error:

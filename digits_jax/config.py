@@ -128,17 +128,14 @@ def from_recorded(recorded: dict[str, Any]) -> FrozenConfigDict:
     Raises:
       ConfigError: a field is not declared, or out of bounds.
     """
-    defaults = default.get_config().to_dict()
-    if unknown := [name for name, *_ in differences(_update(defaults, recorded), defaults) if not _has(defaults, name)]:
-        raise ConfigError(f"unknown config field {unknown[0]!r}: configs/default.py declares them all")
-    config = ConfigDict(_update(defaults, _with_tuples(recorded)))
-    validate(config)
-    return FrozenConfigDict(config)
-
-
-def _has(fields: dict[str, Any], name: str) -> bool:
-    first, _, rest = name.partition(".")
-    return first in fields and (not rest or _has(fields[first], rest))
+    declared = default.get_config()
+    try:
+        declared.update(_with_tuples(recorded))
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        message = " ".join(str(error).partition("Other fields")[0].split())  # after it ml_collections prints a page
+        raise ConfigError(f"the recorded config does not fit configs/default.py: {message}") from None
+    validate(declared)
+    return FrozenConfigDict(declared.to_dict())
 
 
 def _with_tuples(value: Any) -> Any:

@@ -5,8 +5,7 @@ import threading
 from types import FrameType
 
 # SIGINT is Ctrl-C, SIGTERM what schedulers send before they kill, SIGUSR1 SLURM's warning (`--signal=B:USR1@60`).
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}  # EX_TEMPFAIL of sysexits.h: try again
+_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}  # EX_TEMPFAIL of sysexits.h: try again
 
 
 class Interrupted(Exception):
@@ -18,7 +17,7 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int = signal.SIGINT) -> None:
         super().__init__(signal.Signals(signum).name)
-        self.exit_code = EXIT_CODES[signal.Signals(signum)]
+        self.exit_code = _EXIT_CODES[signal.Signals(signum)]
 
 
 class StopRequest:
@@ -26,7 +25,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum = 0
-        self._previous = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._previous = {number: signal.getsignal(number) for number in _EXIT_CODES}
 
     @property
     def requested(self) -> bool:
@@ -34,7 +33,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # Python sets signal handlers in no other
-            for number in _SIGNALS:
+            for number in _EXIT_CODES:
                 signal.signal(number, self._handle)
         return self
 

@@ -53,8 +53,9 @@ class Run:
         self.name = name
         self.dataset = dataset
         self.folder = Workdir(Path(workdir))
+        self.folder.open(config, dataset)
         # What a person should know of how the run was found.
-        self.warnings = self.folder.open(config, dataset)
+        self.warnings = self.folder.record_machine()
         self.experiment: Experiment = build(config, dataset)
         self._checkpoints = Checkpoints(self.folder.checkpoints)
         self.warnings += self._checkpoints.set_aside

@@ -42,11 +42,8 @@ class Workdir:
         self.checkpoints = path / "checkpoints"
         self._lock = filelock.FileLock(path / "lock", timeout=0)
 
-    def open(self, config: FrozenConfigDict, dataset: Dataset) -> list[str]:
+    def open(self, config: FrozenConfigDict, dataset: Dataset) -> None:
         """Writes `run.json` into a new folder, or checks that the folder's run is this one; keeps others out.
-
-        Returns:
-          Warnings: in what this machine differs from the one that the run was on before, which can change its bits.
 
         Raises:
           UserError: the folder cannot be written, is in use, or holds a run of another config or other data.
@@ -55,17 +52,15 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()  # the operating system takes it back when this process ends, however it ends
             if self.run_file.exists():
-                return self._check_same_run(config, dataset)
-            _write_json(self.run_file, describe_run(config, dataset))
+                self._check_same_run(config, dataset)
+            else:
+                _write_json(self.run_file, describe_run(config, dataset))
         except filelock.Timeout:
             raise UserError(
                 f"{self.path} is in use by another process: wait for its end, or give another, --workdir=FOLDER"
             ) from None
         except OSError as error:
-            raise UserError(
-                f"the workdir {disk.refusal(self.path, error, needed=0)}: give another, --workdir=FOLDER"
-            ) from None
-        return []
+            raise self._unwritable(error) from None
 
     def close(self) -> None:
         self._lock.release()
@@ -102,22 +97,23 @@ class Workdir:
         """
         try:
             run = json.loads(self.run_file.read_text())
-            if not {"config", "dataset"} <= run.keys():
+            if not all(isinstance(run.get(key), dict) for key in ("config", "dataset")):
                 raise ValueError("it has no config or no dataset")
         except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{self.run_file} cannot be read ({error}): expected what a run writes there") from None
+            raise UserError(
+                f"{self.run_file} cannot be read ({error}): expected what a run writes there, or another folder"
+            ) from None
         return run
 
-    def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> list[str]:
-        try:
-            before = self.read_run()
-            found = differences_to_run(config, dataset, before)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{self.run_file} cannot be read ({error}): give another --workdir") from None
-        for field, ours, theirs in found:
-            raise UserError(
-                f"{self.path} holds a run with {field} = {theirs!r}, this one has {ours!r}: give another --workdir"
-            )
+    def record_machine(self) -> list[str]:
+        """Adds this machine to `run.json` where the run was on another one before, and warns of what is different.
+
+        Bits can then be others.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        before = self.read_run()
         machine = describe_machine()
         machines = [before, *before.get("resumed_on", [])]
         changed = [
@@ -126,8 +122,20 @@ class Workdir:
         ]
         if not changed:
             return []
-        _write_json(self.run_file, {**before, "resumed_on": [*machines[1:], machine]})
+        try:
+            _write_json(self.run_file, {**before, "resumed_on": [*machines[1:], machine]})
+        except OSError as error:
+            raise self._unwritable(error) from None
         return [f"{', '.join(changed)}: from here on the run's bits may be others than they would have been"]
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"the workdir {disk.refusal(self.path, error, needed=0)}: give another, --workdir=FOLDER")
+
+    def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
+        for field, ours, theirs in differences_to_run(config, dataset, self.read_run()):
+            raise UserError(
+                f"{self.path} holds a run with {field} = {theirs!r}, this one has {ours!r}: give another --workdir"
+            )
 
 
 def write_result_file(path: Path, result: dict[str, Any]) -> None:

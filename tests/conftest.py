@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from ml_collections import ConfigDict
 
 from configs import default
@@ -60,6 +61,13 @@ def vgg_config(small_config: ConfigDict) -> ConfigDict:
 @pytest.fixture
 def small_dataset(small_config: ConfigDict) -> datasets.Dataset:
     return datasets.load(small_config.dataset)
+
+
+@pytest.fixture(scope="session")
+def parsed_flags() -> None:
+    """For a command's `main` that is called in this process: its flags have their defaults."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
 
 
 @pytest.fixture(scope="session")

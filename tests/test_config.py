@@ -1,5 +1,6 @@
 """Each mistake in a config is one line that names the field; resolving a config; comparing two."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from configs import default
 from digits_jax import config as config_lib
 from digits_jax.arrays import Arrays
 from digits_jax.datasets import Dataset
-from digits_jax.errors import UserError
+from digits_jax.errors import ConfigError, UserError
 
 
 def change(field: str, value: Any) -> ConfigDict:
@@ -133,3 +134,13 @@ def test_the_hash_names_the_experiment_and_not_the_place() -> None:
 def test_differences() -> None:
     a, b = {"x": 1, "y": {"z": 2, "same": 3}}, {"x": 1, "y": {"z": 5, "same": 3}, "new": 4}
     assert config_lib.differences(a, b) == [("new", None, 4), ("y.z", 2, 5)]
+
+
+def test_a_recorded_config_comes_back(small_config: ConfigDict, small_dataset: Dataset) -> None:
+    resolved = config_lib.resolve(small_config, small_dataset)
+    recorded = json.loads(config_lib.to_json(resolved))
+    assert config_lib.from_recorded(recorded) == resolved
+    del recorded["test_stream"]  # declared after the run
+    assert config_lib.from_recorded(recorded) == resolved
+    with pytest.raises(ConfigError, match=r"config does not fit configs/default.py: \W*Key \W*sede\W* does not exist"):
+        config_lib.from_recorded({**recorded, "sede": 1})

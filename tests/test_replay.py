@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from absl import flags
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
@@ -16,11 +15,7 @@ from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import build
 from digits_jax.replay import replay
 
-
-@pytest.fixture(scope="module", autouse=True)
-def parsed_flags() -> None:
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
+pytestmark = pytest.mark.usefixtures("parsed_flags")
 
 
 def test_the_steps_are_those_of_the_run(vgg_config: ConfigDict, small_dataset: Dataset, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from absl import flags
 from absl.testing import flagsaver
 
 from configs.sweeps import reproduction, reproduction_causes
@@ -19,6 +18,8 @@ from tests.test_report import make_result
 
 ROOT = Path(__file__).parents[1]
 LOG = ROOT / "docs/reproduction/post_log.csv"
+
+pytestmark = pytest.mark.usefixtures("parsed_flags")
 
 
 def make_run(figures: np.ndarray, variant: str, seed: int, variants: list[str], baseline: str) -> dict[str, Any]:
@@ -73,12 +74,6 @@ def run_command(docs: Path) -> str:
     with flagsaver.flagsaver(docs=str(docs), readme=str(docs / "README.md")):
         reproduce.main([""])
     return (docs / "reproduction.md").read_text()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def parsed_flags() -> None:
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
 
 
 def section(page: str, name: str) -> str:

@@ -174,7 +174,7 @@ def run_tasks(sweep: Sweep, tasks: list[Task]) -> Iterator[Task]:
                 _train(group, stop)
             except DivergedError as error:  # a variant may well ask for too much
                 for task in group:
-                    task.status = f"failed: {error}"
+                    task.status, task.estimate = f"failed: {error}", 0.0
             for task in group:
                 if not task.status.startswith("failed"):
                     _publish(sweep, task, read_result(task.workdir / "result.json"))
