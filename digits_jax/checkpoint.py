@@ -88,7 +88,7 @@ class Checkpoints:
             place = next(path for n in range(1, 1_000) if not (path := damaged / f"{step}-{n}").exists())
             os.replace(self._folder / str(step), place)
         except OSError as error:
-            raise UserError(disk.refusal(damaged, error, needed=0)) from None
+            raise UserError(disk.refusal(damaged, error)) from None
         self.set_aside.append(f"the checkpoint of step {step} is damaged ({wrong}) and is now {place}")
 
     def save(self, progress: Progress, *, score: float | None) -> None:

@@ -26,14 +26,15 @@ def replace_text(path: Path, text: str) -> None:
         raise
 
 
-def refusal(path: Path, error: OSError, *, needed: int) -> str:
-    """Why a path cannot be written, in words: the reason, and how much is needed and free."""
+def refusal(path: Path, error: OSError, *, needed: int = 0) -> str:
+    """Why a path cannot be written, in words: the reason, and how many bytes are needed, where it is known, and free."""
     reason = error.strerror or str(error)
     try:
         free = f"{shutil.disk_usage(path if path.is_dir() else path.parent).free / 1e6:.1f} MB are free"
     except OSError:
         free = "the folder is gone"
-    return f"{path} cannot be written ({reason}; {needed / 1e6:.1f} MB are needed, {free})"
+    room = f"{needed / 1e6:.1f} MB are needed, {free}" if needed else free
+    return f"{path} cannot be written ({reason}; {room})"
 
 
 def write_manifest(folder: Path) -> None:

@@ -129,7 +129,7 @@ class Workdir:
         return [f"{', '.join(changed)}: from here on the run's bits may be others than they would have been"]
 
     def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"the workdir {disk.refusal(self.path, error, needed=0)}: give another, --workdir=FOLDER")
+        return UserError(f"the workdir {disk.refusal(self.path, error)}: give another, --workdir=FOLDER")
 
     def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
         for field, ours, theirs in differences_to_run(config, dataset, self.read_run()):
