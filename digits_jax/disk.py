@@ -27,7 +27,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def refusal(path: Path, error: OSError, *, needed: int = 0) -> str:
-    """Why a path cannot be written, in words: the reason, and how many bytes are needed, where it is known, and free."""
+    """Why a path cannot be written, in words: the reason, how many bytes are needed where that is known, and free."""
     reason = error.strerror or str(error)
     try:
         free = f"{shutil.disk_usage(path if path.is_dir() else path.parent).free / 1e6:.1f} MB are free"
