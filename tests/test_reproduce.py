@@ -25,9 +25,9 @@ pytestmark = pytest.mark.usefixtures("parsed_flags")
 def make_run(figures: np.ndarray, variant: str, seed: int, variants: list[str], baseline: str) -> dict[str, Any]:
     """A result file with the given figures `[epochs, 4]`."""
     result = make_result("none", seed, 0.0)
-    metrics = ("train/loss", "train/accuracy", "test_stream/loss", "test_stream/accuracy", "test/accuracy")
+    metrics = ("train/loss", "train/accuracy", "test_stream/loss", "test_stream/accuracy", "test/loss", "test/accuracy")
     rows = [
-        {"epoch": epoch, "train/seconds": 1.0, **dict(zip(metrics, (*row, row[3]), strict=True))}
+        {"epoch": epoch, "train/seconds": 1.0, **dict(zip(metrics, (*row, 2 * row[2], row[3]), strict=True))}
         for epoch, row in enumerate(figures.tolist(), 1)
     ]
     best = max(rows, key=lambda row: row["test/accuracy"])
@@ -122,8 +122,11 @@ def test_the_page_counts_and_explains(write_docs: Callable[..., Path]) -> None:
         [" `vgg` ", " train loss, epoch 2 ", " a typing error "],
         [" `vgg` ", " train accuracy, epoch 2 ", " open "],
     ]
+    assert "| `linear` | 22 of 22 | 11 of 22 | 11 of 22 |" in section(page, "validation")
     assert "**0.2524**" in section(page, "figures vgg")
-    assert "bn_dropout" in section((docs / "README.md").read_text(), "results")
+    results = section((docs / "README.md").read_text(), "results")
+    assert "| `bn_dropout` |" in results
+    assert "282 of the 284 figures in the post's log" in results
     assert all((docs / f"reproduction/{name}.png").stat().st_size > 10_000 for name in EXPERIMENTS)
     assert run_command(docs) == page
 

@@ -23,6 +23,8 @@ EXPERIMENTS = {
     "bn_dropout": "the network, batch normalisation after each activation, dropout before the last layer",
 }
 FIGURES = ("train loss", "train accuracy", "validation loss", "validation accuracy")
+# What a run may have been scored on, the likest to the post's validation first.
+VALIDATION = ("test_stream", "test_augmented", "test")
 _COLUMNS = ("experiment", "epoch", *(name.replace(" ", "_") for name in FIGURES))
 _TRAINING_IMAGES, _TEST_IMAGES = 60_000, 10_000
 
@@ -44,10 +46,10 @@ def read_post_log(path: Path) -> dict[str, np.ndarray]:
     return {name: np.array(figures) for name, figures in log.items()}
 
 
-def figures_of(result: dict[str, Any]) -> np.ndarray:
-    """A run's figures, validated as the post does as far as the run has it: a stream, augmented where training is."""
+def figures_of(result: dict[str, Any], *, validation: Sequence[str] = VALIDATION) -> np.ndarray:
+    """A run's figures, validated on the first of `validation` that the run was scored on."""
     first = result["epochs"][0]
-    scored = next(key for key in ("test_stream", "test_augmented", "test") if f"{key}/loss" in first)
+    scored = next(key for key in validation if f"{key}/loss" in first)
     metrics = ("train/loss", "train/accuracy", f"{scored}/loss", f"{scored}/accuracy")
     return np.array([[row[metric] for metric in metrics] for row in result["epochs"]])
 

@@ -66,6 +66,7 @@ def main(argv: list[str]) -> None:
         "score": page.score_table(post, results),
         "outliers": page.outliers_table(post, results, read_reasons(folder / "outliers.csv")),
         "causes": page.causes_table(post, results, causes),
+        "validation": page.validation_table(post, results),
         "conclusions": page.conclusions_table(results),
         "schedule": page.schedule_table(results),
         "as stated": page.headline_table(results, "as stated"),
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> None:
         sections[f"figures {name}"] = page.figures_table(post[name], logged, stated)
     for section, text in sections.items():
         replace_section(docs / "reproduction.md", section, text)
-    replace_section(Path(README.value), "results", sections["as stated"])
+    replace_section(Path(README.value), "results", f"{sections['as stated']}\n\n{page.score_in_words(post, results)}")
     console.print(f"{len(all_results)} runs in {docs / 'reproduction.md'}")
 
 

@@ -1,12 +1,12 @@
 """The tables of `docs/reproduction.md`: what `reproduce.py` writes down."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from digits_jax.studies.pages import markdown_table
-from digits_jax.studies.post_log import EXPERIMENTS, FIGURES, figures_of, inside, inside_without_each
+from digits_jax.studies.post_log import EXPERIMENTS, FIGURES, VALIDATION, figures_of, inside, inside_without_each
 from digits_jax.studies.statistics import Estimate, estimate
 from digits_jax.studies.study import scale_of
 
@@ -27,9 +27,9 @@ _COMPARED = (
 )
 
 
-def runs_of(results: Results, variant: str) -> np.ndarray:
+def runs_of(results: Results, variant: str, *, validation: Sequence[str] = VALIDATION) -> np.ndarray:
     """The figures of a variant's runs, `[runs, epochs, 4]`; no runs where it has none yet."""
-    return np.array([figures_of(result) for result in results.get(variant, [])])
+    return np.array([figures_of(result, validation=validation) for result in results.get(variant, [])])
 
 
 def score_table(post: Mapping[str, np.ndarray], results: Results) -> str:
@@ -55,6 +55,12 @@ def score_table(post: Mapping[str, np.ndarray], results: Results) -> str:
     rows.append(("all", *parts, f"{own_totals[0] / own_totals[1]:.1%}" if own_totals[1] else ""))
     header = ("experiment", "as logged", "as stated", "as logged, true Glorot", "each of our runs among the others")
     return markdown_table(header, rows)
+
+
+def score_in_words(post: Mapping[str, np.ndarray], results: Results) -> str:
+    """How many of the post's figures lie in the interval of the runs as logged."""
+    hits = np.concatenate([inside(post[name], runs_of(results, f"{name}, as logged")) for name in EXPERIMENTS])
+    return f"{hits.sum()} of the {hits.size} figures in the post's log lie where independent runs of it put them."
 
 
 def figures_table(post: np.ndarray, logged: np.ndarray, stated: np.ndarray) -> str:
@@ -154,6 +160,20 @@ def causes_table(post: Mapping[str, np.ndarray], results: Results, causes: Resul
         "first epoch: post", "as logged", "changed",
     )  # fmt: skip
     return markdown_table(header, rows, text_columns=2)
+
+
+def validation_table(post: Mapping[str, np.ndarray], results: Results) -> str:
+    """How many of the post's validation figures lie in the interval of the same runs, scored on other images."""
+    rows = []
+    for name in EXPERIMENTS:
+        cells = []
+        for validation in (VALIDATION, VALIDATION[1:], VALIDATION[2:]):
+            runs = runs_of(results, f"{name}, as logged", validation=validation)
+            hits = inside(post[name], runs)[:, 2:]
+            cells.append(f"{hits.sum()} of {hits.size}")
+        rows.append((f"`{name}`", *cells))
+    header = ("validation figures inside", "a stream of test images", "each image once", "each once, not augmented")
+    return markdown_table(header, rows)
 
 
 def headline_table(results: Results, protocol: str) -> str:
