@@ -55,7 +55,7 @@ class Linear(nn.Module):
     dot_general: Callable[..., jax.Array]
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """Raw pixels `[B, H, W, C]` in [0, 255] to float32 logits `[B, num_classes]`."""
         x = normalize(images, self.mean, self.std).reshape(images.shape[0], -1)
         logits = nn.Dense(
@@ -86,11 +86,11 @@ class VGG(nn.Module):
     bn_epsilon: float
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """Raw pixels `[B, H, W, C]` in [0, 255] to float32 logits `[B, num_classes]`.
 
         With `train`, dropout draws from the "dropout" key and batch normalisation uses the batch's statistics and
-        updates the collection "batch_stats".
+        updates the collection "batch_stats"; images where the `mask` `[B]` is false are left out of these.
         """
         conv3x3 = partial(
             nn.Conv,
@@ -110,10 +110,13 @@ class VGG(nn.Module):
             dtype=self.dtype,
         )
 
+        def normed(x: jax.Array) -> jax.Array:
+            return norm()(x, mask=None if mask is None else jnp.expand_dims(mask, range(1, x.ndim)))
+
         def activation(x: jax.Array) -> jax.Array:
-            x = norm()(x) if self.batch_norm == "before" else x
+            x = normed(x) if self.batch_norm == "before" else x
             x = nn.relu(x)
-            return norm()(x) if self.batch_norm == "after" else x
+            return normed(x) if self.batch_norm == "after" else x
 
         x = normalize(images, self.mean, self.std)
         for widths, rate in zip(self.widths, self.block_dropout, strict=True):
