@@ -14,17 +14,33 @@ WORKDIR = flags.DEFINE_string(
 )
 PROFILE = flags.DEFINE_integer("profile", 0, "trace so many training steps with jax.profiler", lower_bound=0)
 WANDB_PROJECT = flags.DEFINE_string("wandb_project", None, "also log to this project of Weights & Biases")
+# Of several processes; SLURM, Open MPI and a TPU pod say all but the last two by themselves.
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT where process 0 waits for the others")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes train together", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0)
+BIND_ADDRESS = flags.DEFINE_string("bind_address", None, "HOST:PORT that process 0 listens on; default: all addresses")
+PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", 30, "seconds after which a silent process is dead", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
     command_line.required("config", "configs/bn_dropout.py")
     # Imported late so that a wrong flag is answered at once.
-    from digits_jax import compilation, train
+    from digits_jax import compilation, console, distributed, train
     from digits_jax.config import validate
     from digits_jax.workdir import default_workdir
 
     config = CONFIG.value
     validate(config)
+    distributed.initialize(
+        distributed.Cluster(
+            coordinator=COORDINATOR.value,
+            num_processes=NUM_PROCESSES.value,
+            process_id=PROCESS_ID.value,
+            bind_address=BIND_ADDRESS.value,
+            peer_timeout=PEER_TIMEOUT.value,
+        )
+    )
+    console.console.quiet = not distributed.is_first()
     compilation.enable_cache()
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
 
@@ -43,7 +59,7 @@ def main(argv: list[str]) -> int:
             profile_steps=PROFILE.value,
         )
     except Interrupted as interrupted:
-        print(f"interrupted and saved; go on with\n  {command_line.again()}")
+        console.console.print(f"interrupted and saved; go on with\n  {command_line.again()}", markup=False)
         return interrupted.exit_code
     return 0
 

@@ -19,9 +19,9 @@ def at_once(config: ConfigDict | FrozenConfigDict, count: int) -> int:
 
     On one CPU the seeds run one after the other, each on all cores with its own activations in the cache: eight at once
     take 1.3 times as long for `vgg`, 1.2 for `bn_dropout` and 0.8 for `linear`, which takes seconds anyway. Where seeds
-    may stop at different epochs, or images come from the host, they do so too.
+    may stop at different epochs, images come from the host, or there are several processes, they do so too.
     """
-    if config.early_stopping_epochs or config.dataset.feed == "host":
+    if config.early_stopping_epochs or config.dataset.feed == "host" or jax.process_count() > 1:
         return 1
     if config.seeds_at_once:
         return min(count, config.seeds_at_once)

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -13,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import compilation, console, datasets, input_pipeline, replicas
-from digits_jax.config import resolve, validate
+from digits_jax import console, datasets, distributed, input_pipeline, replicas
+from digits_jax.config import differences, resolve, validate
+from digits_jax.errors import UserError
 from digits_jax.experiment import Experiment, build, evaluate
 from digits_jax.interrupts import Interrupted, StopRequest
 from digits_jax.metrics import Metrics
 from digits_jax.profiling import StepProfiler
 from digits_jax.run import Row, Run
 from digits_jax.train_step import create_keys
+from digits_jax.workdir import describe_run, differences_to_run
 from digits_jax.writers import Writer
 
 
@@ -76,19 +79,24 @@ def train_seeds(
       Interrupted: a signal asked for it; everything is saved.
     """
     validate(config)
-    dataset = dataset or datasets.load(config.dataset)
-    configs = [resolve(config, dataset, seed=seed) for seed in seeds]
+    with distributed.together():
+        dataset = dataset or datasets.load(config.dataset)
+        configs = [resolve(config, dataset, seed=seed) for seed in seeds]
+    _check_same(configs[0], dataset)
     size = 1 if wandb_project else replicas.at_once(config, len(configs))
     finished: list[Run] = []
-    with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
+    with contextlib.nullcontext(stop) if stop else StopRequest(distributed.Agreement()) as stop:
         for start in range(0, len(configs), size):
             with contextlib.ExitStack() as at_exit:
                 runs = []
                 for run_config in configs[start : start + size]:
+                    # Other processes do the same as process 0, and forget what they write.
+                    first = distributed.is_first()
+                    folder = workdir_of(run_config) if first else at_exit.enter_context(TemporaryDirectory())
                     run = Run(
                         run_config,
                         dataset,
-                        workdir_of(run_config),
+                        Path(folder),
                         name=name or config.model.name,
                         writers=writers,
                         wandb_project=wandb_project,
@@ -106,10 +114,20 @@ def train_seeds(
                 for run in runs:
                     run.finish()
                 finished += runs
-                if stop.requested and len(finished) < len(configs):
+                if len(finished) < len(configs) and stop.poll():
                     raise Interrupted(stop.signum)
     console.show_results([run.result for run in finished if run.result], [run.folder.path for run in finished])
     return [run.rows for run in finished]
+
+
+def _check_same(config: FrozenConfigDict, dataset: datasets.Dataset) -> None:
+    """Raises a UserError in all processes where one would train something else than process 0."""
+    mine = describe_run(config, dataset)
+    _, first = distributed.from_first((), mine)
+    with distributed.together():
+        code, code_of_first = ({key: run[key] for key in ("git_revision", "versions")} for run in (mine, first))
+        for field, ours, theirs in differences_to_run(config, dataset, first) + differences(code, code_of_first):
+            raise UserError(f"it has {field} = {ours!r}, and process 0 has {theirs!r}: start all with the same")
 
 
 def _step(run: Run) -> int:
@@ -157,7 +175,7 @@ def _train_epoch(experiment: Experiment, runs: list[Run], stop: StopRequest, pro
     remaining = count * num_examples * (num_epochs - epoch)
     with console.progress_bar(label, total=count * num_examples, remaining=remaining) as bar:
         for call in experiment.feed.calls(batches, first_step=first_step):
-            if stop.requested:
+            if stop.poll():
                 break
             previous = metrics
             profiler.before_call()
@@ -174,7 +192,7 @@ def _train_epoch(experiment: Experiment, runs: list[Run], stop: StopRequest, pro
         run.progress = run.progress._replace(state=run_state, metrics=run_metrics, seconds=seconds)
 
 
-@compilation.jit
+@jax.jit
 def _is_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
