@@ -4,12 +4,14 @@ A data set is kept as an ordinary TFDS data set (`tfds_store.py`). Its decoded a
 (`arrays.py`), so that later starts neither decode nor import TFDS.
 """
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -132,7 +134,8 @@ def load(dataset_config: ConfigDict) -> Dataset:
     name = dataset_config.name
     spec = DATASETS[name]
     root = data_dir(dataset_config.data_dir)
-    arrays, sha256 = _load_all(name, spec, root, dataset_config.source_dir)
+    with _one_at_a_time(root, name):
+        arrays, sha256 = _load_all(name, spec, root, dataset_config.source_dir)
     images, labels = arrays.train_images, arrays.train_labels
     held_out = dataset_config.validation_examples
     if held_out >= len(images):
@@ -161,6 +164,21 @@ def load(dataset_config: ConfigDict) -> Dataset:
 def data_dir(configured: str | None) -> Path:
     """The folder of prepared data sets: as configured, else TFDS's own choice."""
     return Path(configured or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+@contextlib.contextmanager
+def _one_at_a_time(root: Path, name: str) -> Iterator[None]:
+    """Lets processes that start together wait for the first of them to prepare the data."""
+    lock = filelock.FileLock(root / f".{name}.lock")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        pass  # a folder that can only be read is nothing to wait for
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _load_all(name: str, spec: DatasetSpec, root: Path, source_dir: str | None) -> tuple[Arrays, str]:

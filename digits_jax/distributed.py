@@ -7,6 +7,8 @@ and writes the run's folder; what it reads it tells the others. A process alone 
 import contextlib
 import json
 import os
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -65,6 +67,29 @@ def _is_cluster() -> bool:
     sizes = ("SLURM_NTASKS" if "SLURM_STEP_NODELIST" in os.environ else "", "OMPI_COMM_WORLD_SIZE")
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")  # set on the workers of a TPU pod
     return any(int(os.environ.get(name, 1)) > 1 for name in sizes) or "," in hosts
+
+
+@contextlib.contextmanager
+def ending_with_others(peer_timeout: int) -> Iterator[None]:
+    """Around training: where another process is gone, this one says so and ends, within twice the timeout.
+
+    The first to notice is the transport, which does not know who it was. JAX's own runtime then ends the process with
+    a page that does, as soon as the timeout has passed.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).partition("] ")[2] or str(error)
+        print(
+            f"error: another process is gone ({reason}): which one, the lines below say within {peer_timeout} seconds; "
+            "start all again to go on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        time.sleep(2 * peer_timeout)
+        os._exit(1)  # an orderly end would wait for the others
 
 
 def is_first() -> bool:

@@ -50,14 +50,15 @@ def main(argv: list[str]) -> int:
         return Path(WORKDIR.value, f"seed{resolved.seed}" if config.num_seeds > 1 else "")
 
     try:
-        train.train_seeds(
-            config,
-            range(config.seed, config.seed + config.num_seeds),
-            workdir_of,
-            name=name,
-            wandb_project=WANDB_PROJECT.value,
-            profile_steps=PROFILE.value,
-        )
+        with distributed.ending_with_others(PEER_TIMEOUT.value):
+            train.train_seeds(
+                config,
+                range(config.seed, config.seed + config.num_seeds),
+                workdir_of,
+                name=name,
+                wandb_project=WANDB_PROJECT.value,
+                profile_steps=PROFILE.value,
+            )
     except Interrupted as interrupted:
         console.console.print(f"interrupted and saved; go on with\n  {command_line.again()}", markup=False)
         return interrupted.exit_code
