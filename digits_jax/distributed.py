@@ -17,8 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from ml_collections import FrozenConfigDict
 
+from digits_jax.config import differences
+from digits_jax.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
+from digits_jax.workdir import describe_run, differences_to_run
 
 T = TypeVar("T")
 
@@ -133,6 +137,20 @@ def together() -> Iterator[None]:
     for process, text in enumerate(_gather_text(str(problem) if problem else "")):
         if text.strip():
             raise problem or UserError(f"process {process}: {text.strip()}")
+
+
+def check_same(config: FrozenConfigDict, dataset: Dataset) -> None:
+    """Compares config, data, code and versions of all processes.
+
+    Raises:
+      UserError: in all of them, where one would train something else than process 0.
+    """
+    mine = describe_run(config, dataset)
+    _, first = from_first((), mine)
+    with together():
+        code, code_of_first = ({key: run[key] for key in ("git_revision", "versions")} for run in (mine, first))
+        for field, ours, theirs in differences_to_run(config, dataset, first) + differences(code, code_of_first):
+            raise UserError(f"it has {field} = {ours!r}, and process 0 has {theirs!r}: start all with the same")
 
 
 def _gather_text(text: str) -> list[str]:

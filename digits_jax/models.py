@@ -16,6 +16,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from digits_jax import conv, dense
+from digits_jax.batch_norm import BatchNorm
 from digits_jax.errors import ConfigError
 
 BATCH_NORM_PLACES = ("none", "before", "after")
@@ -84,6 +85,7 @@ class VGG(nn.Module):
     batch_norm: str
     bn_momentum: float
     bn_epsilon: float
+    bn_groups: int
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
@@ -103,10 +105,11 @@ class VGG(nn.Module):
         dense_layer = partial(nn.Dense, kernel_init=self.kernel_init, dtype=self.dtype, dot_general=self.dot_general)
         dropout = partial(nn.Dropout, deterministic=not train)
         norm = partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
+            groups=self.bn_groups,
             dtype=self.dtype,
         )
 

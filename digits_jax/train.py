@@ -15,15 +15,13 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import console, datasets, distributed, input_pipeline, replicas
-from digits_jax.config import differences, resolve, validate
-from digits_jax.errors import UserError
+from digits_jax.config import resolve, validate
 from digits_jax.experiment import Experiment, build, evaluate
 from digits_jax.interrupts import Interrupted, StopRequest
 from digits_jax.metrics import Metrics
 from digits_jax.profiling import StepProfiler
 from digits_jax.run import Row, Run
 from digits_jax.train_step import create_keys
-from digits_jax.workdir import describe_run, differences_to_run
 from digits_jax.writers import Writer
 
 
@@ -82,7 +80,7 @@ def train_seeds(
     with distributed.together():
         dataset = dataset or datasets.load(config.dataset)
         configs = [resolve(config, dataset, seed=seed) for seed in seeds]
-    _check_same(configs[0], dataset)
+    distributed.check_same(configs[0], dataset)
     size = 1 if wandb_project else replicas.at_once(config, len(configs))
     finished: list[Run] = []
     with contextlib.nullcontext(stop) if stop else StopRequest(distributed.Agreement()) as stop:
@@ -118,16 +116,6 @@ def train_seeds(
                     raise Interrupted(stop.signum)
     console.show_results([run.result for run in finished if run.result], [run.folder.path for run in finished])
     return [run.rows for run in finished]
-
-
-def _check_same(config: FrozenConfigDict, dataset: datasets.Dataset) -> None:
-    """Raises a UserError in all processes where one would train something else than process 0."""
-    mine = describe_run(config, dataset)
-    _, first = distributed.from_first((), mine)
-    with distributed.together():
-        code, code_of_first = ({key: run[key] for key in ("git_revision", "versions")} for run in (mine, first))
-        for field, ours, theirs in differences_to_run(config, dataset, first) + differences(code, code_of_first):
-            raise UserError(f"it has {field} = {ours!r}, and process 0 has {theirs!r}: start all with the same")
 
 
 def _step(run: Run) -> int:

@@ -81,6 +81,16 @@ def test_a_batch_that_does_not_divide_is_filled_up_and_masked(vgg_config: Config
         assert_close(state, alone)
 
 
+def test_devices_with_their_own_statistics_only_add_up_gradients(vgg_config: ConfigDict) -> None:
+    vgg_config.model.update(batch_norm="after", bn_groups=8)
+    alone, _, _ = take_step(vgg_config, create_mesh(num_devices=1), 64)
+    state, _, program = take_step(vgg_config, create_mesh(num_devices=8), 64)
+    assert_close(state, alone)
+    vgg_config.model.bn_groups = 1
+    *_, program_of_all = take_step(vgg_config, create_mesh(num_devices=8), 64)
+    assert program.count(" all-reduce(") < program_of_all.count(" all-reduce(")
+
+
 @pytest.mark.parametrize("batch_size", [64, 100, 37])
 def test_devices_evaluate_each_image_once(vgg_config: ConfigDict, batch_size: int) -> None:
     model, state = create(vgg_config)
