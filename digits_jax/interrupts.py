@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-# SIGINT is Ctrl-C, SIGTERM what schedulers send before they kill, SIGUSR1 SLURM's warning (`--signal=B:USR1@60`).
+# SIGINT is Ctrl-C, SIGTERM what schedulers send before they kill, SIGUSR1 SLURM's warning (`--signal=USR1@60`).
 _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}  # EX_TEMPFAIL of sysexits.h: try again
 
 
