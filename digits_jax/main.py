@@ -10,7 +10,9 @@ from digits_jax.interrupts import Interrupted
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment, for example configs/bn_dropout.py")
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "folder of the run, or with several seeds of their runs; default: runs/<config>/<hash>"
+    "workdir",
+    None,
+    "folder of the run, or with several seeds of their runs, also gs://BUCKET/FOLDER; default: runs/<config>/<hash>",
 )
 PROFILE = flags.DEFINE_integer("profile", 0, "trace so many training steps with jax.profiler", lower_bound=0)
 WANDB_PROJECT = flags.DEFINE_string("wandb_project", None, "also log to this project of Weights & Biases")
@@ -25,6 +27,8 @@ PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", 30, "seconds after which a s
 def main(argv: list[str]) -> int:
     command_line.required("config", "configs/bn_dropout.py")
     # Imported late so that a wrong flag is answered at once.
+    from etils import epath
+
     from digits_jax import compilation, console, distributed, train
     from digits_jax.config import validate
     from digits_jax.workdir import default_workdir
@@ -44,10 +48,10 @@ def main(argv: list[str]) -> int:
     compilation.enable_cache()
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
 
-    def workdir_of(resolved: FrozenConfigDict) -> Path:
+    def workdir_of(resolved: FrozenConfigDict) -> epath.PathLike:
         if not WORKDIR.value:
             return default_workdir(name, resolved)
-        return Path(WORKDIR.value, f"seed{resolved.seed}" if config.num_seeds > 1 else "")
+        return epath.Path(WORKDIR.value) / (f"seed{resolved.seed}" if config.num_seeds > 1 else "")
 
     try:
         with distributed.ending_with_others(PEER_TIMEOUT.value):

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from digits_jax import disk, distributed
+from digits_jax.bucket import Mirror
 from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import config_hash
 from digits_jax.datasets import Dataset
@@ -34,6 +35,7 @@ class Run:
       name: what to call the experiment in plots and on the terminal.
       writers: of its rows, besides those of the folder.
       wandb_project: of Weights & Biases, to log to as well.
+      mirror: the folder's, where it is the copy of one on a bucket.
 
     Raises:
       UserError: the folder is not usable.
@@ -48,11 +50,14 @@ class Run:
         name: str,
         writers: Sequence[Writer] = (),
         wandb_project: str | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
         self.config = config
         self.name = name
         self.dataset = dataset
         self.folder = Workdir(Path(workdir))
+        self._mirror = mirror
+        self.place = str(mirror.remote if mirror else workdir)  # what a person calls its folder
         self.experiment: Experiment = build(config, dataset)
         with distributed.together():
             self.folder.open(config, dataset)
@@ -135,11 +140,16 @@ class Run:
     def best_row(self) -> Row:
         return best_row(self.rows, self.experiment.score_key)
 
+    def _publish(self) -> None:
+        if self._mirror:
+            self._mirror.push()
+
     def save(self) -> None:
         """Saves; at the end of an epoch ranked by its score."""
         at_end = self.rows and self.rows[-1]["step"] == int(self.progress.state.step)
         with distributed.together():
             self._checkpoints.save(self.progress, score=self.rows[-1][self.experiment.score_key] if at_end else None)
+            self._publish()
 
     def write(self) -> None:
         with distributed.together():
@@ -152,6 +162,7 @@ class Run:
                         f"the metrics are not saved: {disk.refusal(self.folder.path, error, needed=size)}; checkpoints "
                         "are intact: mend this, then start the same command again"
                     ) from None
+            self._publish()
 
     def finish(self) -> None:
         """Scores what is scored at the end only, and leaves `result.json` and the curves."""
@@ -186,6 +197,8 @@ class Run:
                 "state_sha256": _sha256(state),
             },
         )
+        with distributed.together():
+            self._publish()
 
     def close(self) -> None:
         self._checkpoints.close()

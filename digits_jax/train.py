@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import console, datasets, distributed, input_pipeline, replicas
+from digits_jax import bucket, console, datasets, distributed, input_pipeline, replicas
 from digits_jax.config import resolve, validate
 from digits_jax.experiment import Experiment, build, evaluate
 from digits_jax.interrupts import Interrupted, StopRequest
@@ -25,12 +26,12 @@ from digits_jax.train_step import create_keys
 from digits_jax.writers import Writer
 
 
-def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: Path, **options: Any) -> list[Row]:
+def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: epath.PathLike, **options: Any) -> list[Row]:
     """Trains a config to its end, going on from the workdir's latest checkpoint where there is one.
 
     Args:
       config: fields as in `configs/default.py`; of its `num_seeds`, only `seed`.
-      workdir: the run's folder; made where it is missing.
+      workdir: the run's folder, which may be on a bucket (`gs://`); made where it is missing.
       options: as for `train_seeds`.
 
     Returns:
@@ -46,7 +47,7 @@ def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: Path, **o
 def train_seeds(
     config: ConfigDict | FrozenConfigDict,
     seeds: Sequence[int],
-    workdir_of: Callable[[FrozenConfigDict], Path],
+    workdir_of: Callable[[FrozenConfigDict], epath.PathLike],
     *,
     name: str | None = None,
     dataset: datasets.Dataset | None = None,
@@ -88,16 +89,19 @@ def train_seeds(
             with contextlib.ExitStack() as at_exit:
                 runs = []
                 for run_config in configs[start : start + size]:
-                    # Other processes do the same as process 0, and forget what they write.
-                    first = distributed.is_first()
-                    folder = workdir_of(run_config) if first else at_exit.enter_context(TemporaryDirectory())
+                    place, mirror = workdir_of(run_config), None
+                    if not distributed.is_first():  # does the same as process 0, and forgets what it writes
+                        place = at_exit.enter_context(TemporaryDirectory())
+                    with distributed.together():
+                        mirror = at_exit.enter_context(bucket.local_copy(place))
                     run = Run(
                         run_config,
                         dataset,
-                        Path(folder),
+                        mirror.local if mirror else Path(place),
                         name=name or config.model.name,
                         writers=writers,
                         wandb_project=wandb_project,
+                        mirror=mirror,
                     )
                     at_exit.callback(run.close)
                     runs.append(run)
@@ -114,7 +118,7 @@ def train_seeds(
                 finished += runs
                 if len(finished) < len(configs) and stop.poll():
                     raise Interrupted(stop.signum)
-    console.show_results([run.result for run in finished if run.result], [run.folder.path for run in finished])
+    console.show_results([run.result for run in finished if run.result], [run.place for run in finished])
     return [run.rows for run in finished]
 
 
@@ -229,7 +233,7 @@ def _announce(runs: list[Run], *, is_first: bool) -> None:
             status = "; it is finished, nothing is left to train"
         elif step := _step(run):
             status = f"; going on from step {step:,} ({len(run.rows)} epochs done)"
-        console.console.print(f"seed {run.config.seed} in {run.folder.path}{status}")
+        console.console.print(f"seed {run.config.seed} in {run.place}{status}")
         for warning in run.warnings:
             console.warn(warning)
     if len(runs) > 1:
