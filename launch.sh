@@ -8,8 +8,8 @@ usage() {
   cat <<'EOF'
 Usage: ./launch.sh [train] [FLAGS]   train; without flags configs/bn_dropout.py on MNIST
        ./launch.sh test [ARGS]       run the tests; ARGS go to pytest
-       ./launch.sh tpu OPTIONS -- FLAGS   train on a Cloud TPU and delete it again (./launch.sh tpu --help)
-       ./launch.sh setup [EXTRA...]  only install, with the given extras (test, dev, benchmark, notebook, wandb, cuda, tpu)
+       ./launch.sh tpu OPTIONS       train on a Cloud TPU (./launch.sh tpu --help)
+       ./launch.sh setup [EXTRA...]  only install, with the given extras (test, dev, benchmark, notebook, wandb, gcs, cuda, tpu)
        ./launch.sh --help            install, then show this and the flags of training
 
 Each of them first makes .venv, with uv where it is installed, else with python3 (3.11 or newer).
@@ -65,64 +65,68 @@ train() {
 
 tpu_usage() {
   cat <<'EOF'
-Usage: ./launch.sh tpu --name=NAME --zone=ZONE --type=TYPE --bucket=gs://BUCKET [OPTIONS] [-- FLAGS]
+Usage: ./launch.sh tpu --name=NAME --zone=ZONE --type=TYPE --bucket=gs://BUCKET [OPTIONS] [-- FLAGS OF TRAINING]
 
-Creates a TPU (v2 to v6e), copies this commit to all of its workers, installs, trains on all of them, copies the runs to
-the bucket and deletes the TPU, also where training failed. Needs gcloud, logged in and with a project.
+Creates a Cloud TPU, puts this commit on all of its workers, trains on all of them with gs://BUCKET/NAME as the run's
+folder, and deletes the TPU, however training ended. Needs gcloud with a project; docs/scaling.md says more.
 
-  --version=VERSION   of its software; default tpu-ubuntu2204-base
-  --spot              cheaper, and taken away at any time; the same command goes on from the bucket
+  --spot              cheaper, and taken away at any time: the same command again goes on from the bucket
   --queued            waits in Google's queue for it
+  --version=VERSION   of its software; default tpu-ubuntu2204-base, for a v6e v2-alpha-tpuv6e
   --keep              does not delete it
   --dry_run           prints the commands and runs none
-
-  ./launch.sh tpu --name=digits --zone=us-central2-b --type=v4-8 --bucket=gs://mine --dry_run -- --config=configs/vgg.py
 EOF
 }
 
+run() { # prints a command, then runs it
+  for word; do
+    if [[ "$word" =~ ^[A-Za-z0-9_=./:@-]+$ ]]; then printf '%s ' "$word"; else printf '%s ' "${word@Q}"; fi
+  done
+  echo
+  if [[ ! $dry_run ]]; then "$@"; fi
+}
+
 tpu() {
-  local name="" zone="" type="" bucket="" version=tpu-ubuntu2204-base spot="" queued="" keep="" dry="" status=0 option
-  while (($#)); do
-    case "$1" in
-      --name=* | --zone=* | --type=* | --bucket=* | --version=*) option="${1%%=*}"; printf -v "${option#--}" %s "${1#*=}" ;;
-      --spot | --queued | --keep) printf -v "${1#--}" %s "$1" ;;
-      --dry_run) dry=1 ;;
-      --help) tpu_usage; return ;;
-      --) shift; break ;;
-      *) echo "error: unknown option '$1' of tpu (./launch.sh tpu --help)" >&2; exit 2 ;;
-    esac
+  name="" zone="" type="" bucket="" version=tpu-ubuntu2204-base spot="" queued="" keep="" dry_run=""
+  for option; do
     shift
+    case "$option" in
+      --help) tpu_usage; exit ;;
+      --) break ;;
+      --name=* | --zone=* | --type=* | --bucket=gs://* | --version=*)
+        option="${option#--}" && printf -v "${option%%=*}" %s "${option#*=}" ;;
+      --spot | --queued | --keep | --dry_run) printf -v "${option#--}" %s "$option" ;;
+      *) echo "error: '$option': expected options as in ./launch.sh tpu --help, then -- and training's" >&2; exit 2 ;;
+    esac
   done
   for option in name zone type bucket; do
     if [[ -z "${!option}" ]]; then echo "error: --$option is missing (./launch.sh tpu --help)" >&2; exit 2; fi
   done
   if (($# == 0)); then set -- --config=configs/bn_dropout.py; fi
+  vm="gcloud compute tpus tpu-vm" queue="gcloud compute tpus queued-resources" bundle="${TMPDIR:-/tmp}/digits_jax.bundle"
 
-  run() { if [[ $dry ]]; then echo "$(printf '%q ' "$@")"; else "$@"; fi; }
-  on() { run gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker="$1" --command="$2"; }
-  local archive=/tmp/digits_jax.tar.gz flags; flags="$(printf '%q ' "$@")"
-
+  run git bundle create --quiet "$bundle" HEAD
   if [[ $queued ]]; then
-    run gcloud compute tpus queued-resources create "$name" --node-id="$name" --zone="$zone" \
-      --accelerator-type="$type" --runtime-version="$version" $spot
-    run gcloud compute tpus queued-resources describe "$name" --zone="$zone" --format='value(state.state)'
+    delete="$queue delete $name --zone=$zone --force --quiet"
+    run $queue create "$name" --node-id="$name" --zone="$zone" --accelerator-type="$type" --runtime-version="$version" $spot
   else
-    run gcloud compute tpus tpu-vm create "$name" --zone="$zone" --accelerator-type="$type" --version="$version" $spot
+    delete="$vm delete $name --zone=$zone --quiet"
+    run $vm create "$name" --zone="$zone" --accelerator-type="$type" --version="$version" $spot
   fi
-  run git archive --format=tar.gz --output="$archive" HEAD
-  run gcloud compute tpus tpu-vm scp "$archive" "$name:digits_jax.tar.gz" --zone="$zone" --worker=all
-  on all "mkdir -p digits_jax && tar xzf digits_jax.tar.gz -C digits_jax && digits_jax/launch.sh setup tpu"
-  on 0 "mkdir -p digits_jax/runs && gcloud storage rsync -r $bucket/$name digits_jax/runs" || true
-  on all "cd digits_jax && .venv/bin/python -m digits_jax.main $flags" || status=$?
-  on 0 "gcloud storage rsync -r digits_jax/runs $bucket/$name" || status=$?
-  if [[ ! $keep ]]; then
-    if [[ $queued ]]; then
-      run gcloud compute tpus queued-resources delete "$name" --zone="$zone" --force --quiet
-    else
-      run gcloud compute tpus tpu-vm delete "$name" --zone="$zone" --quiet
-    fi
-  fi
-  return "$status"
+  if [[ ! $keep ]]; then trap 'run $delete' EXIT; fi
+  while [[ $queued ]]; do # until it is ready
+    state="$(run $queue describe "$name" --zone="$zone" '--format=value(state.state)')"
+    echo "$state"
+    if [[ $dry_run || "$state" == *ACTIVE ]]; then break; fi
+    if [[ "$state" == *FAILED || "$state" == *SUSPENDED ]]; then exit 1; fi
+    sleep 30
+  done
+  run $vm scp "$bundle" "$name:digits_jax.bundle" --zone="$zone" --worker=all
+  # uv brings a Python that is new enough.
+  run $vm ssh "$name" --zone="$zone" --worker=all --command="rm -rf digits_jax && git clone --quiet digits_jax.bundle \
+digits_jax && python3 -m pip install --quiet --user uv && PATH=~/.local/bin:\$PATH digits_jax/launch.sh setup tpu"
+  run $vm ssh "$name" --zone="$zone" --worker=all \
+    --command="cd digits_jax && .venv/bin/python -m digits_jax.main --workdir=$bucket/$name ${*@Q}"
 }
 
 case "${1:-train}" in
@@ -132,26 +136,10 @@ case "${1:-train}" in
     echo
     .venv/bin/python -m digits_jax.main --help || true # absl's help exits with 1
     ;;
-  setup)
-    shift
-    setup "$@"
-    ;;
-  test)
-    shift
-    setup test
-    exec .venv/bin/python -m pytest "$@"
-    ;;
-  tpu)
-    shift
-    tpu "$@"
-    ;;
-  train | -*)
-    if [[ "${1:-}" == train ]]; then shift; fi
-    setup
-    train "$@"
-    ;;
-  *)
-    echo "error: unknown command '$1': expected train, test or setup (./launch.sh --help)" >&2
-    exit 2
-    ;;
+  setup) setup "${@:2}" ;;
+  test) setup test; exec .venv/bin/python -m pytest "${@:2}" ;;
+  tpu) tpu "${@:2}" ;;
+  train) setup; train "${@:2}" ;;
+  -*) setup; train "$@" ;;
+  *) echo "error: unknown command '$1': expected train, test, tpu or setup (./launch.sh --help)" >&2; exit 2 ;;
 esac

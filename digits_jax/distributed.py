@@ -69,8 +69,8 @@ def initialize(cluster: Cluster) -> None:
 def _is_cluster() -> bool:
     """Whether this process was started as one of several by what JAX knows to ask for the others."""
     sizes = ("SLURM_NTASKS" if "SLURM_STEP_NODELIST" in os.environ else "", "OMPI_COMM_WORLD_SIZE")
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")  # set on the workers of a TPU pod
-    return any(int(os.environ.get(name, 1)) > 1 for name in sizes) or "," in hosts
+    has_tpu = "TPU_ML_PLATFORM" in os.environ  # JAX sets it, on import, where it finds one
+    return has_tpu or any(int(os.environ.get(name, 1)) > 1 for name in sizes)
 
 
 @contextlib.contextmanager
