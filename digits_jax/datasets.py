@@ -163,7 +163,7 @@ def load(dataset_config: ConfigDict) -> Dataset:
 
 
 def data_dir(configured: str | None) -> Path:
-    """The folder of prepared data sets: as configured, else TFDS's own choice. Of one on a bucket, where its copy is."""
+    """Of prepared data sets: as configured, else TFDS's own choice. Of one on a bucket, where its copy is."""
     place = _data_place(configured)
     return Path(_DEFAULT_DATA_DIR if bucket.is_bucket(place) else place).expanduser()
 

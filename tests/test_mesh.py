@@ -1,18 +1,19 @@
 """A batch shared by devices is the batch of one: the same images, gradients and statistics."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import default
-from digits_jax import models, train_step
+from digits_jax import datasets, models, train_step
 from digits_jax.augment import create_augment
 from digits_jax.mesh import create_mesh, put
 from digits_jax.metrics import Metrics
@@ -29,66 +30,88 @@ def create(config: ConfigDict) -> tuple[Any, TrainState]:
     return model, train_step.create_train_state(model, TX, jnp.uint32(0), image_shape=(28, 28, 1))
 
 
+def real_examples(small_config: ConfigDict, count: int) -> Examples:
+    small_config.dataset.train_examples = count
+    arrays = datasets.load(small_config.dataset).arrays
+    return Examples(jnp.asarray(arrays.train_images), jnp.asarray(arrays.train_labels))
+
+
 def random_examples(count: int) -> Examples:
     images = np.random.default_rng(0).integers(0, 256, (count, 28, 28, 1), np.uint8)
     return Examples(jnp.asarray(images), jnp.arange(count) % 10)
 
 
-def take_step(config: ConfigDict, mesh: Mesh, batch_size: int) -> tuple[TrainState, Metrics, str]:
-    """The state and metrics after one step on that many devices, and the compiled program."""
+class Step(NamedTuple):
+    gradients: np.ndarray  # all of them, one after another
+    batch_stats: Any
+    metrics: Metrics
+    program: str  # as compiled
+
+
+def take_step(config: ConfigDict, mesh: Mesh, examples: Examples) -> Step:
+    """One step of all examples."""
     model, state = create(config)
     steps = train_step.make_train_steps(
         model=model, tx=TX, augment=create_augment(config.augment), microbatch_size=64, mesh=mesh
     )
-    batches = jax.random.permutation(jax.random.key(1), batch_size)[None]
-    arguments = put((state, Metrics.zero(), random_examples(batch_size), batches), mesh)
+    batches = jax.random.permutation(jax.random.key(1), len(examples.labels))[None]
+    before, _ = ravel_pytree(jax.tree.map(np.asarray, state.params))
+    arguments = put((state, Metrics.zero(), examples, batches), mesh)
     program = steps.lower(*arguments, 0, 1).compile()
-    return *program(*arguments, 0, 1), program.as_text()
+    state, metrics = program(*arguments, 0, 1)
+    after, _ = ravel_pytree(jax.tree.map(np.asarray, state.params))
+    return Step(before - after, state.batch_stats, metrics, program.as_text())
 
 
-def assert_close(ours: TrainState, theirs: TrainState) -> None:
-    for a, b in zip(jax.tree.leaves(ours.params), jax.tree.leaves(theirs.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+def assert_close(ours: Step, theirs: Step, *, atol: float = 1e-5) -> None:
+    """Gradients relative to the largest of them, statistics and loss each to itself."""
+    np.testing.assert_allclose(ours.gradients, theirs.gradients, rtol=0, atol=atol * np.abs(theirs.gradients).max())
     for a, b in zip(jax.tree.leaves(ours.batch_stats), jax.tree.leaves(theirs.batch_stats), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert float(ours.metrics.loss_sum) == pytest.approx(float(theirs.metrics.loss_sum), rel=1e-5)
 
 
-@pytest.mark.parametrize("batch_norm", ["none", "after"])
+# A batch's statistics, added up in another order, differ in their last bit. A max-pool whose two largest values are as
+# near as that to each other then sends its gradient elsewhere: among the millions of values of a batch a few do.
+@pytest.mark.parametrize(("batch_norm", "atol"), [("none", 1e-5), ("after", 1e-3)])
 @pytest.mark.parametrize("conv", ["winograd", "lax"])
-def test_devices_share_a_step_of_the_whole_network(batch_norm: str, conv: str) -> None:
+def test_devices_share_a_step_of_the_whole_network(
+    small_config: ConfigDict, conv: str, batch_norm: str, atol: float
+) -> None:
     config = default.get_config()
     config.model.update(batch_norm=batch_norm, conv=conv, hidden_dropout=0.5)
     config.augment.shear = 0.3
-    alone, alone_metrics, _ = take_step(config, create_mesh(num_devices=1), 64)
+    examples = real_examples(small_config, 64)
+    alone = take_step(config, create_mesh(num_devices=1), examples)
     for count in (2, 4, 8):
-        state, metrics, program = take_step(config, create_mesh(num_devices=count), 64)
+        step = take_step(config, create_mesh(num_devices=count), examples)
         # Nothing but sums travels: of gradients, metrics and the batch's statistics.
-        assert set(re.findall(r" ((?:all|collective|reduce|ragged)-[\w-]+)\(", program)) == {"all-reduce"}
-        assert float(metrics.loss_sum) == pytest.approx(float(alone_metrics.loss_sum), rel=1e-5)
-        assert_close(state, alone)
+        assert set(re.findall(r" ((?:all|collective|reduce|ragged)-[\w-]+)\(", step.program)) == {"all-reduce"}
+        assert_close(step, alone, atol=atol)
 
 
-@pytest.mark.parametrize("batch_norm", ["none", "before"])
-def test_a_batch_that_does_not_divide_is_filled_up_and_masked(vgg_config: ConfigDict, batch_norm: str) -> None:
+@pytest.mark.parametrize(("batch_norm", "atol"), [("none", 1e-5), ("before", 1e-4)])
+def test_a_batch_that_does_not_divide_is_filled_up_and_masked(
+    vgg_config: ConfigDict, batch_norm: str, atol: float
+) -> None:
     vgg_config.model.update(batch_norm=batch_norm, hidden_dropout=0.5)
     vgg_config.augment.shear = 0.3
-    alone, alone_metrics, _ = take_step(vgg_config, create_mesh(num_devices=1), 37)
+    alone = take_step(vgg_config, create_mesh(num_devices=1), random_examples(37))
     for count in (2, 8):
-        state, metrics, _ = take_step(vgg_config, create_mesh(num_devices=count), 37)
-        assert int(metrics.count) == 37
-        assert int(metrics.correct) == int(alone_metrics.correct)
-        assert float(metrics.loss_sum) == pytest.approx(float(alone_metrics.loss_sum), rel=1e-5)
-        assert_close(state, alone)
+        step = take_step(vgg_config, create_mesh(num_devices=count), random_examples(37))
+        assert int(step.metrics.count) == 37
+        assert int(step.metrics.correct) == int(alone.metrics.correct)
+        assert_close(step, alone, atol=atol)
 
 
 def test_devices_with_their_own_statistics_only_add_up_gradients(vgg_config: ConfigDict) -> None:
     vgg_config.model.update(batch_norm="after", bn_groups=8)
-    alone, _, _ = take_step(vgg_config, create_mesh(num_devices=1), 64)
-    state, _, program = take_step(vgg_config, create_mesh(num_devices=8), 64)
-    assert_close(state, alone)
+    alone = take_step(vgg_config, create_mesh(num_devices=1), random_examples(64))
+    step = take_step(vgg_config, create_mesh(num_devices=8), random_examples(64))
+    assert_close(step, alone)
     vgg_config.model.bn_groups = 1
-    *_, program_of_all = take_step(vgg_config, create_mesh(num_devices=8), 64)
-    assert program.count(" all-reduce(") < program_of_all.count(" all-reduce(")
+    of_all = take_step(vgg_config, create_mesh(num_devices=8), random_examples(64))
+    assert step.program.count(" all-reduce(") < of_all.program.count(" all-reduce(")
 
 
 @pytest.mark.parametrize("batch_size", [64, 100, 37])
