@@ -1,7 +1,7 @@
 """How far does a small VGG-like CNN get without regularisation?
 
 Command:  python -m digits_jax.main --config=configs/vgg.py
-Expected: final test accuracy 99.05 %, best on the test set 99.12 % (seed 0, commit b32e966)
+Expected: final test accuracy 99.26 +- 0.14 % (mean and standard deviation of 3 seeds, docs/reproduction.md)
 Time:     6 minutes on two CPU cores
 """
 

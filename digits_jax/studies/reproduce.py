@@ -45,7 +45,8 @@ def read_reasons(path: Path) -> dict[tuple[str, int, str], str]:
 
 def describe(results: list[dict[str, Any]]) -> str:
     """What trained them."""
-    machines = Counter(f"{r['cores']} cores of {r['cpu']}, jax {r['versions']['jax']}" for r in results)
+    cores = {n: "1 core" if n == 1 else f"{n} cores" for n in (r["cores"] for r in results)}
+    machines = Counter(f"{cores[r['cores']]} of {r['cpu']}, jax {r['versions']['jax']}" for r in results)
     commits = ", ".join(sorted({r["git_revision"][:7] for r in results}))
     seconds = sum(row["train/seconds"] for r in results for row in r["epochs"])
     return f"{len(results)} runs, trained in {duration(seconds)} on {'; '.join(machines)}, at commit {commits}."
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
         sections[f"figures {name}"] = page.figures_table(post[name], logged, stated)
     for section, text in sections.items():
         replace_section(docs / "reproduction.md", section, text)
-    replace_section(Path(README.value), "results", f"{sections['as stated']}\n\n{page.score_in_words(post, results)}")
+    replace_section(Path(README.value), "results", f"{sections['as stated']}\n{page.score_in_words(post, results)}")
     console.print(f"{len(all_results)} runs in {docs / 'reproduction.md'}")
 
 
