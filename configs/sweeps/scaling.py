@@ -6,7 +6,7 @@ The rate at a batch of 64 is 0.1. It grows with the batch's size s/64 to the pow
 
 from digits_jax.studies.plan import Sweep
 
-_SIZES = (64, 256, 1024, 4096, 16384)
+SIZES = (64, 256, 1024, 4096, 16384)
 _POWERS = {"linear": 1.0, "between": 0.75, "square root": 0.5}
 
 
@@ -17,7 +17,7 @@ def _variant(size: int, rate: float) -> dict:
 def get_sweep() -> Sweep:
     # At 64 all scalings are the same, and half and twice the rate take their place.
     variants = {f"64, {name}": _variant(64, rate) for name, rate in (("half", 0.05), ("0.1", 0.1), ("twice", 0.2))}
-    for size in _SIZES[1:]:
+    for size in SIZES[1:]:
         for name, power in _POWERS.items():
             rate = float(f"{0.1 * (size / 64) ** power:.3g}")
             variants[f"{size}, {name}"] = _variant(size, rate)
