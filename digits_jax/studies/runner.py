@@ -19,7 +19,7 @@ from digits_jax.studies.results import read_result
 from digits_jax.train_step import create_keys
 from digits_jax.workdir import differences_to_run, write_result_file
 
-_PROBE_STEPS = 20  # timed for the estimate
+_PROBE_IMAGES = 20 * 64  # trained on for the estimate
 
 
 @dataclasses.dataclass(eq=False)
@@ -123,9 +123,10 @@ def _measured_step(experiment: Experiment, num_replicas: int) -> float:
     )
     call = next(experiment.feed.calls(replicas.stack([batches] * num_replicas), first_step=0))
     state, metrics = replicas.stack([(start, Metrics.zero())] * num_replicas)
-    for steps in (1, min(_PROBE_STEPS, call.stop)):  # the first compiles
+    steps = max(1, min(_PROBE_IMAGES // experiment.config.batch_size, call.stop))
+    for stop in (0, steps):  # the first only compiles
         begin = time.perf_counter()
-        state, _ = jax.block_until_ready(experiment.train_steps(state, metrics, *call._replace(stop=steps)))
+        state, _ = jax.block_until_ready(experiment.train_steps(state, metrics, *call._replace(stop=stop)))
         seconds = time.perf_counter() - begin
     return seconds / steps
 
