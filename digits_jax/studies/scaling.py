@@ -10,16 +10,12 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import flags
-
 from configs.sweeps import scaling as sweep
 from digits_jax import command_line
 from digits_jax.errors import UserError
-from digits_jax.studies.pages import markdown_table, replace_section
+from digits_jax.studies.pages import DOCS, markdown_table, replace_section
 from digits_jax.studies.results import read_results
 from digits_jax.studies.study import scale_of
-
-DOCS = flags.DEFINE_string("docs", "docs", "folder with scaling.md, scaling/ and benchmarks.json")
 
 PARAMETERS = 594_922  # of `vgg`
 BATCH_SIZES = (64, 256, 1_024, 4_096, 16_384)
