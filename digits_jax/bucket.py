@@ -12,11 +12,22 @@ from tempfile import TemporaryDirectory
 from etils import epath
 
 from digits_jax.disk import MANIFEST
-from digits_jax.errors import UserError
+from digits_jax.errors import ConfigError, UserError
 
 
 def is_bucket(path: epath.PathLike) -> bool:
     return str(path).startswith("gs://")
+
+
+def local_folder(flag: str, path: str) -> Path:
+    """The folder that a flag names, where one on a bucket cannot be used.
+
+    Raises:
+      ConfigError: it is on a bucket.
+    """
+    if is_bucket(path):
+        raise ConfigError(f"--{flag} is {path!r}: expected a local folder")
+    return Path(path)
 
 
 class Mirror:
