@@ -190,7 +190,8 @@ def _copied_from_bucket(configured: str | None, root: Path, prepared: Path) -> I
 @contextlib.contextmanager
 def _one_at_a_time(root: Path, name: str) -> Iterator[None]:
     """Lets processes that start together wait for the first of them to prepare the data."""
-    lock = filelock.FileLock(root / f".{name}.lock")
+    file = root / f".{name}.lock"
+    lock, is_new = filelock.FileLock(file), not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -200,6 +201,9 @@ def _one_at_a_time(root: Path, name: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if is_new and root.is_dir() and [*root.iterdir()] == [file]:  # nothing came of it
+            file.unlink()
+            root.rmdir()
 
 
 def _load_all(name: str, spec: DatasetSpec, root: Path, source_dir: str | None) -> tuple[Arrays, str]:
