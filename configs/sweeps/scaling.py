@@ -1,8 +1,8 @@
 """Up to which batch size does vgg learn as well in five epochs, and how is its learning rate to grow with the batch?
 
-The rate is 0.1 at a batch of 64. At s times as many images it is left there, or grows with the fourth root of s, with its
-square root (Krizhevsky 2014), or with s itself (linear scaling, Goyal et al. 2017). The first epoch is a warm-up, at a
-tenth of the rate.
+The rate is 0.1 at a batch of 64. At s times as many images it is left there, or grows with the fourth root of s, its
+square root (Krizhevsky 2014), or s itself (linear scaling, Goyal et al. 2017). The first epoch is a warm-up, at a tenth
+of the rate.
 """
 
 from digits_jax.studies.plan import Sweep
