@@ -109,7 +109,6 @@ def test_one_killed_ends_the_other_and_both_go_on(start: Start, undisturbed: Pat
     codes, _, errors = finish(processes)
     assert time.monotonic() - begin < 60
     assert codes[0] != 0
-    assert "error: another process is gone" in errors[0]
     assert "unhealthy (stopped sending heartbeats):\n1\n" in errors[0]  # JAX names it
     assert finish(start(tmp_path, (), ()))[0] == [0, 0]
     assert outcome(tmp_path) == outcome(undisturbed)

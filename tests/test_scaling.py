@@ -46,6 +46,6 @@ def test_the_page(tmp_path: Path) -> None:
         (tmp_path / "benchmarks.json").write_text((ROOT / "docs/benchmarks.json").read_text())
         scaling.main([])
     page = (tmp_path / "scaling.md").read_text()
-    assert "| 64 | 938 | 0.2 | twice | 90.00 % |" in page
-    assert "| 16,384 | 4 | 25.6 | linear | diverged |" in page
+    assert "| 64 | 938 | 0.2 | twice | 90.00 % | 90.00 % |" in page
+    assert "| 16,384 | 4 | 25.6 | linear | diverged |  |" in page
     assert page.count("| 1,024 |") == 2 + 4

@@ -82,16 +82,18 @@ def expected_table(machine: Machine) -> str:
 
 
 def learned_table(results: list[dict[str, Any]]) -> str:
-    """Test accuracy after five epochs, by batch size and learning rate; runs without a result diverged."""
+    """Test accuracy in five epochs, by batch size and learning rate; runs without a result diverged."""
     scale = scale_of("test/accuracy")
-    found = {result["study"]["variant"]: result["final"]["test/accuracy"] for result in results}
+    found = {result["study"]["variant"]: result for result in results}
     rows = []
     for variant, changes in sweep.get_sweep().variants.items():
         size, growth = changes["batch_size"], variant.partition(", ")[2]
-        accuracy = f"{scale.text(found[variant])} %" if variant in found else "diverged"
+        cells = ["diverged", ""]
+        if variant in found:
+            cells = [f"{scale.text(found[variant][which]['test/accuracy'])} %" for which in ("final", "best")]
         steps = math.ceil(60_000 / size)
-        rows.append((f"{size:,}", str(steps), f"{changes['learning_rates'][1]:g}", growth, accuracy))
-    header = ("batch", "steps per epoch", "learning rate", "its growth", "test accuracy")
+        rows.append((f"{size:,}", str(steps), f"{changes['learning_rates'][1]:g}", growth, *cells))
+    header = ("batch", "steps per epoch", "learning rate", "its growth", "final test accuracy", "of the best epoch")
     return markdown_table(header, rows, text_columns=0)
 
 
