@@ -72,7 +72,8 @@ def random_affine(
       zoom: fraction by which each axis may grow or shrink.
     """
     height, width = image_shape
-    draws = jax.random.uniform(key, (6, count), minval=-1.0, maxval=1.0)
+    # An image's draws depend on its place in the batch, not on the batch's size: one may be filled up.
+    draws = jax.random.uniform(key, (count, 6), minval=-1.0, maxval=1.0).T
     theta, shear_angle = jnp.deg2rad(rotation) * draws[0], shear * draws[1]
     shift_h, shift_w = height_shift * height * draws[2], width_shift * width * draws[3]
     zoom_h, zoom_w = 1 + zoom * draws[4], 1 + zoom * draws[5]

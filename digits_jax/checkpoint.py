@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -58,7 +60,15 @@ class Checkpoints:
                 ),
             ]
         )
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=False)
+        # Of several processes each has a folder of its own; Orbax would have all write into one.
+        process = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy, enable_async_checkpointing=False, multiprocessing_options=alone, create=False
+        )
         handlers = {"arrays": ocp.StandardCheckpointHandler(), "history": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
@@ -100,9 +110,11 @@ class Checkpoints:
         step = int(progress.state.step)
         if self.has(step):
             return
-        needed = _MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves((progress.state, progress.metrics)))
+        # As numpy arrays, which are of no device: any number of devices and processes goes on from them.
+        arrays = jax.device_get({"state": progress.state, "metrics": progress.metrics})
+        needed = _MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         contents = ocp.args.Composite(
-            arrays=ocp.args.StandardSave({"state": progress.state, "metrics": progress.metrics}),
+            arrays=ocp.args.StandardSave(arrays),
             history=ocp.args.JsonSave({"seconds": progress.seconds, "rows": progress.rows}),
         )
         try:
@@ -128,7 +140,7 @@ class Checkpoints:
         return step in self._manager.all_steps()
 
     def restore(self, template: Progress, *, step: int | None = None) -> Progress | None:
-        """A checkpoint in the shapes and on the devices of `template`, or None where there is none.
+        """A checkpoint in the shapes of `template`, or None where there is none.
 
         Args:
           template: any state of the same experiment.
@@ -141,13 +153,14 @@ class Checkpoints:
         if not steps:
             return None
         step = max(steps)
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"state": template.state, "metrics": template.metrics})
+        shapes = {"state": template.state, "metrics": template.metrics}
         self._check_shapes(step, shapes)
+        arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
         restored = self._manager.restore(
             step,
-            args=ocp.args.Composite(arrays=ocp.args.StandardRestore(shapes), history=ocp.args.JsonRestore()),
+            args=ocp.args.Composite(arrays=ocp.args.StandardRestore(arrays), history=ocp.args.JsonRestore()),
         )
-        progress = Progress(**restored.arrays, **restored.history)
+        progress = Progress(**jax.tree.map(jnp.asarray, restored.arrays), **restored.history)
         if int(progress.state.step) != step:
             raise UserError(
                 f"{self._folder / str(step)} holds step {int(progress.state.step)}: expected {step}; put it back"

@@ -63,6 +63,7 @@ def validate(config: ConfigDict) -> None:
     _check_int(config, "model.hidden_width", low=1)
     _check_number(config, "model.hidden_dropout", low=0, below=1)
     _check_number(config, "model.bn_momentum", low=0, high=1)
+    _check_int(config, "model.bn_groups", low=1)
     _check_number(config, "model.bn_epsilon", low=0, high=math.inf)
     rates = config.model.block_dropout
     _require(
@@ -93,6 +94,11 @@ def resolve(config: ConfigDict, dataset: datasets.Dataset, *, seed: int | None =
     _require(
         config.batch_size <= num_train, "batch_size", config.batch_size, f"at most the {num_train} training images"
     )
+    sizes = (config.batch_size, num_train % config.batch_size)
+    _require(
+        all(size % config.model.bn_groups == 0 for size in sizes),
+        "model.bn_groups", config.model.bn_groups, f"a divisor of the batches' sizes, {sizes[0]} and {sizes[1]}",
+    )  # fmt: skip
     resolved = ConfigDict(config.to_dict())
     models.check_image_shape(config.model, dataset.arrays.train_images.shape[1:])
     for field in _LOCATIONS:

@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -67,7 +66,7 @@ def _loss_name(prefix: str) -> str:
     return f"{prefix.replace('_', ' ')} loss"
 
 
-def show_results(results: Sequence[dict[str, Any]], workdirs: Sequence[Path]) -> None:
+def show_results(results: Sequence[dict[str, Any]], workdirs: Sequence[str]) -> None:
     """The final and the best epoch, and by which images the best one was selected; of several seeds, as a table.
 
     Args:
@@ -95,7 +94,7 @@ def show_results(results: Sequence[dict[str, Any]], workdirs: Sequence[Path]) ->
         table.add_row("standard deviation", *(percent(statistics.stdev(values)) for values in of_all))
         console.print(table)
     seconds = sum(row["train/seconds"] for result in results for row in result["epochs"])
-    console.print(f"trained in {duration(seconds)}; everything is in {', '.join(map(str, workdirs))}")
+    console.print(f"trained in {duration(seconds)}; everything is in {', '.join(workdirs)}")
 
 
 def _scores(row: dict[str, Any]) -> list[str]:

@@ -4,19 +4,22 @@ A data set is kept as an ordinary TFDS data set (`tfds_store.py`). Its decoded a
 (`arrays.py`), so that later starts neither decode nor import TFDS.
 """
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import numpy as np
 from ml_collections import ConfigDict
 
-from digits_jax import idx, optical_digits, tfds_store
+from digits_jax import bucket, idx, optical_digits, tfds_store
 from digits_jax.arrays import Arrays, content_hash, read_cache, same_examples, write_cache
 from digits_jax.errors import ConfigError, UserError
 
+_DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 _CACHE_FILE = "digits_jax_arrays.npz"
 
 
@@ -132,7 +135,8 @@ def load(dataset_config: ConfigDict) -> Dataset:
     name = dataset_config.name
     spec = DATASETS[name]
     root = data_dir(dataset_config.data_dir)
-    arrays, sha256 = _load_all(name, spec, root, dataset_config.source_dir)
+    with _one_at_a_time(root, name), _copied_from_bucket(dataset_config.data_dir, root, Path(name, spec.version)):
+        arrays, sha256 = _load_all(name, spec, root, dataset_config.source_dir)
     images, labels = arrays.train_images, arrays.train_labels
     held_out = dataset_config.validation_examples
     if held_out >= len(images):
@@ -159,8 +163,47 @@ def load(dataset_config: ConfigDict) -> Dataset:
 
 
 def data_dir(configured: str | None) -> Path:
-    """The folder of prepared data sets: as configured, else TFDS's own choice."""
-    return Path(configured or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    """Of prepared data sets: as configured, else TFDS's own choice. Of one on a bucket, where its copy is."""
+    place = _data_place(configured)
+    return Path(_DEFAULT_DATA_DIR if bucket.is_bucket(place) else place).expanduser()
+
+
+def _data_place(configured: str | None) -> str:
+    return configured or os.environ.get("TFDS_DATA_DIR") or _DEFAULT_DATA_DIR
+
+
+@contextlib.contextmanager
+def _copied_from_bucket(configured: str | None, root: Path, prepared: Path) -> Iterator[None]:
+    """Around loading: where the data sets are on a bucket, gets the one that is not here, or leaves it there."""
+    place = _data_place(configured)
+    if not bucket.is_bucket(place):
+        yield
+        return
+    mirror = bucket.Mirror(f"{place.rstrip('/')}/{prepared.as_posix()}", root / prepared)
+    if not tfds_store.is_prepared(mirror.local):
+        mirror.pull()
+    yield
+    if not tfds_store.is_prepared(mirror.remote):
+        mirror.push()
+
+
+@contextlib.contextmanager
+def _one_at_a_time(root: Path, name: str) -> Iterator[None]:
+    """Lets processes that start together wait for the first of them to prepare the data."""
+    file = root / f".{name}.lock"
+    lock, is_new = filelock.FileLock(file), not root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        pass  # a folder that can only be read is nothing to wait for
+    try:
+        yield
+    finally:
+        lock.release()
+        if is_new and root.is_dir() and [*root.iterdir()] == [file]:  # nothing came of it
+            file.unlink()
+            root.rmdir()
 
 
 def _load_all(name: str, spec: DatasetSpec, root: Path, source_dir: str | None) -> tuple[Arrays, str]:

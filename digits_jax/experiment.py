@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import compilation, conv, datasets, input_pipeline, models, optimizer, replicas
 from digits_jax.augment import Augment, create_augment
+from digits_jax.mesh import create_mesh, put
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import (
     Examples,
@@ -91,6 +92,7 @@ def _build(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: in
             tx=tx,
             augment=create_augment(config.augment),
             microbatch_size=microbatch_size(config),
+            mesh=create_mesh(num_replicas),
             stacked=num_replicas > 1,
         ),
         after_each_epoch=after_each_epoch,
@@ -121,7 +123,7 @@ def _create_feed(config: FrozenConfigDict, dataset: datasets.Dataset, num_replic
 @functools.lru_cache(maxsize=6)
 def _on_device(dataset: datasets.Dataset, split: str, num_replicas: int) -> Examples:
     images, labels = dataset.split(split)
-    return replicas.copy_to_all(Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32)), num_replicas)
+    return put(Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32)), create_mesh(num_replicas))
 
 
 class Scores(NamedTuple):
@@ -149,7 +151,12 @@ def _evaluations(
 
     def on(split: str, augment: Augment, order: Order = each_once) -> Callable[[TrainState], tuple[Metrics, jax.Array]]:
         eval_steps = make_eval_steps(
-            model=model, batch_size=config.eval_batch_size, augment=augment, order=order, stacked=num_replicas > 1
+            model=model,
+            batch_size=config.eval_batch_size,
+            augment=augment,
+            order=order,
+            mesh=create_mesh(num_replicas),
+            stacked=num_replicas > 1,
         )
         return lambda state: eval_steps(state, _on_device(dataset, split, num_replicas))
 

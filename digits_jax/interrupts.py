@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 # SIGINT is Ctrl-C, SIGTERM what schedulers send before they kill, SIGUSR1 SLURM's warning (`--signal=USR1@60`).
@@ -21,15 +22,22 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """While entered, the first signal only sets `signum`; a second Ctrl-C interrupts at once."""
+    """While entered, the first signal only sets `signum`; a second Ctrl-C interrupts at once.
 
-    def __init__(self) -> None:
+    Args:
+      agree: takes this process's `signum`, and returns that of all processes of the program.
+    """
+
+    def __init__(self, agree: Callable[[int], int] = lambda signum: signum) -> None:
         self.signum = 0
+        self._agree = agree
         self._previous = {number: signal.getsignal(number) for number in _EXIT_CODES}
 
-    @property
-    def requested(self) -> bool:
-        return self.signum != 0
+    def poll(self) -> bool:
+        """Whether to stop; all processes have to ask at the same places, and get the same answer."""
+        agreed = self._agree(self.signum)
+        self.signum = self.signum or agreed
+        return agreed != 0
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # Python sets signal handlers in no other

@@ -20,12 +20,12 @@ class Metrics(struct.PyTreeNode):
         )
 
     @classmethod
-    def of_batch(cls, logits: jax.Array, labels: jax.Array) -> "Metrics":
-        """Of `[B, num_classes]` logits and `[B]` labels."""
+    def of_batch(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> "Metrics":
+        """Of `[B, num_classes]` logits and `[B]` labels; with a mask `[B]`, of the examples where it is true."""
         return cls(
-            loss_sum=optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum(),
-            correct=jnp.sum(logits.argmax(-1) == labels, dtype=jnp.int32),
-            count=jnp.asarray(len(labels), jnp.int32),
+            loss_sum=optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum(where=mask),
+            correct=jnp.sum(logits.argmax(-1) == labels, dtype=jnp.int32, where=mask),
+            count=jnp.asarray(len(labels) if mask is None else mask.sum(), jnp.int32),
         )
 
     def __add__(self, other: "Metrics") -> "Metrics":

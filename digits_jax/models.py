@@ -16,6 +16,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from digits_jax import conv, dense
+from digits_jax.batch_norm import BatchNorm
 from digits_jax.errors import ConfigError
 
 BATCH_NORM_PLACES = ("none", "before", "after")
@@ -55,7 +56,7 @@ class Linear(nn.Module):
     dot_general: Callable[..., jax.Array]
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """Raw pixels `[B, H, W, C]` in [0, 255] to float32 logits `[B, num_classes]`."""
         x = normalize(images, self.mean, self.std).reshape(images.shape[0], -1)
         logits = nn.Dense(
@@ -84,13 +85,14 @@ class VGG(nn.Module):
     batch_norm: str
     bn_momentum: float
     bn_epsilon: float
+    bn_groups: int
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """Raw pixels `[B, H, W, C]` in [0, 255] to float32 logits `[B, num_classes]`.
 
         With `train`, dropout draws from the "dropout" key and batch normalisation uses the batch's statistics and
-        updates the collection "batch_stats".
+        updates the collection "batch_stats"; images where the `mask` `[B]` is false are left out of these.
         """
         conv3x3 = partial(
             nn.Conv,
@@ -103,17 +105,21 @@ class VGG(nn.Module):
         dense_layer = partial(nn.Dense, kernel_init=self.kernel_init, dtype=self.dtype, dot_general=self.dot_general)
         dropout = partial(nn.Dropout, deterministic=not train)
         norm = partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
+            groups=self.bn_groups,
             dtype=self.dtype,
         )
 
+        def normed(x: jax.Array) -> jax.Array:
+            return norm()(x, mask=None if mask is None else jnp.expand_dims(mask, range(1, x.ndim)))
+
         def activation(x: jax.Array) -> jax.Array:
-            x = norm()(x) if self.batch_norm == "before" else x
+            x = normed(x) if self.batch_norm == "before" else x
             x = nn.relu(x)
-            return norm()(x) if self.batch_norm == "after" else x
+            return normed(x) if self.batch_norm == "after" else x
 
         x = normalize(images, self.mean, self.std)
         for widths, rate in zip(self.widths, self.block_dropout, strict=True):

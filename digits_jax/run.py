@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from digits_jax import disk
+from digits_jax import disk, distributed
+from digits_jax.bucket import Mirror
 from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import config_hash
 from digits_jax.datasets import Dataset
@@ -34,6 +35,7 @@ class Run:
       name: what to call the experiment in plots and on the terminal.
       writers: of its rows, besides those of the folder.
       wandb_project: of Weights & Biases, to log to as well.
+      mirror: the folder's, where it is the copy of one on a bucket.
 
     Raises:
       UserError: the folder is not usable.
@@ -48,22 +50,33 @@ class Run:
         name: str,
         writers: Sequence[Writer] = (),
         wandb_project: str | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
         self.config = config
         self.name = name
         self.dataset = dataset
         self.folder = Workdir(Path(workdir))
-        self.folder.open(config, dataset)
-        # What a person should know of how the run was found.
-        self.warnings = self.folder.record_machine()
+        self._mirror = mirror
+        self.place = str(mirror.remote if mirror else workdir)  # what a person calls its folder
         self.experiment: Experiment = build(config, dataset)
-        self._checkpoints = Checkpoints(self.folder.checkpoints)
-        self.warnings += self._checkpoints.set_aside
-        self.progress = self._go_on()
+        with distributed.together():
+            self.folder.open(config, dataset)
+            # What a person should know of how the run was found.
+            self.warnings = self.folder.record_machine()
+            self._checkpoints = Checkpoints(self.folder.checkpoints)
+            self.warnings += self._checkpoints.set_aside
+            self.progress = self._go_on()
+            self._writers = [*self._create_writers(wandb_project), *writers]
+        self.progress = self._of_first(self.progress)
         # What `result.json` says, once the run is finished.
-        self.result = self.folder.read_result() if self.is_finished else None
+        self.result = distributed.from_first((), self.folder.read_result() if self.is_finished else None)[1]
         self.scores: Scores | None = None  # of the latest epoch, where this process has evaluated it
-        self._writers = [*self._create_writers(wandb_project), *writers]
+
+    def _of_first(self, progress: Progress) -> Progress:
+        """What process 0 restored, in all processes."""
+        arrays, facts = (progress.state, progress.metrics), (progress.seconds, progress.rows)
+        (state, metrics), (seconds, rows) = distributed.from_first(arrays, facts)
+        return Progress(state, metrics, seconds, rows)
 
     def _go_on(self) -> Progress:
         """The latest checkpoint, or a new one of the initial state, so that there always is one to fall back on."""
@@ -127,21 +140,29 @@ class Run:
     def best_row(self) -> Row:
         return best_row(self.rows, self.experiment.score_key)
 
+    def _publish(self) -> None:
+        if self._mirror:
+            self._mirror.push()
+
     def save(self) -> None:
         """Saves; at the end of an epoch ranked by its score."""
         at_end = self.rows and self.rows[-1]["step"] == int(self.progress.state.step)
-        self._checkpoints.save(self.progress, score=self.rows[-1][self.experiment.score_key] if at_end else None)
+        with distributed.together():
+            self._checkpoints.save(self.progress, score=self.rows[-1][self.experiment.score_key] if at_end else None)
+            self._publish()
 
     def write(self) -> None:
-        for writer in self._writers:
-            try:
-                writer.write(self.rows)
-            except OSError as error:
-                size = len(json.dumps(self.rows))
-                raise UserError(
-                    f"the metrics are not saved: {disk.refusal(self.folder.path, error, needed=size)}; checkpoints are "
-                    "intact: mend this, then start the same command again"
-                ) from None
+        with distributed.together():
+            for writer in self._writers:
+                try:
+                    writer.write(self.rows)
+                except OSError as error:
+                    size = len(json.dumps(self.rows))
+                    raise UserError(
+                        f"the metrics are not saved: {disk.refusal(self.folder.path, error, needed=size)}; checkpoints "
+                        "are intact: mend this, then start the same command again"
+                    ) from None
+            self._publish()
 
     def finish(self) -> None:
         """Scores what is scored at the end only, and leaves `result.json` and the curves."""
@@ -151,8 +172,7 @@ class Run:
         best_state = state
         if self.experiment.at_the_end and best is not final:
             restored = self._checkpoints.restore(self.progress, step=best["step"])
-            assert restored is not None
-            best_state = restored.state
+            best_state = self._of_first(restored or self.progress).state
         at_the_end = self.experiment.at_the_end
         final_scores, best_scores = (evaluate(at_the_end, [s])[0] for s in (state, best_state))
         latest = self.scores or evaluate(self.experiment.after_each_epoch, [state])[0]
@@ -177,6 +197,8 @@ class Run:
                 "state_sha256": _sha256(state),
             },
         )
+        with distributed.together():
+            self._publish()
 
     def close(self) -> None:
         self._checkpoints.close()

@@ -6,14 +6,16 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import compilation, console, datasets, input_pipeline, replicas
+from digits_jax import bucket, console, datasets, distributed, input_pipeline, replicas
 from digits_jax.config import resolve, validate
 from digits_jax.experiment import Experiment, build, evaluate
 from digits_jax.interrupts import Interrupted, StopRequest
@@ -24,12 +26,12 @@ from digits_jax.train_step import create_keys
 from digits_jax.writers import Writer
 
 
-def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: Path, **options: Any) -> list[Row]:
+def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: epath.PathLike, **options: Any) -> list[Row]:
     """Trains a config to its end, going on from the workdir's latest checkpoint where there is one.
 
     Args:
       config: fields as in `configs/default.py`; of its `num_seeds`, only `seed`.
-      workdir: the run's folder; made where it is missing.
+      workdir: the run's folder, which may be on a bucket (`gs://`); made where it is missing.
       options: as for `train_seeds`.
 
     Returns:
@@ -45,7 +47,7 @@ def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: Path, **o
 def train_seeds(
     config: ConfigDict | FrozenConfigDict,
     seeds: Sequence[int],
-    workdir_of: Callable[[FrozenConfigDict], Path],
+    workdir_of: Callable[[FrozenConfigDict], epath.PathLike],
     *,
     name: str | None = None,
     dataset: datasets.Dataset | None = None,
@@ -76,22 +78,30 @@ def train_seeds(
       Interrupted: a signal asked for it; everything is saved.
     """
     validate(config)
-    dataset = dataset or datasets.load(config.dataset)
-    configs = [resolve(config, dataset, seed=seed) for seed in seeds]
+    with distributed.together():
+        dataset = dataset or datasets.load(config.dataset)
+        configs = [resolve(config, dataset, seed=seed) for seed in seeds]
+    distributed.check_same(configs[0], dataset)
     size = 1 if wandb_project else replicas.at_once(config, len(configs))
     finished: list[Run] = []
-    with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
+    with contextlib.nullcontext(stop) if stop else StopRequest(distributed.Agreement()) as stop:
         for start in range(0, len(configs), size):
             with contextlib.ExitStack() as at_exit:
                 runs = []
                 for run_config in configs[start : start + size]:
+                    place, mirror = workdir_of(run_config), None
+                    if not distributed.is_first():  # does the same as process 0, and forgets what it writes
+                        place = at_exit.enter_context(TemporaryDirectory())
+                    with distributed.together():
+                        mirror = at_exit.enter_context(bucket.local_copy(place))
                     run = Run(
                         run_config,
                         dataset,
-                        workdir_of(run_config),
+                        mirror.local if mirror else Path(place),
                         name=name or config.model.name,
                         writers=writers,
                         wandb_project=wandb_project,
+                        mirror=mirror,
                     )
                     at_exit.callback(run.close)
                     runs.append(run)
@@ -106,9 +116,9 @@ def train_seeds(
                 for run in runs:
                     run.finish()
                 finished += runs
-                if stop.requested and len(finished) < len(configs):
+                if len(finished) < len(configs) and stop.poll():
                     raise Interrupted(stop.signum)
-    console.show_results([run.result for run in finished if run.result], [run.folder.path for run in finished])
+    console.show_results([run.result for run in finished if run.result], [run.place for run in finished])
     return [run.rows for run in finished]
 
 
@@ -157,7 +167,7 @@ def _train_epoch(experiment: Experiment, runs: list[Run], stop: StopRequest, pro
     remaining = count * num_examples * (num_epochs - epoch)
     with console.progress_bar(label, total=count * num_examples, remaining=remaining) as bar:
         for call in experiment.feed.calls(batches, first_step=first_step):
-            if stop.requested:
+            if stop.poll():
                 break
             previous = metrics
             profiler.before_call()
@@ -174,7 +184,7 @@ def _train_epoch(experiment: Experiment, runs: list[Run], stop: StopRequest, pro
         run.progress = run.progress._replace(state=run_state, metrics=run_metrics, seconds=seconds)
 
 
-@compilation.jit
+@jax.jit
 def _is_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
@@ -223,7 +233,7 @@ def _announce(runs: list[Run], *, is_first: bool) -> None:
             status = "; it is finished, nothing is left to train"
         elif step := _step(run):
             status = f"; going on from step {step:,} ({len(run.rows)} epochs done)"
-        console.console.print(f"seed {run.config.seed} in {run.folder.path}{status}")
+        console.console.print(f"seed {run.config.seed} in {run.place}{status}")
         for warning in run.warnings:
             console.warn(warning)
     if len(runs) > 1:

@@ -13,9 +13,11 @@ import optax
 from flax import linen as nn
 from flax import struct
 from jax import lax
+from jax.sharding import Mesh
 
 from digits_jax import compilation, threefry
 from digits_jax.augment import Augment
+from digits_jax.mesh import pad_to_devices, share
 from digits_jax.metrics import Metrics
 
 
@@ -45,6 +47,7 @@ class Examples(NamedTuple):
 
     images: jax.Array  # uint8 [N, H, W, C]
     labels: jax.Array  # int32 [N]
+    mask: jax.Array | None = None  # bool [N], false where a batch was filled up; None: all count
 
 
 def create_keys(seed: int | jax.Array) -> Keys:
@@ -81,7 +84,7 @@ def train_step(
 
     Args:
       state: the state before the step.
-      batch: images `[B, H, W, C]` and labels `[B]`.
+      batch: images `[B, H, W, C]` and labels `[B]`; where its mask is false, an example counts for nothing.
       model: takes `(images, train)`.
       tx: the optimizer that made `state.opt_state`.
       augment: takes a key and the images.
@@ -101,13 +104,15 @@ def train_step(
             {"params": params, "batch_stats": state.batch_stats},
             part.images,
             train=True,
+            mask=part.mask,
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        metrics = Metrics.of_batch(logits, part.labels)
-        return metrics.loss_sum / batch_size, (metrics, updates.get("batch_stats", {}))
+        metrics = Metrics.of_batch(logits, part.labels, part.mask)
+        return metrics.loss_sum / count, (metrics, updates.get("batch_stats", {}))
 
     batch_size = len(batch.labels)
+    count = batch_size if batch.mask is None else batch.mask.sum()
     gradient = jax.grad(loss_fn, has_aux=True)
     if state.batch_stats or batch_size % microbatch_size or batch_size == microbatch_size:
         gradients, (metrics, batch_stats) = gradient(state.params, batch, dropout_key)
@@ -139,12 +144,14 @@ def make_train_steps(
     tx: optax.GradientTransformation,
     augment: Augment,
     microbatch_size: int,
+    mesh: Mesh,
     stacked: bool = False,
 ) -> TrainSteps:
     """Compiles a chunk of training steps into one call.
 
     Args:
       model, tx, augment, microbatch_size: as for `train_step`.
+      mesh: of the devices that share each batch. Where they cannot do so evenly it is filled up, and masked.
       stacked: whether state, metrics and batches are those of several replicas, along a leading axis.
 
     Returns:
@@ -160,8 +167,7 @@ def make_train_steps(
     ) -> tuple[TrainState, Metrics]:
         def body(index: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, metrics = carry
-            rows = batches[index]
-            batch = Examples(examples.images[rows], examples.labels[rows])
+            batch = _gather(examples, batches[index], mesh)
             state, batch_metrics = train_step(
                 state, batch, model=model, tx=tx, augment=augment, microbatch_size=microbatch_size
             )
@@ -170,8 +176,16 @@ def make_train_steps(
         return lax.fori_loop(start, stop, body, (state, metrics))
 
     if stacked:
-        train_steps = jax.vmap(train_steps, in_axes=(0, 0, None, 0, None, None))
+        train_steps = jax.vmap(train_steps, in_axes=(0, 0, None, 0, None, None), spmd_axis_name="seed")
     return compilation.jit(train_steps, donate_argnums=0)
+
+
+def _gather(examples: Examples, rows: jax.Array, mesh: Mesh) -> Examples:
+    """The batch of these rows `[B]`, filled up to what the devices share evenly."""
+    shared = share(pad_to_devices(rows, mesh), mesh)
+    mask = share(jnp.arange(len(shared)) < len(rows), mesh) if len(shared) > len(rows) else None
+    images, labels = share((examples.images[shared], examples.labels[shared]), mesh)
+    return Examples(images, labels, mask)
 
 
 EvalSteps = Callable[[TrainState, Examples], tuple[Metrics, jax.Array]]
@@ -183,7 +197,7 @@ def each_once(key: jax.Array, num_examples: int) -> jax.Array:
 
 
 def make_eval_steps(
-    *, model: nn.Module, batch_size: int, augment: Augment, order: Order = each_once, stacked: bool = False
+    *, model: nn.Module, batch_size: int, augment: Augment, mesh: Mesh, order: Order = each_once, stacked: bool = False
 ) -> EvalSteps:
     """Compiles the evaluation of a whole set; of several states along a leading axis where they are `stacked`.
 
@@ -205,11 +219,14 @@ def make_eval_steps(
 
         def logits_of(batch: tuple[jax.Array, jax.Array]) -> Any:
             index, rows = batch
-            images = augment(jax.random.fold_in(key, index), examples.images[rows])
-            return model.apply({"params": state.params, "batch_stats": state.batch_stats}, images, train=False)
+            images = augment(jax.random.fold_in(key, index), _gather(examples, rows, mesh).images)
+            logits = model.apply({"params": state.params, "batch_stats": state.batch_stats}, images, train=False)
+            return logits[:size]
 
         batches = lax.map(logits_of, (jnp.arange(len(rows)), rows))
         logits = batches.reshape(rows.size, -1)[:num_examples]
         return Metrics.of_batch(logits, labels), logits.argmax(-1) != labels
 
-    return compilation.jit(jax.vmap(eval_steps, in_axes=(0, None)) if stacked else eval_steps)
+    if stacked:
+        eval_steps = jax.vmap(eval_steps, in_axes=(0, None), spmd_axis_name="seed")
+    return compilation.jit(eval_steps)

@@ -16,7 +16,11 @@ from configs import default
 from digits_jax import datasets
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "devices":  # has to be said before JAX first computes, and holds for all tests
+        jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -56,10 +56,10 @@ def test_a_thousand_warps_agree_with_scipy(interpolation: str, order: int) -> No
 def test_the_matrix_is_keras_matrix() -> None:
     def only(**ranges: float) -> tuple[np.ndarray, np.ndarray]:
         """Matrices and the draws in [-1, 1] behind them, in the order of the source."""
-        return draw(5, **ranges), np.asarray(jax.random.uniform(jax.random.key(0), (6, 5), minval=-1.0, maxval=1.0))
+        return draw(5, **ranges), np.asarray(jax.random.uniform(jax.random.key(0), (5, 6), minval=-1.0, maxval=1.0))
 
     matrices, draws = only(**POST)
-    for matrix, (theta, shear, shift_h, shift_w, zoom_h, zoom_w) in zip(matrices, draws.T, strict=True):
+    for matrix, (theta, shear, shift_h, shift_w, zoom_h, zoom_w) in zip(matrices, draws, strict=True):
         shifts, zooms = 0.08 * 28 * np.array([shift_h, shift_w]), 1 + 0.08 * np.array([zoom_h, zoom_w])
         expected = keras_matrix(np.deg2rad(8) * theta, *shifts, 0.3 * shear, *zooms)
         np.testing.assert_allclose(matrix, expected, atol=2e-5)

@@ -57,7 +57,7 @@ def test_a_full_run_never_loads_tensorflow(tmp_path: Path) -> None:
     [
         (["--config=configs/bn_dropout.py", "--config.model.hiden_dropout=0.1"],
          "unknown config field in --config.model.hiden_dropout=0.1: did you mean 'hidden_dropout'?", 2),
-        (["--config=configs/vgg.py", "--config.dataset.source_dir=/nowhere", "--config.dataset.data_dir=/nowhere"],
+        (["--config=configs/vgg.py", "--config.dataset.source_dir=/nowhere", "--config.dataset.data_dir=/no"],
          "config.dataset.source_dir is '/nowhere': no such folder", 1),
         (["--config=configs/vgg.py", "--config.epochs=1,2"],
          "config.epochs is (1, 2): expected as many as learning_rates, which is (0.01, 0.1, 0.01)", 2),

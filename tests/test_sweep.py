@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from absl.testing import flagsaver
 
 from digits_jax import train
 from digits_jax.errors import ConfigError, UserError
@@ -177,9 +178,9 @@ def test_ctrl_c_after_the_last_step_of_a_run_ends_the_sweep(
         with pytest.raises(Interrupted):
             list(runner.run_tasks(loaded, tasks))
     assert signal.getsignal(signal.SIGINT) is handler
-    # The run, or the runs that share its program, are finished; no other was begun.
-    assert [task.run.variant for task in tasks if task.status != "waiting"] == ["low"] * 2
-    assert Counter(finish(write_sweep(), tmp_path)) == {"done": 2, "waiting": 2}
+    # It is finished; no other was begun.
+    assert [task.run.variant for task in tasks if task.status != "waiting"] == ["low"]
+    assert Counter(finish(write_sweep(), tmp_path)) == {"done": 1, "waiting": 3}
 
 
 def test_a_variant_has_its_own_base_and_number_of_seeds(write_sweep: Callable[..., str], tmp_path: Path) -> None:
@@ -224,6 +225,16 @@ def test_a_missing_sweep(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ConfigError, match=r"empty.py: expected a function get_sweep\(\)"):
         plan.load_sweep(str(tmp_path / "empty.py"))
+
+
+@pytest.mark.usefixtures("parsed_flags")
+def test_a_sweep_on_a_bucket() -> None:
+    for flag in ("results", "runs"):
+        with (
+            flagsaver.flagsaver(sweep="configs/sweeps/hidden_dropout.py", **{flag: "gs://mine/runs"}),
+            pytest.raises(ConfigError, match=f"--{flag} is 'gs://mine/runs': expected a local folder"),
+        ):
+            sweep.main([])
 
 
 @pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "0/0", "a/b", "1/2/3"])

@@ -1,7 +1,6 @@
 """The pure core: what a step changes, what evaluation counts, which random numbers are drawn."""
 
 import itertools
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from configs import default
 from digits_jax import models, train_step
 from digits_jax.datasets import DATASETS, Dataset
+from digits_jax.mesh import create_mesh
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import Examples, TrainState
 
@@ -97,27 +96,6 @@ def test_each_microbatch_draws_its_own_dropout(vgg_config: ConfigDict) -> None:
     assert of_one != whole
 
 
-@pytest.mark.parametrize(("size", "batch_norm", "conv"), [(64, "after", "winograd"), (128, "none", "matmul")])
-def test_eight_devices_share_a_batch(vgg_config: ConfigDict, size: int, batch_norm: str, conv: str) -> None:
-    model, state = create(vgg_config, widths=((8, 8),), block_dropout=(0.0,), batch_norm=batch_norm, conv=conv)
-    images = jax.random.randint(jax.random.key(0), (size, 28, 28, 1), 0, 256).astype(jnp.uint8)
-    batch = Examples(images, jnp.arange(size) % 10)
-    take = jax.jit(partial(train_step.train_step, model=model, tx=TX, augment=untouched, microbatch_size=64))
-    expected, expected_metrics = take(state, batch)
-
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-    program = take.lower(state, batch).compile()
-    # Nothing but sums travels: of gradients, metrics and the batch's statistics.
-    moves = set(re.findall(r" ((?:all|collective|reduce|ragged)-[\w-]+)\(", program.as_text()))
-    assert moves == {"all-reduce"}
-    after, metrics = program(state, batch)
-    assert float(metrics.loss_sum) == pytest.approx(float(expected_metrics.loss_sum), rel=1e-5)
-    for ours, theirs in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
 def test_batch_statistics_are_those_of_the_whole_batch(vgg_config: ConfigDict) -> None:
     model, state = create(vgg_config, batch_norm="after")
     whole, parts = (step(model, state, microbatch_size=size)[0] for size in (12, 4))
@@ -165,7 +143,9 @@ def test_streams_are_independent() -> None:
 def test_chunks_do_not_change_the_result(vgg_config: ConfigDict) -> None:
     model, start = create(vgg_config, batch_norm="after", hidden_dropout=0.5)
     batches = jax.random.randint(jax.random.key(0), (7, 4), 0, 12)
-    train_steps = train_step.make_train_steps(model=model, tx=TX, augment=untouched, microbatch_size=4)
+    train_steps = train_step.make_train_steps(
+        model=model, tx=TX, augment=untouched, microbatch_size=4, mesh=create_mesh()
+    )
     results = []
     for bounds in ((0, 7), (0, 3, 4, 7), (0, 0, 1, 7)):
         state, metrics = jax.tree.map(jnp.copy, start), Metrics.zero()
@@ -182,7 +162,7 @@ class Constant(nn.Module):
     """Predicts the class that the first pixel says, with a known loss: an exact expected accuracy."""
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         return 5.0 * jax.nn.one_hot(images[:, 0, 0, 0], 10)
 
 
@@ -192,7 +172,9 @@ def test_evaluation_counts_each_of_10_000_once(batch_size: int) -> None:
     predicted = np.where(np.arange(10_000) < 9_937, labels, (labels + 1) % 10)  # the last 63 are wrong
     images = np.zeros((10_000, 1, 1, 1), np.uint8)
     images[:, 0, 0, 0] = predicted
-    evaluate = train_step.make_eval_steps(model=Constant(), batch_size=batch_size, augment=untouched)
+    evaluate = train_step.make_eval_steps(
+        model=Constant(), batch_size=batch_size, augment=untouched, mesh=create_mesh()
+    )
     state = TrainState(seed=jnp.uint32(0), step=jnp.int32(0), params={}, batch_stats={}, opt_state=())
     metrics, wrong = evaluate(state, Examples(jnp.asarray(images), jnp.asarray(labels)))
     assert int(metrics.count) == 10_000
@@ -205,7 +187,7 @@ def test_evaluation_counts_each_of_10_000_once(batch_size: int) -> None:
 
 def test_evaluation_uses_the_running_statistics_and_leaves_them(vgg_config: ConfigDict) -> None:
     model, state = create(vgg_config, batch_norm="after", hidden_dropout=0.5)
-    evaluate = train_step.make_eval_steps(model=model, batch_size=5, augment=untouched)
+    evaluate = train_step.make_eval_steps(model=model, batch_size=5, augment=untouched, mesh=create_mesh())
     before = jax.device_get(state.batch_stats)
     metrics, _ = evaluate(state, BATCH)
     assert trees_equal(before, state.batch_stats)
@@ -226,7 +208,7 @@ def test_evaluation_on_augmented_images_draws_by_seed_and_step(vgg_config: Confi
         return images * jax.random.uniform(key)
 
     model, state = create(vgg_config)
-    evaluate = train_step.make_eval_steps(model=model, batch_size=5, augment=darker)
+    evaluate = train_step.make_eval_steps(model=model, batch_size=5, augment=darker, mesh=create_mesh())
     states = (state, state, state.replace(seed=state.seed + 1), state.replace(step=state.step + 1))
     losses = [float(evaluate(s, BATCH)[0].loss_sum) for s in states]
     assert losses[0] == losses[1]
@@ -275,7 +257,7 @@ def test_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source: Path, tmp_
         take = jax.jit(partial(train_step.train_step, model=model, tx=tx, augment=untouched, microbatch_size=64))
         for rows in batches:
             state, _ = take(state, Examples(arrays.train_images[rows], arrays.train_labels[rows].astype(np.int32)))
-        evaluate = train_step.make_eval_steps(model=model, batch_size=64, augment=untouched)
+        evaluate = train_step.make_eval_steps(model=model, batch_size=64, augment=untouched, mesh=create_mesh())
         accuracies[conv] = evaluate(state, test)[0].compute("test")["test/accuracy"]
     assert accuracies["winograd"] > 0.95
     assert abs(accuracies["winograd"] - accuracies["lax"]) <= 0.002, accuracies

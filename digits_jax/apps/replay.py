@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from digits_jax import command_line, datasets
+from digits_jax import bucket, command_line, datasets
 from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import from_recorded
 from digits_jax.console import console
@@ -28,7 +28,11 @@ def main(argv: list[str]) -> None:
     if not found or int(found[1]) >= int(found[2]):
         raise ConfigError(f"--steps is {STEPS.value!r}: expected FIRST:LAST with FIRST below LAST, such as 40:60")
     first, last = int(found[1]), int(found[2])
-    folder = Workdir(Path(argv[1]))
+    with bucket.local_copy(argv[1]) as mirror:
+        _show(Workdir(mirror.local if mirror else Path(argv[1])), first, last)
+
+
+def _show(folder: Workdir, first: int, last: int) -> None:
     config = from_recorded(folder.read_run()["config"])
     dataset = datasets.load(config.dataset)
     folder.open(config, dataset)

@@ -8,15 +8,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from absl import flags
 from matplotlib.figure import Figure
 
 from digits_jax import command_line
 from digits_jax.errors import UserError
 from digits_jax.studies.benchmark import fastest_torch, ratios
-from digits_jax.studies.pages import markdown_table, replace_section
-
-DOCS = flags.DEFINE_string("docs", "docs", "folder with benchmarks.json and benchmarks.md")
+from digits_jax.studies.pages import DOCS, markdown_table, replace_section
 
 _OURS = "digits_jax"
 _COLOURS = {_OURS: "#D55E00", "PyTorch": "#0072B2"}  # Okabe & Ito 2008, apart for colour-blind readers

@@ -4,8 +4,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from absl import flags
+
 from digits_jax.disk import replace_text
 from digits_jax.errors import UserError
+
+DOCS = flags.DEFINE_string("docs", "docs", "folder of the pages, and of the files that they are made from")
 
 
 def replace_section(path: Path, name: str, text: str) -> None:

@@ -15,13 +15,12 @@ from digits_jax import command_line
 from digits_jax.console import console, duration
 from digits_jax.errors import UserError
 from digits_jax.studies import reproduce_page as page
-from digits_jax.studies.pages import replace_section
+from digits_jax.studies.pages import DOCS, replace_section
 from digits_jax.studies.post_log import EXPERIMENTS, read_post_log
 from digits_jax.studies.reproduce_plots import plot_experiment
 from digits_jax.studies.results import read_results
 from digits_jax.studies.study import create_study
 
-DOCS = flags.DEFINE_string("docs", "docs", "folder with reproduction.md, reproduction/ and reproduction_causes/")
 README = flags.DEFINE_string("readme", "README.md", "file with the results table")
 
 

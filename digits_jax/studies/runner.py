@@ -169,7 +169,7 @@ def run_tasks(sweep: Sweep, tasks: list[Task]) -> Iterator[Task]:
     """
     with StopRequest() as stop:
         for group in _groups(tasks):
-            if stop.requested:
+            if stop.poll():
                 raise Interrupted(stop.signum)
             try:
                 _train(group, stop)

@@ -12,7 +12,6 @@ import sys
 import time
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 from absl import flags
 from rich.console import Console
@@ -20,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 
 from digits_jax import command_line, compilation, console
+from digits_jax.bucket import local_folder
 from digits_jax.errors import ConfigError
 from digits_jax.interrupts import Interrupted
 from digits_jax.studies.plan import Sweep, load_sweep
@@ -71,9 +71,8 @@ def main(argv: list[str]) -> int:
     compilation.enable_cache()
     begin = time.monotonic()
     terminal = Console(highlight=False, soft_wrap=True)
-    tasks = create_tasks(
-        sweep, results=Path(RESULTS.value), runs=Path(RUNS.value), shard=shard, source_dir=SOURCE.value
-    )
+    results, runs = local_folder("results", RESULTS.value), local_folder("runs", RUNS.value)
+    tasks = create_tasks(sweep, results=results, runs=runs, shard=shard, source_dir=SOURCE.value)
     states = Counter(task.status for task in tasks)
     with terminal.status("measuring a step of each program") if terminal.is_terminal else terminal:
         estimate(tasks)

@@ -1,0 +1,41 @@
+"""The devices as a mesh of two axes: a batch is spread over `data`, and replicas (`replicas.py`) over `seed`.
+
+Where something lies is said once, when it is put on the mesh, and for each batch inside the compiled step; XLA derives
+from this which sums travel. One device is a mesh as well, of one.
+"""
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def create_mesh(num_replicas: int = 1, *, num_devices: int | None = None) -> Mesh:
+    """As many devices along `seed` as share the replicas evenly, and what that leaves of them along `data`.
+
+    Args:
+      num_replicas: 1 for a single run.
+      num_devices: how many to use; None: all.
+    """
+    num_devices = num_devices or jax.device_count()
+    seeds = max(n for n in range(1, num_devices + 1) if num_replicas % n == 0)
+    shape = (seeds, num_devices // seeds)
+    devices = jax.devices()[: shape[0] * shape[1]]
+    return jax.make_mesh(shape, ("seed", "data"), devices=devices, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def put(tree: Any, mesh: Mesh, *axes: str | None) -> Any:
+    """Spreads each array's dimensions over the given axes of the mesh; without any, all devices have all of it."""
+    # What lies on the only device stays as it is, so that nothing is copied.
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes))) if mesh.size > 1 else tree
+
+
+def pad_to_devices(rows: jax.Array, mesh: Mesh) -> jax.Array:
+    """Repeats the last entry of `[..., B]` until the devices along `data` share B evenly."""
+    missing = -rows.shape[-1] % mesh.shape["data"]
+    return jax.numpy.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, missing)], mode="edge") if missing else rows
+
+
+def share(tree: Any, mesh: Mesh) -> Any:
+    """Inside a compiled function: spreads the arrays `[B, ...]` of a batch over `data`."""
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec("data")))

@@ -1,0 +1,137 @@
+"""Folders on a bucket: of an emulator on 127.0.0.1, through the library that speaks to real ones."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from etils import epath
+from gcp_storage_emulator.server import create_server
+from ml_collections import ConfigDict
+
+from digits_jax import datasets
+from digits_jax.bucket import Mirror
+from digits_jax.errors import UserError
+from digits_jax.interrupts import Interrupted
+from digits_jax.train import train_and_evaluate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emulator() -> Iterator[None]:
+    with socket.socket() as free, pytest.MonkeyPatch.context() as monkeypatch:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks by gRPC, which the emulator has not
+        monkeypatch.setitem(fsspec.config.conf, "gcs", {"token": "anon", "cache_timeout": 0})
+        server = create_server("127.0.0.1", port, in_memory=True, default_bucket="digits")
+        server.start()
+        yield
+        server.stop()
+
+
+def _contents(folder: Path | epath.Path) -> dict[str, bytes]:
+    files = {}
+    for path in folder.iterdir():
+        if path.is_dir():
+            files |= {f"{path.name}/{name}": content for name, content in _contents(path).items()}
+        else:
+            files[path.name] = path.read_bytes()
+    return files
+
+
+def test_what_is_pushed_is_pulled_elsewhere(tmp_path: Path) -> None:
+    here = Mirror("gs://digits/a", tmp_path / "here")
+    assert not here.pull()
+    (tmp_path / "here" / "deep").mkdir()
+    (tmp_path / "here" / "deep" / "kept").write_bytes(b"\0\1")
+    (tmp_path / "here" / "changed").write_text("before")
+    (tmp_path / "here" / "gone").write_text("")
+    here.push()
+    (tmp_path / "here" / "changed").write_text("after")
+    (tmp_path / "here" / "gone").unlink()
+    here.push()
+    assert Mirror("gs://digits/a", tmp_path / "there").pull()
+    assert _contents(tmp_path / "there") == {"deep/kept": b"\0\1", "changed": b"after"}
+
+
+def test_a_push_that_is_cut_short_leaves_no_checkpoint_that_looks_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = Mirror("gs://digits/b", tmp_path)
+    mirror.pull()
+    for name in ("checkpoints/7/SHA256SUMS", "checkpoints/7/arrays/d", "checkpoints/5/SHA256SUMS"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    mirror.push()
+    os.replace(tmp_path / "checkpoints/7", tmp_path / "checkpoints/9")
+    write = epath.Path.write_bytes
+
+    def write_no_sums(path: epath.Path, content: bytes) -> None:
+        if path.name == "SHA256SUMS":
+            raise OSError("the line is cut")
+        write(path, content)
+
+    monkeypatch.setattr(type(epath.Path("gs://digits/b")), "write_bytes", write_no_sums)
+    with pytest.raises(UserError, match=r"gs://digits/b cannot be written \(OSError: the line is cut\)"):
+        mirror.push()
+    assert sorted(_contents(epath.Path("gs://digits/b"))) == [
+        "checkpoints/5/SHA256SUMS",
+        "checkpoints/7/SHA256SUMS",
+        "checkpoints/7/arrays/d",
+        "checkpoints/9/arrays/d",
+    ]
+
+
+def test_a_run_on_a_bucket_stops_goes_on_elsewhere_and_ends_as_on_a_disk(
+    small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = train_and_evaluate(small_config, tmp_path / "run")
+
+    class StopAfterAnEpoch:
+        def write(self, rows: list) -> None:
+            if len(rows) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def close(self) -> None:
+            pass
+
+    with pytest.raises(Interrupted):
+        train_and_evaluate(small_config, "gs://digits/run", writers=[StopAfterAnEpoch()])
+    found = train_and_evaluate(small_config, "gs://digits/run")
+    assert "seed 0 in gs://digits/run; going on from step" in capsys.readouterr().out
+    untimed = [[{**row, "train/seconds": 0} for row in rows] for rows in (found, expected)]
+    assert untimed[0] == untimed[1]
+    assert _names(epath.Path("gs://digits/run")) == _names(tmp_path / "run") - {"lock"}
+
+
+def _names(folder: Path | epath.Path) -> set[str]:
+    """Of what is in a run's folder, and of its checkpoints; what is deeper is named at random."""
+    return {"/".join(name.split("/")[:2]) for name in _contents(folder) if not name.startswith("tensorboard")}
+
+
+def test_errors_name_the_folder_on_the_bucket(small_config: ConfigDict) -> None:
+    train_and_evaluate(small_config, "gs://digits/mine")
+    small_config.batch_size = 8
+    with pytest.raises(UserError, match=r"^gs://digits/mine holds a run with config.batch_size = 16"):
+        train_and_evaluate(small_config, "gs://digits/mine")
+    with pytest.raises(UserError, match=r"^gs://not_there/run cannot be "):
+        train_and_evaluate(small_config, "gs://not_there/run")
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # of aiohttp, about gcsfs
+def test_data_on_a_bucket_are_left_there_and_found_there(
+    small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_config.dataset.data_dir = "gs://digits/data/"
+    monkeypatch.setenv("HOME", str(tmp_path / "one"))
+    first = datasets.load(small_config.dataset)
+    monkeypatch.setenv("HOME", str(tmp_path / "other"))
+    monkeypatch.setattr("digits_jax.tfds_store.prepare", None)  # is not called again
+    second = datasets.load(small_config.dataset)
+    assert second.sha256 == first.sha256
+    assert second.folder.is_relative_to(tmp_path / "other")

@@ -1,0 +1,51 @@
+"""The arithmetic of more devices, and the page."""
+
+import json
+from pathlib import Path
+
+import pytest
+from absl.testing import flagsaver
+
+from configs.sweeps import scaling as sweep
+from digits_jax.errors import UserError
+from digits_jax.studies import scaling
+from digits_jax.studies.scaling import Machine, step_seconds
+from tests.test_report import make_result
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.usefixtures("parsed_flags")
+
+
+def test_a_step_is_computing_then_adding_up() -> None:
+    machine = Machine(
+        images_per_second=1_000, step_seconds=0.01, bytes_per_second=4 * scaling.PARAMETERS, hop_seconds=0.001,
+        dimensions=1,
+    )  # fmt: skip
+    assert step_seconds(machine, 64, 1) == pytest.approx(0.064)
+    # 32 images each; half of the gradients there and back: a second of bytes; half a ring of two, twice.
+    assert step_seconds(machine, 64, 2) == pytest.approx(0.032 + 1.0 + 0.002)
+    # One image each takes the step's least time; three quarters of the gradients there and back.
+    assert step_seconds(machine, 4, 4) == pytest.approx(0.01 + 1.5 + 0.004)
+    torus = machine._replace(dimensions=2)
+    assert step_seconds(torus, 64, 16) == pytest.approx(0.01 + 15 / 8 + 0.008)
+
+
+def test_the_page(tmp_path: Path) -> None:
+    (tmp_path / "scaling").mkdir()
+    (tmp_path / "scaling.md").write_text("".join(f"<!-- {n} -->\n<!-- /{n} -->\n" for n in ("cpu", "tpu", "learned")))
+    asked = sweep.get_sweep()
+    for number, variant in enumerate(list(asked.variants)[:-1]):  # the last has diverged
+        result = make_result("none", number, 0.9, sweep="scaling")
+        result["study"].update(variant=variant, variants=list(asked.variants), baseline=asked.baseline)
+        result["config_hash"] = variant
+        (tmp_path / "scaling" / f"{number}.json").write_text(json.dumps(result))
+    with flagsaver.flagsaver(docs=str(tmp_path)):
+        with pytest.raises(UserError, match=r"benchmarks.json has no case vgg:64"):
+            scaling.main([])
+        (tmp_path / "benchmarks.json").write_text((ROOT / "docs/benchmarks.json").read_text())
+        scaling.main([])
+    page = (tmp_path / "scaling.md").read_text()
+    assert "| 64 | 938 | 0.2 | twice | 90.00 % | 90.00 % |" in page
+    assert "| 16,384 | 4 | 25.6 | linear | diverged |  |" in page
+    assert page.count("| 1,024 |") == 2 + 4
