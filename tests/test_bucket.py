@@ -87,6 +87,7 @@ def test_a_push_that_is_cut_short_leaves_no_checkpoint_that_looks_whole(
     ]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_bucket_stops_goes_on_elsewhere_and_ends_as_on_a_disk(
     small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,9 +58,10 @@ def test_a_replicas_first_step_is_that_of_its_seed_alone(regularised: ConfigDict
         assert int(state.seed) == seed
         assert int(metrics.count) == 16
         assert float(metrics.loss_sum) == pytest.approx(float(alone_metrics.loss_sum), rel=1e-5)
-        # The rate is 0.01: parameters that agree to 2e-7 have gradients that agree to 2e-5.
+        # The rate is 0.01: parameters that agree to 1e-5 have gradients that agree to 1e-3. Closer than that they are
+        # only where no max-pool has two values that differ in their last bit.
         for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-7)
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
         for ours, theirs in zip(jax.tree.leaves(state.batch_stats), jax.tree.leaves(alone.batch_stats), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
