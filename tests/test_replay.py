@@ -18,6 +18,7 @@ from digits_jax.replay import replay
 pytestmark = pytest.mark.usefixtures("parsed_flags")
 
 
+@pytest.mark.slow
 def test_the_steps_are_those_of_the_run(vgg_config: ConfigDict, small_dataset: Dataset, tmp_path: Path) -> None:
     vgg_config.model.block_dropout = (0.5, 0.5)
     rows = train.train_and_evaluate(vgg_config, tmp_path)

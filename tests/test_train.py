@@ -85,6 +85,7 @@ def test_a_run_leaves_its_story(small_config: ConfigDict, small_dataset: Dataset
     assert '"/' not in text
 
 
+@pytest.mark.slow
 def test_same_seed_same_run_other_seed_other_run(regularised: ConfigDict, tmp_path: Path) -> None:
     runs = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -127,6 +128,7 @@ def test_a_second_ctrl_c_leaves_at_once(
         train.train_and_evaluate(small_config, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_fallen_back_from_bit_for_bit(
     regularised: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -323,6 +325,7 @@ def test_early_stopping(small_config: ConfigDict, tmp_path: Path) -> None:
     assert len(train.train_and_evaluate(small_config, tmp_path)) == 3  # and stays stopped
 
 
+@pytest.mark.slow
 def test_host_and_device_feeding_are_bit_identical(
     regularised: ConfigDict, small_dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -344,6 +347,7 @@ def test_host_feeding_without_the_prepared_files(
         train.train_and_evaluate(small_config, tmp_path / "run", dataset=dataset)
 
 
+@pytest.mark.slow
 def test_a_profile_of_the_first_steps(small_config: ConfigDict, tmp_path: Path) -> None:
     train.train_and_evaluate(small_config, tmp_path, profile_steps=3)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
