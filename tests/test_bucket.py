@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,14 +16,13 @@ from digits_jax.bucket import Mirror
 from digits_jax.errors import UserError
 from digits_jax.interrupts import Interrupted
 from digits_jax.train import train_and_evaluate
+from tests.test_distributed import free_port
 
 
 @pytest.fixture(scope="module", autouse=True)
 def emulator() -> Iterator[None]:
-    with socket.socket() as free, pytest.MonkeyPatch.context() as monkeypatch:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    port = free_port()
+    with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
         monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks by gRPC, which the emulator has not
         monkeypatch.setitem(fsspec.config.conf, "gcs", {"token": "anon", "cache_timeout": 0})

@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.chaos.trials import outcome
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,14 +63,6 @@ def finish(processes: list[subprocess.Popen]) -> tuple[list[int], list[str], lis
     """Exit codes, outputs and error outputs."""
     texts = [process.communicate(timeout=120) for process in processes]
     return [process.returncode for process in processes], [out for out, _ in texts], [err for _, err in texts]
-
-
-def outcome(workdir: Path) -> tuple[str, list[dict[str, Any]]]:
-    """The hash of the final state, and the rows without the clock."""
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for row in rows:
-        del row["train/seconds"]
-    return json.loads((workdir / "result.json").read_text())["state_sha256"], rows
 
 
 def wait_for(path: Path) -> None:

@@ -106,6 +106,11 @@ def test_how_many_at_once(small_config: ConfigDict, changes: dict[str, Any], exp
     assert replicas.at_once(small_config, 5) == expected
 
 
+def test_a_single_one_on_one_device_is_not_copied() -> None:
+    tree = {"a": np.zeros((2,), np.float32)}
+    assert replicas.stack([tree]) is tree
+
+
 def test_on_one_cpu_seeds_follow_each_other(small_config: ConfigDict) -> None:
     assert replicas.at_once(small_config, 5) == 1
 

@@ -8,7 +8,7 @@ of the rate.
 from digits_jax.studies.plan import Sweep
 
 SIZES = (64, 256, 1024, 4096, 16384)
-POWERS = {"constant": 0.0, "fourth root": 0.25, "square root": 0.5, "linear": 1.0}
+_POWERS = {"constant": 0.0, "fourth root": 0.25, "square root": 0.5, "linear": 1.0}
 
 
 def _variant(size: int, rate: float) -> dict:
@@ -19,7 +19,7 @@ def get_sweep() -> Sweep:
     # At 64 they are all the same, and half and twice the rate take their place.
     variants = {f"64, {name}": _variant(64, rate) for name, rate in (("half", 0.05), ("0.1", 0.1), ("twice", 0.2))}
     for size in SIZES[1:]:
-        for name, power in POWERS.items():
+        for name, power in _POWERS.items():
             rate = float(f"{0.1 * (size / 64) ** power:.3g}")
             variants[f"{size}, {name}"] = _variant(size, rate)
     return Sweep(config="configs/vgg.py", variants=variants, baseline="64, 0.1", num_seeds=1)

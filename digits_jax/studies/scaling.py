@@ -18,7 +18,6 @@ from digits_jax.studies.results import read_results
 from digits_jax.studies.study import scale_of
 
 PARAMETERS = 594_922  # of `vgg`
-BATCH_SIZES = (64, 256, 1_024, 4_096, 16_384)
 NUM_DEVICES = (1, 8, 64, 256)
 
 
@@ -72,7 +71,7 @@ def step_seconds(machine: Machine, batch_size: int, num_devices: int) -> float:
 def expected_table(machine: Machine) -> str:
     """The time of a step, and how many times faster than one device it is."""
     rows = []
-    for batch_size in BATCH_SIZES:
+    for batch_size in sweep.SIZES:
         times = [step_seconds(machine, batch_size, n) for n in NUM_DEVICES]
         milliseconds = (f"{1e3 * t:.3g}" if t < 1 else f"{1e3 * t:,.0f}" for t in times)
         rows.append(
