@@ -118,7 +118,8 @@ def warp(images: jax.Array, matrices: jax.Array, *, interpolation: str) -> jax.A
 
     def pixels(h: jax.Array, w: jax.Array) -> jax.Array:
         index = (h.astype(jnp.int32) * width + w.astype(jnp.int32)).reshape(batch, -1, 1)
-        return jnp.take_along_axis(flat, index, axis=1).reshape(images.shape).astype(jnp.float32)
+        found = jnp.take_along_axis(flat, index, axis=1, mode="promise_in_bounds")
+        return found.reshape(images.shape).astype(jnp.float32)
 
     if interpolation == "nearest":
         return pixels(jnp.floor(source_h + 0.5), jnp.floor(source_w + 0.5))
