@@ -20,6 +20,7 @@ from digits_jax.datasets import Dataset
 from digits_jax.disk import replace_text
 from digits_jax.errors import UserError
 
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -187,11 +188,14 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
+    """Its name and its widest vectors, which decide how XLA computes and are not the same for all of a name."""
     try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        described = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
-        found = None
-    return found[1] if found else platform.processor()
+        described = ""
+    found = re.search(r"model name\s*: (.*)", described)
+    vectors = next((f" with {name}" for flag, name in _VECTORS.items() if f" {flag} " in described), "")
+    return (found[1] if found else platform.processor()) + vectors
 
 
 def _git_revision() -> str | None:

@@ -92,7 +92,11 @@ def main(argv: list[str]) -> None:
         f"{name} {value}" for name, value in data["environment"].items() if name not in ("cpu", "cores")
     )
     rounds = min(len(seconds) for result in data["results"] for seconds in result["seconds"].values())
-    text = f"{data['environment']['cores']} cores of an {data['environment']['cpu']}; {versions}; {rounds} rounds."
+    peaks = [result["machine_flops_per_second"] / 1e9 for result in data["results"]]
+    text = (
+        f"{data['environment']['cores']} cores of an {data['environment']['cpu']}, whose product of matrices reaches "
+        f"{min(peaks):.0f} to {max(peaks):.0f} GFLOP/s; {versions}; {rounds} rounds."
+    )
     replace_section(folder / "benchmarks.md", "environment", text)
 
 
