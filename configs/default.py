@@ -27,9 +27,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.num_seeds = 1  # runs: a run of its own for each of the seeds from `seed` on
     config.seeds_at_once = 0  # runs trained in one compiled program; 0: on one CPU 1, elsewhere all (replicas.py)
 
-    # The learning rate is piecewise constant: learning_rates[i] for epochs[i] epochs. The run is sum(epochs) long.
+    # The learning rate is learning_rates[i] for epochs[i] epochs. The run is sum(epochs) long.
     config.learning_rates = (0.01, 0.1, 0.01)  # factor on the gradient, > 0
     config.epochs = (1, 5, 5)  # epochs (passes over all training images), integers >= 1
+    config.schedule = "piecewise_constant"  # as above, or a key of digits_jax.optimizer.SCHEDULES, which have one rate
+    config.optimizer = "sgd"  # a key of digits_jax.optimizer.OPTIMIZERS
+    config.loss = "cross_entropy"  # a key of digits_jax.losses.LOSSES
+    config.label_smoothing = 0.0  # in [0, 1): share of each label that is spread over all classes
     config.batch_size = 64  # images per step; the last batch of an epoch is short where it does not divide
     config.microbatch_size = 0  # images per gradient, summed; 0: 64 for convolutions on a CPU, else the batch
     config.early_stopping_epochs = 0  # epochs: stop after so many without a better one; 0: never
@@ -46,15 +50,17 @@ def get_config(arg: str = "") -> ConfigDict:
     dataset.validation_examples = 0  # images: hold out the last training images, to select the best epoch by them
     dataset.train_examples = placeholder(int)  # images: train on the first so many only; None: all
 
-    # Random warps of the training images, uniform in the given ranges (digits_jax/augment.py); all zero: none.
     augment = config.augment = ConfigDict()
+    augment.name = "affine"  # a key of digits_jax.augment.AUGMENTATIONS
+    # "affine": random warps of the training images, uniform in the given ranges; all zero: none.
     augment.rotation = 0.0  # degrees, in [0, 180]: +-
     augment.height_shift = 0.0  # fraction of the height, in [0, 1]: +-
     augment.width_shift = 0.0  # fraction of the width, in [0, 1]: +-
     augment.shear = 0.0  # radians, in [0, pi / 2): +-
     augment.zoom = 0.0  # fraction of the size, in [0, 1): each axis is scaled by 1 +- this
     augment.interpolation = "nearest"  # "nearest", as Keras 1 samples, or "bilinear"
-    augment.test = False  # also score the test images, warped in the same way, as test_augmented/
+    augment.test = False  # also score the test images, augmented in the same way, as test_augmented/
+    augment.test_ranges = ()  # rotation, height_shift, width_shift, shear and zoom of these; (): those of training
 
     model = config.model = ConfigDict()
     model.name = "vgg"  # a key of digits_jax.models.MODELS

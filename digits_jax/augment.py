@@ -1,7 +1,7 @@
-"""Random affine warps in JAX, on the device, inside the compiled step.
+"""Augmentation in JAX, on the device, inside the compiled step: random affine warps, and the table they stand in.
 
-They are those of Keras 1's `ImageDataGenerator` (`random_transform` in keras/preprocessing/image.py, releases 1.0.8 to
-1.2.2), which the post used. Each image draws, uniformly,
+The warps are those of Keras 1's `ImageDataGenerator` (`random_transform` in keras/preprocessing/image.py, releases
+1.0.8 to 1.2.2), which the post used. Each image draws, uniformly,
 
     theta in +-rotation (degrees)                       t_h in +-height_shift x H, t_w in +-width_shift x W (pixels)
     s     in +-shear (radians, not degrees)             z_h, z_w in 1 +- zoom
@@ -28,8 +28,8 @@ RANGES = ("rotation", "height_shift", "width_shift", "shear", "zoom")
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def create_augment(augment_config: ConfigDict) -> Augment:
-    """The warp that `config.augment` describes; with all ranges at zero, the identity, which costs nothing."""
+def affine(augment_config: ConfigDict) -> Augment:
+    """Random warps; with all ranges at zero, the identity, which costs nothing."""
     if all(augment_config[name] == 0 for name in RANGES):
         return lambda key, images: images
 
@@ -47,6 +47,20 @@ def create_augment(augment_config: ConfigDict) -> Augment:
         return warp(images, matrices, interpolation=augment_config.interpolation)
 
     return augment
+
+
+AUGMENTATIONS: dict[str, Callable[[ConfigDict], Augment]] = {"affine": affine}
+
+
+def create_augment(augment_config: ConfigDict) -> Augment:
+    """What `config.augment` describes."""
+    return AUGMENTATIONS[augment_config.name](augment_config)
+
+
+def create_test_augment(augment_config: ConfigDict) -> Augment:
+    """The same for test images, with the ranges that are given for these."""
+    ranges = dict(zip(RANGES, augment_config.test_ranges, strict=True)) if augment_config.test_ranges else {}
+    return create_augment(ConfigDict({**augment_config, **ranges}))
 
 
 def random_affine(

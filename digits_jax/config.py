@@ -8,11 +8,18 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import default
-from digits_jax import augment, conv, datasets, input_pipeline, models
+from digits_jax import augment, conv, datasets, input_pipeline, losses, models, optimizer
 from digits_jax.errors import ConfigError
 
 # Where the data lie says nothing about the experiment, and paths do not belong in results.
 _LOCATIONS = ("data_dir", "source_dir")
+_AUGMENT_BOUNDS: dict[str, dict[str, float]] = {
+    "rotation": {"high": 180},
+    "height_shift": {"high": 1},
+    "width_shift": {"high": 1},
+    "shear": {"below": math.pi / 2},
+    "zoom": {"below": 1},
+}
 
 
 def validate(config: ConfigDict) -> None:
@@ -28,6 +35,9 @@ def validate(config: ConfigDict) -> None:
     _check_int(config, "seed", low=0, high=2**32 - config.num_seeds)
     _check_int(config, "seeds_at_once", low=0)
     _check_schedule(config)
+    _check_choice(config, "optimizer", optimizer.OPTIMIZERS)
+    _check_choice(config, "loss", losses.LOSSES)
+    _check_number(config, "label_smoothing", low=0, below=1)
     for field in ("batch_size", "steps_per_call", "eval_batch_size"):
         _check_int(config, field, low=1)
     _check_int(config, "microbatch_size", low=0)
@@ -43,12 +53,7 @@ def validate(config: ConfigDict) -> None:
             "seeds_at_once", config.seeds_at_once, "0 or 1 with early_stopping_epochs or dataset.feed='host'",
         )  # fmt: skip
 
-    _check_number(config, "augment.rotation", low=0, high=180)
-    _check_number(config, "augment.height_shift", low=0, high=1)
-    _check_number(config, "augment.width_shift", low=0, high=1)
-    _check_number(config, "augment.shear", low=0, below=math.pi / 2)
-    _check_number(config, "augment.zoom", low=0, below=1)
-    _check_choice(config, "augment.interpolation", augment.INTERPOLATIONS)
+    _check_augment(config)
 
     _check_choice(config, "model.name", models.MODELS)
     _check_choice(config, "model.kernel_init", models.KERNEL_INITS)
@@ -181,7 +186,7 @@ def _require(condition: bool, field: str, value: object, expected: str) -> None:
 
 def _value(config: ConfigDict, field: str) -> Any:
     for part in field.split("."):
-        config = config[part]
+        config = config[int(part) if part.isdigit() else part]
     return config
 
 
@@ -226,6 +231,24 @@ def _check_schedule(config: ConfigDict) -> None:
         "epochs", epochs, "integers >= 1, such as (1, 5)",
     )  # fmt: skip
     _require(len(rates) == len(epochs), "epochs", epochs, f"as many as learning_rates, which is {rates!r}")
+    _check_choice(config, "schedule", optimizer.SCHEDULES)
+    _require(
+        config.schedule == "piecewise_constant" or len(rates) == 1,
+        "learning_rates", rates, f"one, such as (0.1,), with schedule={config.schedule!r}",
+    )  # fmt: skip
+
+
+def _check_augment(config: ConfigDict) -> None:
+    _check_choice(config, "augment.name", augment.AUGMENTATIONS)
+    _check_choice(config, "augment.interpolation", augment.INTERPOLATIONS)
+    ranges = config.augment.test_ranges
+    _require(
+        isinstance(ranges, tuple) and len(ranges) in (0, len(augment.RANGES)),
+        "augment.test_ranges", ranges, f"none, or {len(augment.RANGES)} numbers: {', '.join(augment.RANGES)}",
+    )  # fmt: skip
+    for index, name in enumerate(augment.RANGES):
+        for field in (name, f"test_ranges.{index}") if ranges else (name,):
+            _check_number(config, f"augment.{field}", low=0, **_AUGMENT_BOUNDS[name])
 
 
 def _check_widths(widths: object) -> None:

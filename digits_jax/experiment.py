@@ -12,7 +12,8 @@ from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import compilation, conv, datasets, input_pipeline, models, optimizer, replicas
-from digits_jax.augment import Augment, create_augment
+from digits_jax.augment import Augment, create_augment, create_test_augment
+from digits_jax.losses import create_loss
 from digits_jax.mesh import create_mesh, put
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import (
@@ -91,6 +92,7 @@ def _build(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: in
             model=model,
             tx=tx,
             augment=create_augment(config.augment),
+            loss=create_loss(config),
             microbatch_size=microbatch_size(config),
             mesh=create_mesh(num_replicas),
             stacked=num_replicas > 1,
@@ -164,7 +166,7 @@ def _evaluations(
         return images
 
     test = {"test": on("test", untouched)}
-    test_augment = create_augment(config.augment) if config.augment.test else untouched
+    test_augment = create_test_augment(config.augment) if config.augment.test else untouched
     if config.augment.test:
         test["test_augmented"] = on("test", test_augment)
     if config.test_stream:

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from digits_jax import conv, dense
 from digits_jax.batch_norm import BatchNorm
 from digits_jax.errors import ConfigError
+from digits_jax.layers import max_pool_2x2, normalize
 
 BATCH_NORM_PLACES = ("none", "before", "after")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -163,19 +164,3 @@ def check_image_shape(model_config: ConfigDict, image_shape: tuple[int, ...]) ->
                 f"config.model.widths is {model_config.widths!r}: unpadded 3x3 convolutions and 2x2 pools leave "
                 f"nothing of an image of {image_shape[0]}x{image_shape[1]}; use fewer layers"
             )
-
-
-def normalize(images: jax.Array, mean: float, std: float) -> jax.Array:
-    return (images.astype(jnp.float32) - mean) / std
-
-
-def max_pool_2x2(x: jax.Array) -> jax.Array:
-    """The maximum over 2x2 windows, `[B, H, W, C]` to `[B, H // 2, W // 2, C]`; an odd last row or column is left out.
-
-    Written as a maximum of four strided slices: the gradient of `nn.max_pool` (select-and-scatter) runs on one thread
-    on a CPU, 12.4 ms on [64, 24, 24, 32] against 0.5 ms for this one, and has no deterministic form on a GPU. Among
-    equal maxima the gradient is shared instead of given to the first.
-    """
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    corners = [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
-    return jnp.maximum(jnp.maximum(corners[0], corners[1]), jnp.maximum(corners[2], corners[3]))

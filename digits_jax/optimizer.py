@@ -1,6 +1,8 @@
-"""The learning rate's schedule, from epochs to steps, and the one optax chain."""
+"""The learning rate's schedule, from epochs to steps, and the optimizer: two tables that a config chooses from."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import optax
 from ml_collections import ConfigDict
@@ -11,16 +13,8 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return math.ceil(num_examples / batch_size)
 
 
-def create_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
-    """The piecewise-constant learning rate: `learning_rates[i]` for `epochs[i]` epochs.
-
-    Args:
-      config: reads `learning_rates` and `epochs`, of equal length.
-      epoch_steps: steps per epoch.
-
-    Returns:
-      The learning rate as a function of the number of steps already taken.
-    """
+def piecewise_constant(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
+    """`learning_rates[i]` for `epochs[i]` epochs."""
     rates = config.learning_rates
     boundaries, end = {}, 0
     for previous, rate, epochs in zip(rates, rates[1:], config.epochs, strict=False):
@@ -30,6 +24,43 @@ def create_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
     return optax.piecewise_constant_schedule(rates[0], boundaries)
 
 
+def cosine(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
+    """From the one rate down to zero along half a cosine (Loshchilov & Hutter 2017, without restarts)."""
+    return optax.cosine_decay_schedule(config.learning_rates[0], sum(config.epochs) * epoch_steps)
+
+
+def one_cycle(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
+    """Up from a 25th of the one rate during 30 % of the steps, then down to a 250,000th (Smith & Topin 2018)."""
+    return optax.cosine_onecycle_schedule(sum(config.epochs) * epoch_steps, config.learning_rates[0])
+
+
+# All but the first have one rate, their highest, for all epochs.
+SCHEDULES: dict[str, Callable[[ConfigDict, int], optax.Schedule]] = {
+    "piecewise_constant": piecewise_constant,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+}
+
+OPTIMIZERS: dict[str, Callable[[optax.Schedule], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,  # p - rate * gradient
+    "nesterov": functools.partial(optax.sgd, momentum=0.9, nesterov=True),  # Sutskever et al. 2013
+    "adam": optax.adam,  # Kingma & Ba 2015
+}
+
+
+def create_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
+    """What `config.schedule` names.
+
+    Args:
+      config: reads `schedule`, `learning_rates` and `epochs`, of equal length.
+      epoch_steps: steps per epoch.
+
+    Returns:
+      The learning rate as a function of the number of steps already taken.
+    """
+    return SCHEDULES[config.schedule](config, epoch_steps)
+
+
 def create_optimizer(config: ConfigDict, epoch_steps: int) -> optax.GradientTransformation:
-    """Plain stochastic gradient descent, p - rate * gradient, under `create_schedule`."""
-    return optax.sgd(create_schedule(config, epoch_steps))
+    """What `config.optimizer` names, under `create_schedule`."""
+    return OPTIMIZERS[config.optimizer](create_schedule(config, epoch_steps))

@@ -20,6 +20,7 @@ from digits_jax.checkpoint import Progress
 from digits_jax.datasets import Dataset
 from digits_jax.errors import DivergedError
 from digits_jax.experiment import build, microbatch_size
+from digits_jax.losses import create_loss
 from digits_jax.mesh import create_mesh
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import TrainState, create_keys, make_train_steps
@@ -65,6 +66,7 @@ def replay(
         model=experiment.model,
         tx=tx,
         augment=create_augment(config.augment),
+        loss=create_loss(config),
         microbatch_size=microbatch_size(config),
         mesh=create_mesh(),
     )

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from digits_jax import compilation, threefry
 from digits_jax.augment import Augment
+from digits_jax.losses import Loss
 from digits_jax.mesh import pad_to_devices, share
 from digits_jax.metrics import Metrics
 
@@ -78,9 +79,10 @@ def train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
     augment: Augment,
+    loss: Loss,
     microbatch_size: int,
 ) -> tuple[TrainState, Metrics]:
-    """One step down the gradient of the batch's mean softmax cross-entropy.
+    """One step down the gradient of the batch's mean loss.
 
     Args:
       state: the state before the step.
@@ -88,6 +90,7 @@ def train_step(
       model: takes `(images, train)`.
       tx: the optimizer that made `state.opt_state`.
       augment: takes a key and the images.
+      loss: takes the logits and the labels.
       microbatch_size: the gradient is summed over so many images at a time where they divide the batch, which keeps
         activations in the cache of a CPU; each part draws its own dropout. A model with batch normalisation needs the
         statistics of the whole batch, and takes it at once.
@@ -109,7 +112,7 @@ def train_step(
             rngs={"dropout": key},
         )
         metrics = Metrics.of_batch(logits, part.labels, part.mask)
-        return metrics.loss_sum / count, (metrics, updates.get("batch_stats", {}))
+        return loss(logits, part.labels).sum(where=part.mask) / count, (metrics, updates.get("batch_stats", {}))
 
     batch_size = len(batch.labels)
     count = batch_size if batch.mask is None else batch.mask.sum()
@@ -143,6 +146,7 @@ def make_train_steps(
     model: nn.Module,
     tx: optax.GradientTransformation,
     augment: Augment,
+    loss: Loss,
     microbatch_size: int,
     mesh: Mesh,
     stacked: bool = False,
@@ -150,7 +154,7 @@ def make_train_steps(
     """Compiles a chunk of training steps into one call.
 
     Args:
-      model, tx, augment, microbatch_size: as for `train_step`.
+      model, tx, augment, loss, microbatch_size: as for `train_step`.
       mesh: of the devices that share each batch. Where they cannot do so evenly it is filled up, and masked.
       stacked: whether state, metrics and batches are those of several replicas, along a leading axis.
 
@@ -169,7 +173,7 @@ def make_train_steps(
             state, metrics = carry
             batch = _gather(examples, batches[index], mesh)
             state, batch_metrics = train_step(
-                state, batch, model=model, tx=tx, augment=augment, microbatch_size=microbatch_size
+                state, batch, model=model, tx=tx, augment=augment, loss=loss, microbatch_size=microbatch_size
             )
             return state, metrics + batch_metrics
 

@@ -104,6 +104,17 @@ def test_without_ranges_images_pass_untouched() -> None:
     assert augment.create_augment(config)(jax.random.key(0), IMAGES) is IMAGES
 
 
+def test_test_images_have_ranges_of_their_own() -> None:
+    config = default.get_config().augment
+    key = jax.random.key(0)
+    config.test_ranges = (8.0, 0.08, 0.08, 0.3, 0.08)
+    warped = augment.create_test_augment(config)(key, IMAGES)
+    assert augment.create_augment(config)(key, IMAGES) is IMAGES
+    config.update(POST, test_ranges=())
+    assert (warped == augment.create_augment(config)(key, IMAGES)).all()
+    assert (warped == augment.create_test_augment(config)(key, IMAGES)).all()
+
+
 def test_each_image_and_each_key_has_its_own_warp() -> None:
     config = default.get_config().augment
     config.update(POST)

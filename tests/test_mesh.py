@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from configs import default
 from digits_jax import datasets, models, train_step
 from digits_jax.augment import create_augment
+from digits_jax.losses import create_loss
 from digits_jax.mesh import create_mesh, put
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import Examples, TrainState
@@ -53,7 +54,12 @@ def take_steps(config: ConfigDict, mesh: Mesh, examples: Examples, *, count: int
     """An epoch of `count` steps."""
     model, state = create(config)
     steps = train_step.make_train_steps(
-        model=model, tx=TX, augment=create_augment(config.augment), microbatch_size=64, mesh=mesh
+        model=model,
+        tx=TX,
+        augment=create_augment(config.augment),
+        loss=create_loss(config),
+        microbatch_size=64,
+        mesh=mesh,
     )
     batches = jax.random.permutation(jax.random.key(1), len(examples.labels)).reshape(count, -1)
     state, zero, examples, batches = put((state, Metrics.zero(), examples, batches), mesh)

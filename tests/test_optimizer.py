@@ -38,6 +38,31 @@ def test_a_constant_rate() -> None:
     assert [float(schedule(step)) for step in (0, 9, 10, 29)] == pytest.approx([0.05] * 4)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cosine", {0: 0.1, 10: 0.075, 15: 0.05, 30: 0.0}),  # 0.1 (1 + cos(pi t / 30)) / 2
+        ("one_cycle", {0: 0.004, 9: 0.1, 30: 4e-7}),  # a 25th; the peak after 30 %; a 250,000th
+    ],
+)
+def test_schedules_with_one_rate(name: str, expected: dict[int, float]) -> None:
+    config = default.get_config()
+    config.schedule, config.learning_rates, config.epochs = name, (0.1,), (3,)
+    schedule = optimizer.create_schedule(config, 10)
+    assert {step: float(schedule(step)) for step in expected} == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_nesterov_looks_ahead() -> None:
+    config = default.get_config()
+    config.optimizer, config.learning_rates, config.epochs = "nesterov", (1.0,), (1,)
+    tx = optimizer.create_optimizer(config, 2)
+    gradient = {"w": jnp.array([1.0])}
+    state = tx.init(gradient)
+    for expected in (-1.9, -2.71):  # g + 0.9 v for v = g, then v = g + 0.9 v
+        updates, state = tx.update(gradient, state)
+        assert updates["w"].tolist() == pytest.approx([expected])
+
+
 def test_plain_gradient_descent() -> None:
     config = default.get_config()
     config.learning_rates, config.epochs = (0.5, 0.25), (1, 1)

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 from digits_jax.arrays import Arrays
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.studies import load_runs, report, report_page
+from digits_jax.studies import ablations, load_runs, report, report_page
 from digits_jax.studies.results import read_results
-from digits_jax.studies.statistics import compare, estimate
+from digits_jax.studies.statistics import Comparison, Estimate, compare, estimate
 from digits_jax.studies.study import create_study, scale_of
 
 # Final test accuracy by variant and seed.
@@ -70,16 +71,21 @@ def write_results(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def table_row(page: str, name: str, section: str) -> list[str]:
-    """The cells of the row `name` in the section with this heading."""
+def table_row(page: str, name: str, section: str, *, row: int = 0) -> list[str]:
+    """The cells of the row that is the first, or another, of this name in the section with this heading."""
     part = page.split(f"\n## {section}", 1)[1].split("\n## ", 1)[0]
-    (line,) = re.findall(rf"^\| {re.escape(name)} \|.*$", part, re.MULTILINE)
+    line = re.findall(rf"^\| {re.escape(name)} \|.*$", part, re.MULTILINE)[row]
     return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def difference_row(page: str, name: str) -> list[str]:
+    return table_row(page, name, "Test accuracy of the final epoch", row=1)
 
 
 def test_the_page_says_what_the_runs_say(results: list[dict[str, Any]]) -> None:
     page, figures = report_page.build_page(create_study(results))
-    assert page.startswith("# Does dropout help?\n\n12 runs of 3 variants on mnist (12,000 training images), ")
+    assert page.startswith("# Does dropout help?\n\n**half** (+0.98 points, ")
+    assert "\n\n12 runs of 3 variants on mnist (12,000 training images), " in page
     assert "trained in 48 s on 2 cores of A Processor with jax 0.10.2. Baseline: **none**." in page
     values = dict(enumerate(ACCURACIES["none"]))
     found = estimate(ACCURACIES["half"])
@@ -88,7 +94,7 @@ def test_the_page_says_what_the_runs_say(results: list[dict[str, Any]]) -> None:
     ]  # fmt: skip
     comparison = compare(values, {n: dict(enumerate(ACCURACIES[n])) for n in ("half", "some")})["half"]
     low, high = 100 * comparison.difference.low, 100 * comparison.difference.high
-    row = table_row(page, "half", "Differences to none")
+    row = difference_row(page, "half")
     assert row[:4] == ["half", "4", "+0.98", f"{low:+.2f} to {high:+.2f}"]
     assert float(row[4]) == pytest.approx(comparison.p_value, rel=0.05)
     assert f"- **half**: +0.98 points ({low:+.2f} to {high:+.2f}), above none." in page
@@ -102,6 +108,62 @@ def test_the_page_says_what_the_runs_say(results: list[dict[str, Any]]) -> None:
     assert "`python -m digits_jax.main --config=configs/bn_dropout.py --config.seed=0`" in page
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"a": +2.0}, "**a** (+2.00 points, +1.90 to +2.10) is better than **base**."),
+        (
+            {"a": +1.0, "b": +2.0, "c": -3.0},
+            "**b** (+2.00 points, +1.90 to +2.10) and **a** (+1.00 points, +0.90 to +1.10) are better than **base**; "
+            "**c** (-3.00 points, -3.10 to -2.90) is worse.",
+        ),
+        ({"a": 0.05}, "4 seeds do not tell **a** (+0.05 points, -0.05 to +0.15) apart from **base**."),
+        (
+            {"a": -1.0, "b": 0.0},
+            "**a** (-1.00 points, -1.10 to -0.90) is worse than **base**; "
+            "4 seeds do not tell **b** (+0.00 points, -0.10 to +0.10) apart from it.",
+        ),
+    ],
+)
+def test_the_answer_in_a_sentence(changes: dict[str, float], expected: str) -> None:
+    def comparison(points: float) -> Comparison:
+        return Comparison(Estimate(4, points / 100, 0.0, (points - 0.1) / 100, (points + 0.1) / 100), 0.01, 4)
+
+    found = {name: comparison(points) for name, points in changes.items()}
+    assert report_page.answer(found, scale_of("test/accuracy"), "base") == expected
+
+
+def test_a_lower_loss_is_better_and_long_answers_name_three() -> None:
+    found = {n: Comparison(Estimate(4, -0.1 * i, 0.0, -1.0, -0.01), 0.01, 4) for i, n in enumerate("abcde", 1)}
+    text = report_page.answer(found, scale_of("test/loss"), "base")
+    assert re.findall(r"\*\*(\w+)\*\*", text) == ["e", "d", "c", "base"]
+    assert text.endswith("and 2 more are better than **base**.")
+
+
+def test_augmented_test_images_have_a_section_too(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        result["final"]["test_augmented/accuracy"] = result["final"]["test/accuracy"] - 0.1
+    page, figures = report_page.build_page(create_study(results))
+    assert table_row(page, "half", "Test augmented accuracy of the final epoch")[2] == "89.13 %"
+    assert "\n\nTest augmented accuracy: **half** (+0.98 points, " in page
+    assert set(figures) == {"curves.png", "differences.png", "differences-test_augmented-accuracy.png"}
+
+
+def test_the_index_of_all_reports(results: list[dict[str, Any]], tmp_path: Path, parsed_flags: None) -> None:
+    for sweep in ("dropout", "width"):
+        folder = tmp_path / "ablations" / sweep
+        folder.mkdir(parents=True)
+        for result in results:
+            study = {**result["study"], "sweep": sweep, "question": f"Does {sweep} help? A note."}
+            (folder / f"{result['config_hash']}.json").write_text(json.dumps({**result, "study": study}))
+    with flagsaver.flagsaver(docs=str(tmp_path)):
+        ablations.main(["ablations"])
+    text = (tmp_path / "ablations" / "README.md").read_text()
+    assert text.index("## [Does dropout help?](dropout/report.md)\n\n**half** (+0.98") < text.index("Does width help?")
+    assert "12 runs on 12,000 training images" in text
+    assert (tmp_path / "ablations" / "width" / "differences.png").exists()
+
+
 def test_time_to_accuracy(results: list[dict[str, Any]]) -> None:
     page, _ = report_page.build_page(create_study(results), accuracy=0.9905)
     assert table_row(page, "none", "Time to 99.05 % test accuracy") == ["none", "0 of 4", "-", "-"]
@@ -111,7 +173,7 @@ def test_time_to_accuracy(results: list[dict[str, Any]]) -> None:
 def test_one_seed_says_nothing(results: list[dict[str, Any]]) -> None:
     page, _ = report_page.build_page(create_study([r for r in results if r["config"]["seed"] == 0]))
     assert "- **half**: 1 seed in common with none, which is too few to say anything." in page
-    assert table_row(page, "half", "Differences to none")[3:] == ["-", "-", "-"]
+    assert difference_row(page, "half")[3:] == ["-", "-", "-"]
     assert "nan" not in page
 
 
@@ -122,14 +184,14 @@ def test_a_baseline_alone(results: list[dict[str, Any]]) -> None:
 
 
 def test_a_loss_is_in_nats(results: list[dict[str, Any]]) -> None:
-    page, _ = report_page.build_page(create_study(results), metric="test/loss")
+    page, _ = report_page.build_page(create_study(results), metrics=["test/loss"])
     assert table_row(page, "half", "Test loss of the final epoch")[2] == "0.0500 nats"
     assert scale_of("test/loss").difference_unit == " nats"
 
 
 def test_an_unknown_metric(results: list[dict[str, Any]]) -> None:
-    with pytest.raises(UserError, match=r"--metric is 'test/acc': expected one of .*test/accuracy"):
-        report_page.build_page(create_study(results), metric="test/acc")
+    with pytest.raises(UserError, match=r"--metrics has 'test/acc': expected some of .*test/accuracy"):
+        report_page.build_page(create_study(results), metrics=["test/acc"])
 
 
 def test_the_html_page_needs_no_other_file(results: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from digits_jax.train_step import Examples, TrainState
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (12, 28, 28, 1), np.uint8))
 BATCH = Examples(IMAGES, jnp.arange(12) % 10)
 TX = optax.sgd(0.1)
+LOSS = optax.softmax_cross_entropy_with_integer_labels
 
 
 def create(config: ConfigDict, **changes: Any) -> tuple[nn.Module, TrainState]:
@@ -36,6 +37,9 @@ def untouched(key: jax.Array, images: jax.Array) -> jax.Array:
     return images
 
 
+take_step = partial(train_step.train_step, augment=untouched, loss=LOSS)
+
+
 def step(
     model: nn.Module,
     state: TrainState,
@@ -43,7 +47,9 @@ def step(
     microbatch_size: int = len(IMAGES),
 ) -> tuple[TrainState, Metrics]:
     def jitted(state: TrainState) -> tuple[TrainState, Metrics]:
-        return train_step.train_step(state, BATCH, model=model, tx=TX, augment=augment, microbatch_size=microbatch_size)
+        return train_step.train_step(
+            state, BATCH, model=model, tx=TX, augment=augment, loss=LOSS, microbatch_size=microbatch_size
+        )
 
     return jax.jit(jitted)(state)
 
@@ -67,6 +73,18 @@ def test_a_step_goes_down_the_gradient(vgg_config: ConfigDict) -> None:
     assert metrics.compute("train")["train/loss"] == pytest.approx(float(value), rel=1e-5)
 
 
+def test_a_step_minimises_the_loss_and_reports_the_cross_entropy(vgg_config: ConfigDict) -> None:
+    model, state = create(vgg_config)
+    take = partial(take_step, model=model, tx=TX, microbatch_size=12)
+    plain, tenfold = (
+        jax.jit(partial(take, loss=lambda logits, labels, factor=f: factor * LOSS(logits, labels)))(state, BATCH)
+        for f in (1, 10)
+    )
+    for ours, theirs in zip(changes(state, tenfold[0]), changes(state, plain[0]), strict=True):
+        np.testing.assert_allclose(ours, 10 * theirs, rtol=1e-3, atol=1e-5)
+    assert float(tenfold[1].loss_sum) == pytest.approx(float(plain[1].loss_sum))
+
+
 def changes(before: TrainState, after: TrainState) -> list[jax.Array]:
     return jax.tree.leaves(jax.tree.map(jnp.subtract, after.params, before.params))
 
@@ -87,7 +105,9 @@ def test_each_microbatch_draws_its_own_dropout(vgg_config: ConfigDict) -> None:
     same = BATCH._replace(images=jnp.repeat(IMAGES[:1], 12, 0), labels=jnp.zeros(12, jnp.int32))
 
     def loss_sum(batch: Examples, microbatch_size: int) -> float:
-        take = partial(train_step.train_step, model=model, tx=TX, augment=untouched, microbatch_size=microbatch_size)
+        take = partial(
+            train_step.train_step, model=model, tx=TX, augment=untouched, loss=LOSS, microbatch_size=microbatch_size
+        )
         return float(jax.jit(take)(state, batch)[1].loss_sum)
 
     of_one, whole, alone = loss_sum(same, 1), loss_sum(same, 12), loss_sum(jax.tree.map(lambda x: x[:1], same), 1)
@@ -144,7 +164,7 @@ def test_chunks_do_not_change_the_result(vgg_config: ConfigDict) -> None:
     model, start = create(vgg_config, batch_norm="after", hidden_dropout=0.5)
     batches = jax.random.randint(jax.random.key(0), (7, 4), 0, 12)
     train_steps = train_step.make_train_steps(
-        model=model, tx=TX, augment=untouched, microbatch_size=4, mesh=create_mesh()
+        model=model, tx=TX, augment=untouched, loss=LOSS, microbatch_size=4, mesh=create_mesh()
     )
     results = []
     for bounds in ((0, 7), (0, 3, 4, 7), (0, 0, 1, 7)):
@@ -235,7 +255,7 @@ def test_twenty_losses_agree_with_xlas_convolution(small_dataset: Dataset) -> No
     for conv in ("winograd", "lax"):
         model, state = create(default.get_config(), conv=conv)
         tx = optax.sgd(0.01)
-        take = jax.jit(partial(train_step.train_step, model=model, tx=tx, augment=untouched, microbatch_size=20))
+        take = jax.jit(partial(take_step, model=model, tx=tx, microbatch_size=20))
         losses[conv] = []
         for start in range(0, 80, 4):
             batch = Examples(images[start : start + 20], labels[start : start + 20].astype(np.int32))
@@ -254,7 +274,7 @@ def test_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source: Path, tmp_
         model, state = create(default.get_config(), conv=conv)
         tx = optax.sgd(0.01)
         # One step a call: inside a loop XLA's own convolution would take a quarter of an hour.
-        take = jax.jit(partial(train_step.train_step, model=model, tx=tx, augment=untouched, microbatch_size=64))
+        take = jax.jit(partial(take_step, model=model, tx=tx, microbatch_size=64))
         for rows in batches:
             state, _ = take(state, Examples(arrays.train_images[rows], arrays.train_labels[rows].astype(np.int32)))
         evaluate = train_step.make_eval_steps(model=model, batch_size=64, augment=untouched, mesh=create_mesh())

@@ -6,6 +6,7 @@ folder to publish, where it only names them.
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -22,7 +23,7 @@ from digits_jax.studies.results import read_results
 from digits_jax.studies.study import Study, create_study
 
 PAGE = flags.DEFINE_string("page", None, "folder to publish; default: runs/reports/<sweep>, with pictures of digits")
-METRIC = flags.DEFINE_string("metric", "test/accuracy", "what is compared: a metric of the final epoch")
+METRICS = flags.DEFINE_list("metrics", [], "what is compared, of the final epoch; default: accuracies on test images")
 ACCURACY = flags.DEFINE_float(
     "accuracy", None, "test accuracy that 'time to accuracy' waits for", lower_bound=0, upper_bound=1
 )
@@ -32,7 +33,7 @@ def write_report(
     study: Study,
     folder: Path,
     *,
-    metric: str = "test/accuracy",
+    metrics: Sequence[str] = (),
     accuracy: float | None = None,
     test_set: Arrays | None = None,
 ) -> None:
@@ -41,13 +42,13 @@ def write_report(
     Args:
       study: as from `create_study`.
       folder: made where it is missing.
-      metric, accuracy: as for `build_page`.
+      metrics, accuracy: as for `build_page`.
       test_set: for pictures of the most missed images in `report.html`; None: no pictures.
 
     Raises:
       UserError: a run has no such metric, or the folder cannot be written.
     """
-    markdown, figures = build_page(study, metric=metric, accuracy=accuracy)
+    markdown, figures = build_page(study, metrics=metrics, accuracy=accuracy)
     images = {}
     for name, figure in figures.items():
         file = io.BytesIO()
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> None:
     write_report(
         study,
         folder,
-        metric=METRIC.value,
+        metrics=METRICS.value,
         accuracy=ACCURACY.value,
         test_set=None if PAGE.value else _load_arrays(study),
     )

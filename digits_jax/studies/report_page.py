@@ -15,6 +15,8 @@ from digits_jax.studies.statistics import POWER, Comparison, Estimate, compare, 
 from digits_jax.studies.study import Scale, Study, Variant, scale_of
 
 _MOST_MISSED = 24
+_ACCURACIES = ("test/accuracy", "test_augmented/accuracy")
+_NAMED = 3  # variants of one kind that the answer names
 
 
 def verdict(name: str, comparison: Comparison, scale: Scale, baseline: str) -> str:
@@ -28,6 +30,34 @@ def verdict(name: str, comparison: Comparison, scale: Scale, baseline: str) -> s
     needed = comparison.seeds_needed
     more = f"some {needed:,} seeds would resolve one of this size" if needed else "no number of seeds in sight would"
     return f"**{name}**: {size}, no difference from {baseline} that {difference.n} seeds resolve; {more}."
+
+
+def answer(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> str:
+    """All comparisons in one sentence, the largest differences first."""
+
+    def listed(found: list[tuple[str, Estimate]]) -> str:
+        named = [
+            f"**{name}** ({scale.text(d.mean, sign=True)}{scale.difference_unit}, {scale.interval(d, sign=True)})"
+            for name, d in sorted(found, key=lambda item: -abs(item[1].mean))
+        ]
+        shown = named[:_NAMED] + ([f"{len(named) - _NAMED} more"] if len(named) > _NAMED else [])
+        return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+    better, worse, open_ = [], [], []
+    for name, comparison in comparisons.items():
+        higher = comparison.difference.mean > 0
+        group = (better if higher == scale.higher_is_better else worse) if comparison.resolved else open_
+        group.append((name, comparison.difference))
+    than, parts = f"than **{baseline}**", []
+    for found, word in ((better, "better"), (worse, "worse")):
+        if found:
+            parts.append(f"{listed(found)} {'is' if len(found) == 1 else 'are'} {word} {than}".strip())
+            than = ""
+    if open_:
+        seeds = min(difference.n for _, difference in open_)
+        from_ = "it" if parts else f"**{baseline}**"
+        parts.append(f"{seeds} seed{'s do' if seeds > 1 else ' does'} not tell {listed(open_)} apart from {from_}")
+    return "; ".join(parts) + "."
 
 
 def time_to_accuracy(variant: Variant, threshold: float) -> tuple[list[int], list[float]]:
@@ -49,39 +79,45 @@ def most_missed(results: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
 
 
 def build_page(
-    study: Study, *, metric: str = "test/accuracy", accuracy: float | None = None
+    study: Study, *, metrics: Sequence[str] = (), accuracy: float | None = None
 ) -> tuple[str, dict[str, Figure]]:
     """The page as Markdown, and its figures by file name.
 
     Args:
       study: as from `create_study`.
-      metric: of the final epoch; what is compared.
+      metrics: of the final epoch; what is compared, the first of them in the answer at the top. Empty: the accuracy on
+        test images, and on augmented ones where all runs are scored on these.
       accuracy: for "time to accuracy"; None: what the final epochs of the weakest variant reach on average.
 
     Raises:
       UserError: a run has no such metric.
     """
+    metrics = metrics or [m for m in _ACCURACIES if all(m in result["final"] for result in study.results)]
     for result in study.results:
-        if metric not in result["final"]:
-            known = ", ".join(key for key in result["final"] if "/" in key)
-            raise UserError(f"--metric is {metric!r}: expected one of {known}")
-    scale, base = scale_of(metric), study.baseline
-    estimates = {variant.name: estimate(list(variant.values(metric).values())) for variant in study.variants}
-    comparisons = compare(base.values(metric), {v.name: v.values(metric) for v in study.others})
+        for metric in metrics:
+            if metric not in result["final"]:
+                known = ", ".join(key for key in result["final"] if "/" in key)
+                raise UserError(f"--metrics has {metric!r}: expected some of {known}")
+    title, mark, notes = study.question.partition("? ")
     threshold = accuracy or _reached_by_all(study)
-    figures = {"curves.png": plot_curves(study, metric if metric in base.results[0]["epochs"][0] else "test/accuracy")}
-    if comparisons:
-        figures["differences.png"] = plot_differences(comparisons, scale, base.name)
-    verdicts = [f"- {verdict(name, comparison, scale, base.name)}" for name, comparison in comparisons.items()]
+    answers, figures, compared = [], {}, []
+    for metric in metrics:
+        comparisons = compare(study.baseline.values(metric), {v.name: v.values(metric) for v in study.others})
+        name = f"differences{'-' + metric.replace('/', '-') if metric != metrics[0] else ''}.png"
+        if comparisons:
+            figures[name] = plot_differences(comparisons, scale_of(metric), study.baseline.name)
+            found = answer(comparisons, scale_of(metric), study.baseline.name)
+            answers.append(found if metric == metrics[0] else f"{scale_of(metric).name.capitalize()}: {found}")
+        compared.append(_metric_section(study, metric, comparisons, figure=name))
+    first = study.baseline.results[0]["epochs"][0]
+    figures["curves.png"] = plot_curves(study, metrics[0] if metrics[0] in first else "test/accuracy")
     commands = ((v.name, f"`{v.results[0]['study']['command']}`") for v in study.variants)
     sections = [
-        f"# {study.question}",
+        f"# {title}{mark}",
+        *answers,
+        notes,
         _summary(study),
-        "\n".join(verdicts),
-        "![Differences to the baseline with their intervals](differences.png)" if comparisons else "",
-        f"## {scale.name.capitalize()} of the final epoch",
-        _means_table(study, estimates, scale),
-        _differences_section(comparisons, scale, base.name),
+        *compared,
         "## Learning curves",
         "![Means by epoch, in bands from the lowest to the highest seed](curves.png)",
         f"## Time to {100 * threshold:.2f} % test accuracy",
@@ -93,6 +129,19 @@ def build_page(
         markdown_table(("variant", "command"), commands, text_columns=2),
     ]
     return "\n\n".join(part.strip() for part in sections if part) + "\n", figures
+
+
+def _metric_section(study: Study, metric: str, comparisons: dict[str, Comparison], *, figure: str) -> str:
+    scale, baseline = scale_of(metric), study.baseline.name
+    estimates = {variant.name: estimate(list(variant.values(metric).values())) for variant in study.variants}
+    parts = [f"## {scale.name.capitalize()} of the final epoch", _means_table(study, estimates, scale)]
+    if comparisons:
+        parts += [
+            f"![Differences to {baseline} with their intervals]({figure})",
+            "\n".join(f"- {verdict(name, found, scale, baseline)}" for name, found in comparisons.items()),
+            _differences_table(comparisons, scale, baseline),
+        ]
+    return "\n\n".join(part.strip() for part in parts)
 
 
 def _reached_by_all(study: Study) -> float:
@@ -126,9 +175,7 @@ def _means_table(study: Study, estimates: dict[str, Estimate], scale: Scale) -> 
     return markdown_table(("variant", "seeds", "mean", "standard deviation", "95 % interval of the mean"), rows)
 
 
-def _differences_section(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> str:
-    if not comparisons:
-        return ""
+def _differences_table(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> str:
     rows = [
         (
             name,
@@ -149,7 +196,7 @@ def _differences_section(comparisons: dict[str, Comparison], scale: Scale, basel
         "seeds to resolve it",
     )
     return (
-        f"## Differences to {baseline}\n\n{markdown_table(header, rows)}\n"
+        f"{markdown_table(header, rows)}\n"
         "Differences are taken within a seed, which both variants share. The intervals are Student's t and hold "
         "together with 95 % confidence, p is that of a paired two-sided t test: both corrected after Bonferroni for "
         f"{len(comparisons)} comparison{'s' * (len(comparisons) > 1)}. The last column is how many seeds such a test "

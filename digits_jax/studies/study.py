@@ -64,6 +64,7 @@ class Scale(NamedTuple):
     unit: str
     difference_unit: str
     digits: int
+    higher_is_better: bool
 
     def text(self, value: float, *, sign: bool = False) -> str:
         return f"{self.factor * value:{'+' if sign else ''}.{self.digits}f}"
@@ -75,5 +76,6 @@ class Scale(NamedTuple):
 def scale_of(metric: str) -> Scale:
     name = metric.replace("/", " ").replace("_", " ")
     if metric.endswith("accuracy"):
-        return Scale(name, 100.0, " %", " points", 2)
-    return Scale(name, 1.0, " nats" if metric.endswith("loss") else "", " nats" if metric.endswith("loss") else "", 4)
+        return Scale(name, 100.0, " %", " points", 2, higher_is_better=True)
+    unit = " nats" if metric.endswith("loss") else ""
+    return Scale(name, 1.0, unit, unit, 4, higher_is_better=False)

@@ -1,0 +1,23 @@
+"""Which schedule of the learning rate is best for bn_dropout on few images, within the same three epochs?
+
+Each has 0.1 as its highest rate: constant; as stated, a tenth of it in the first and the last epoch; down along half a
+cosine; one cycle, up from a 25th of it and down to nothing.
+"""
+
+from digits_jax.studies.plan import Sweep
+
+SMALL = {"dataset.train_examples": 12_000, "epochs": (3,), "learning_rates": (0.1,)}
+
+
+def get_sweep() -> Sweep:
+    return Sweep(
+        config="configs/bn_dropout.py",
+        variants={
+            "as stated": SMALL | {"epochs": (1, 1, 1), "learning_rates": (0.01, 0.1, 0.01)},
+            "constant": SMALL,
+            "cosine": SMALL | {"schedule": "cosine"},
+            "one cycle": SMALL | {"schedule": "one_cycle"},
+        },
+        baseline="as stated",
+        num_seeds=5,
+    )
