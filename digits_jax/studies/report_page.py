@@ -205,13 +205,15 @@ def _differences_table(comparisons: dict[str, Comparison], scale: Scale, baselin
 
 
 def _time_table(study: Study, threshold: float) -> str:
+    comparable = len({(r["cpu"], r["cores"]) for r in study.results}) == 1
     rows = []
     for variant in study.variants:
         epochs, seconds = time_to_accuracy(variant, threshold)
         reached = f"{len(epochs)} of {len(variant.results)}"
         times = (f"{np.median(epochs):g}", f"{np.median(seconds):.1f}") if epochs else ("-", "-")
-        rows.append((variant.name, reached, *times))
-    return markdown_table(("variant", "runs that reach it", "epochs (median)", "seconds of training (median)"), rows)
+        rows.append((variant.name, reached, *times[: 1 + comparable]))
+    header = ("variant", "runs that reach it", "epochs (median)", "seconds of training (median)")
+    return markdown_table(header[: 3 + comparable], rows)
 
 
 def _missed_section(study: Study) -> str:
