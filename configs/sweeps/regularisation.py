@@ -12,7 +12,7 @@ BATCH_NORM = {"model.batch_norm": "after"}
 
 
 def get_sweep() -> Sweep:
-    variants = {
+    variants: dict[str, dict] = {
         "none": {},
         "dropout": DROPOUT,
         "dropout in the blocks": {"model.block_dropout": (0.5, 0.5)},

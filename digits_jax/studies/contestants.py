@@ -18,11 +18,12 @@ from flax.training.train_state import TrainState
 from jax import lax
 from ml_collections import ConfigDict
 
-from digits_jax import conv, input_pipeline, layers
+from digits_jax import conv, input_pipeline
 from digits_jax.arrays import Arrays
 from digits_jax.config import resolve
 from digits_jax.datasets import Dataset
 from digits_jax.experiment import Experiment, build
+from digits_jax.layers import max_pool_2x2, normalize
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import create_keys
 
@@ -129,7 +130,7 @@ def tutorial_flax_training(config: ConfigDict, arrays: Arrays, *, in_scan: bool 
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
             logits, updates = state.apply_fn(
                 {"params": params, "batch_stats": batch_stats},
-                layers.normalize(images, mean, std),
+                normalize(images, mean, std),
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.fold_in(jax.random.key(1), state.step)},
@@ -166,7 +167,7 @@ def tutorial_flax_training(config: ConfigDict, arrays: Arrays, *, in_scan: bool 
 
 def remedies(config: ConfigDict, arrays: Arrays) -> dict[str, Pass]:
     """What lies between tutorial Flax and this project, one change at a time, each on top of those before it."""
-    pool: dict[str, Any] = {"max_pool": layers.max_pool_2x2}
+    pool: dict[str, Any] = {"max_pool": max_pool_2x2}
     rows, winograd = ({**pool, "conv": conv.implementation(name)} for name in ("matmul", "winograd"))
     training = partial(tutorial_flax_training, config, arrays)
     return {

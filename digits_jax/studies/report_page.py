@@ -43,7 +43,9 @@ def answer(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> s
         shown = named[:_NAMED] + ([f"{len(named) - _NAMED} more"] if len(named) > _NAMED else [])
         return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
 
-    better, worse, open_ = [], [], []
+    better: list[tuple[str, Estimate]] = []
+    worse: list[tuple[str, Estimate]] = []
+    open_: list[tuple[str, Estimate]] = []
     for name, comparison in comparisons.items():
         higher = comparison.difference.mean > 0
         group = (better if higher == scale.higher_is_better else worse) if comparison.resolved else open_
