@@ -19,3 +19,7 @@ class ConfigError(UserError):
 
 class DivergedError(UserError):
     """A run's numbers went wrong: its next steps have no meaning."""
+
+
+class InUseError(UserError):
+    """Another process, which still runs, has the folder."""

@@ -18,9 +18,10 @@ from digits_jax import disk
 from digits_jax.config import config_hash, differences, differences_to_recorded, to_json
 from digits_jax.datasets import Dataset
 from digits_jax.disk import replace_text
-from digits_jax.errors import UserError
+from digits_jax.errors import InUseError, UserError
 
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
+GIT_REVISION = "DIGITS_JAX_GIT_REVISION"  # of the code, where it is a copy outside of a clone
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -47,7 +48,8 @@ class Workdir:
         """Writes `run.json` into a new folder, or checks that the folder's run is this one; keeps others out.
 
         Raises:
-          UserError: the folder cannot be written, is in use, or holds a run of another config or other data.
+          InUseError: another process has it.
+          UserError: the folder cannot be written, or holds a run of another config or other data.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -57,7 +59,7 @@ class Workdir:
             else:
                 _write_json(self.run_file, describe_run(config, dataset))
         except filelock.Timeout:
-            raise UserError(
+            raise InUseError(
                 f"{self.path} is in use by another process: wait for its end, or give another, --workdir=FOLDER"
             ) from None
         except OSError as error:
@@ -168,7 +170,7 @@ def describe_run(config: FrozenConfigDict, dataset: Dataset) -> dict[str, Any]:
         "config_hash": config_hash(config),
         "config": json.loads(to_json(config)),
         "dataset": describe_dataset(dataset),
-        "git_revision": _git_revision(),
+        "git_revision": git_revision(),
         **describe_machine(),
     }
 
@@ -178,13 +180,18 @@ def describe_machine() -> dict[str, Any]:
     return {
         "devices": [device.device_kind for device in jax.devices()],
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": num_cores(),
         "versions": {
             "digits_jax": digits_jax.__version__,
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in _PACKAGES},
         },
     }
+
+
+def num_cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_model() -> str:
@@ -198,8 +205,13 @@ def _cpu_model() -> str:
     return (found[1] if found else platform.processor()) + vectors
 
 
-def _git_revision() -> str | None:
-    """The commit that the code comes from, with "+changes" where files differ from it; None outside a clone."""
+def git_revision() -> str | None:
+    """The commit that the code comes from, with "+changes" where files differ from it; None outside a clone.
+
+    A copy of a clone's code has it in the environment, as `GIT_REVISION`.
+    """
+    if GIT_REVISION in os.environ:
+        return os.environ[GIT_REVISION]
     git = ["git", "-C", str(Path(digits_jax.__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -15,6 +15,13 @@ from ml_collections import ConfigDict
 from configs import default
 from digits_jax import datasets
 
+ROOT = Path(__file__).parents[1]
+TINY = """{
+        "dataset.name": "optical_digits", "dataset.train_examples": 64, "batch_size": 16, "epochs": (1,),
+        "learning_rates": (0.01,),
+    }"""
+RATES = """"low": SMALL | {"learning_rates": (0.01,)}, "high": SMALL | {"learning_rates": (0.1,)}"""
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -65,6 +72,31 @@ def vgg_config(small_config: ConfigDict) -> ConfigDict:
 @pytest.fixture
 def small_dataset(small_config: ConfigDict) -> datasets.Dataset:
     return datasets.load(small_config.dataset)
+
+
+@pytest.fixture
+def write_sweep(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Writes a sweep of softmax regressions on 64 images, and returns its file."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+
+    def write(
+        name: str = "rates",
+        *,
+        doc: str = '"""Is a higher rate better?"""',
+        config: str = "configs/linear.py",
+        variants: str = RATES,
+        baseline: str = "low",
+        num_seeds: str = "2",
+    ) -> str:
+        path = tmp_path / f"{name}.py"
+        path.write_text(
+            f"{doc}\n\nfrom digits_jax.studies.plan import Sweep\n\nSMALL = {TINY}\n\n\ndef get_sweep():\n"
+            f"    return Sweep({config!r}, {{{variants}}}, baseline={baseline!r}, num_seeds={num_seeds})\n"
+        )
+        return str(path)
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -15,6 +15,9 @@ from digits_jax import datasets
 from digits_jax.bucket import Mirror
 from digits_jax.errors import UserError
 from digits_jax.interrupts import Interrupted
+from digits_jax.studies.local_executor import run_tasks
+from digits_jax.studies.plan import load_sweep
+from digits_jax.studies.tasks import create_tasks
 from digits_jax.train import train_and_evaluate
 from tests.test_distributed import free_port
 
@@ -134,3 +137,15 @@ def test_data_on_a_bucket_are_left_there_and_found_there(
     second = datasets.load(small_config.dataset)
     assert second.sha256 == first.sha256
     assert second.folder.is_relative_to(tmp_path / "other")
+
+
+def test_a_sweep_has_its_runs_on_a_bucket_and_finds_them_there(
+    write_sweep: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = load_sweep(write_sweep(num_seeds="1"))
+    for results in ("here", "elsewhere"):
+        tasks = create_tasks(sweep, results=tmp_path / results, runs="gs://digits/sweep")
+        assert [task.status for task in tasks] == ["waiting", "waiting"]
+        assert [task.status for task in run_tasks(sweep, tasks)] == ["done", "done"]
+        monkeypatch.setattr("digits_jax.train.build", None)  # nothing is trained again
+    assert _contents(tmp_path / "here") == _contents(tmp_path / "elsewhere")

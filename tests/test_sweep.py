@@ -19,53 +19,25 @@ from digits_jax import train
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import Scores, evaluate
 from digits_jax.interrupts import Interrupted
-from digits_jax.studies import plan, runner, sweep
+from digits_jax.studies import local_executor, plan, sweep
+from digits_jax.studies import tasks as sweep_tasks
 from digits_jax.studies.results import read_results
+from tests.conftest import RATES
 from tests.test_train import press_ctrl_c, without_clock
 
 ROOT = Path(__file__).parents[1]
-TINY = """{
-        "dataset.name": "optical_digits", "dataset.train_examples": 64, "batch_size": 16, "epochs": (1,),
-        "learning_rates": (0.01,),
-    }"""
-RATES = """"low": SMALL | {"learning_rates": (0.01,)}, "high": SMALL | {"learning_rates": (0.1,)}"""
 
 
-@pytest.fixture
-def write_sweep(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Writes a sweep of softmax regressions on 64 images, and returns its file."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
-
-    def write(
-        name: str = "rates",
-        *,
-        doc: str = '"""Is a higher rate better?"""',
-        config: str = "configs/linear.py",
-        variants: str = RATES,
-        baseline: str = "low",
-        num_seeds: str = "2",
-    ) -> str:
-        path = tmp_path / f"{name}.py"
-        path.write_text(
-            f"{doc}\n\nfrom digits_jax.studies.plan import Sweep\n\nSMALL = {TINY}\n\n\ndef get_sweep():\n"
-            f"    return Sweep({config!r}, {{{variants}}}, baseline={baseline!r}, num_seeds={num_seeds})\n"
-        )
-        return str(path)
-
-    return write
-
-
-def create_tasks(file: str, folder: Path, **options: Any) -> tuple[plan.Sweep, list[runner.Task]]:
+def create_tasks(file: str, folder: Path, **options: Any) -> tuple[plan.Sweep, list[sweep_tasks.Task]]:
     loaded = plan.load_sweep(file)
-    return loaded, runner.create_tasks(loaded, results=folder / "results", runs=folder / "runs", **options)
+    return loaded, sweep_tasks.create_tasks(loaded, results=folder / "results", runs=folder / "runs", **options)
 
 
 def finish(file: str, folder: Path, **options: Any) -> list[str]:
     """Trains what is left, and returns how each task stood before."""
     loaded, tasks = create_tasks(file, folder, **options)
     before = [task.status for task in tasks]
-    assert [task.status for task in runner.run_tasks(loaded, tasks)] == ["done"] * before.count("waiting")
+    assert [task.status for task in local_executor.run_tasks(loaded, tasks)] == ["done"] * before.count("waiting")
     return before
 
 
@@ -176,7 +148,7 @@ def test_ctrl_c_after_the_last_step_of_a_run_ends_the_sweep(
     with monkeypatch.context() as patch:
         patch.setattr(train, "evaluate", evaluate_with_ctrl_c)
         with pytest.raises(Interrupted):
-            list(runner.run_tasks(loaded, tasks))
+            list(local_executor.run_tasks(loaded, tasks))
     assert signal.getsignal(signal.SIGINT) is handler
     # It is finished; no other was begun.
     assert [task.run.variant for task in tasks if task.status != "waiting"] == ["low"]
@@ -228,13 +200,12 @@ def test_a_missing_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("parsed_flags")
-def test_a_sweep_on_a_bucket() -> None:
-    for flag in ("results", "runs"):
-        with (
-            flagsaver.flagsaver(sweep="configs/sweeps/hidden_dropout.py", **{flag: "gs://mine/runs"}),
-            pytest.raises(ConfigError, match=f"--{flag} is 'gs://mine/runs': expected a local folder"),
-        ):
-            sweep.main([])
+def test_results_on_a_bucket() -> None:
+    with (
+        flagsaver.flagsaver(sweep="configs/sweeps/hidden_dropout.py", results="gs://mine/results"),
+        pytest.raises(ConfigError, match="--results is 'gs://mine/results': expected a local folder"),
+    ):
+        sweep.main([])
 
 
 @pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "0/0", "a/b", "1/2/3"])

@@ -40,6 +40,7 @@ class Run(NamedTuple):
     seed: int
     config: FrozenConfigDict  # resolved
     hash: str
+    source: FrozenConfigDict  # `config.dataset` as given, with where the data lie
 
     @property
     def base_name(self) -> str:
@@ -106,11 +107,12 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[Run, Data
                 _override(config, {**overrides, "seed": seed})
                 validate(config)
                 config.dataset.source_dir = source_dir
-                dataset = load(FrozenConfigDict(config.dataset))
+                source = FrozenConfigDict(config.dataset)
+                dataset = load(source)
                 resolved = resolve(config, dataset)
             except ConfigError as error:
                 raise ConfigError(f"sweep {sweep.name}, variant {name!r}: {error}") from None
-            runs.append((Run(name, base, overrides, seed, resolved, config_hash(resolved)), dataset))
+            runs.append((Run(name, base, overrides, seed, resolved, config_hash(resolved), source), dataset))
     _check_distinct(sweep, [run for run, _ in runs])
     return runs
 

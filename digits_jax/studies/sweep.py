@@ -1,16 +1,18 @@
 """Trains all runs of a sweep: `python -m digits_jax.studies.sweep --sweep=configs/sweeps/hidden_dropout.py`
 
 One process trains one run after the other; those that differ in their seed only share a compiled program, and all of
-them the data on the device. Each run has the workdir that `digits_jax.main` would give it, so it resumes there, and
-leaves a small result file in `<results>/<sweep>/`. A run whose result is there already, in another sweep's folder or in
-a workdir is not trained again.
+them the data on the device; with `--executor=ray` the nodes of a Ray cluster do so. Each run has the workdir that
+`digits_jax.main` would give it, so it resumes there, and leaves a small result file in `<results>/<sweep>/`. A run
+whose result is there already, in another sweep's folder or in a workdir is not trained again.
 """
 
+import math
 import re
 import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from absl import flags
@@ -22,16 +24,37 @@ from digits_jax import command_line, compilation, console
 from digits_jax.bucket import local_folder
 from digits_jax.errors import ConfigError
 from digits_jax.interrupts import Interrupted
+from digits_jax.studies import ray_executor
+from digits_jax.studies.local_executor import Executor, run_tasks
 from digits_jax.studies.plan import Sweep, load_sweep
-from digits_jax.studies.runner import Task, create_tasks, estimate, run_tasks
+from digits_jax.studies.tasks import Task, create_tasks, estimate
+
+
+def _local() -> AbstractContextManager[Executor]:
+    return nullcontext(Executor(run_tasks, at_once=1))
+
+
+def _ray() -> AbstractContextManager[Executor]:
+    return ray_executor.connect(RAY_ADDRESS.value, cpus=RAY_CPUS.value, gpus=RAY_GPUS.value)
+
+
+EXECUTORS: dict[str, Callable[[], AbstractContextManager[Executor]]] = {"local": _local, "ray": _ray}
 
 SWEEP = flags.DEFINE_string("sweep", None, "its file, for example configs/sweeps/hidden_dropout.py")
 RESULTS = flags.DEFINE_string("results", "runs/sweeps", "folder of the result files, one folder per sweep")
-RUNS = flags.DEFINE_string("runs", "runs", "folder of the workdirs, as digits_jax.main has them")
+RUNS = flags.DEFINE_string("runs", "runs", "folder of the workdirs, as digits_jax.main has them; also gs://BUCKET/DIR")
 SHARD = flags.DEFINE_string("shard", "0/1", "i/n: train every n-th run from the i-th on, i from 0; for job arrays")
 BUDGET = flags.DEFINE_float("budget", None, "minutes after which no further run is started", lower_bound=0)
 SOURCE = flags.DEFINE_string("source_dir", None, "folder with the data's original files, where it is not prepared yet")
 PLAN_ONLY = flags.DEFINE_bool("plan_only", False, "print the plan and train nothing")
+EXECUTOR = flags.DEFINE_enum("executor", "local", list(EXECUTORS), "what trains: this process, or a Ray cluster")
+RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address",
+    None,
+    "HOST:PORT of its head, or auto on one of its nodes; default: $RAY_ADDRESS, else starts one here",
+)
+RAY_CPUS = flags.DEFINE_integer("ray_cpus", None, "CPUs for each run; default: this machine's", lower_bound=1)
+RAY_GPUS = flags.DEFINE_integer("ray_gpus", None, "GPUs for each run; default: 1 if there are any", lower_bound=0)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -67,43 +90,47 @@ def table(sweep: Sweep, tasks: list[Task]) -> Table:
 
 def main(argv: list[str]) -> int:
     sweep = load_sweep(command_line.required("sweep", "configs/sweeps/hidden_dropout.py"))
-    shard = parse_shard(SHARD.value)
+    shard, results = parse_shard(SHARD.value), local_folder("results", RESULTS.value)
+    deadline = math.inf if BUDGET.value is None else time.time() + 60 * BUDGET.value
     compilation.enable_cache()
-    begin = time.monotonic()
+    tasks = create_tasks(sweep, results=results, runs=RUNS.value, shard=shard, source_dir=SOURCE.value)
+    with EXECUTORS[EXECUTOR.value]() as executor:
+        return train(sweep, tasks, executor, deadline=deadline)
+
+
+def train(sweep: Sweep, tasks: list[Task], executor: Executor, *, deadline: float) -> int:
+    """Trains what is waiting, shows how far it is, and returns the command's exit code."""
     terminal = Console(highlight=False, soft_wrap=True)
-    results, runs = local_folder("results", RESULTS.value), local_folder("runs", RUNS.value)
-    tasks = create_tasks(sweep, results=results, runs=runs, shard=shard, source_dir=SOURCE.value)
     states = Counter(task.status for task in tasks)
-    with terminal.status("measuring a step of each program") if terminal.is_terminal else terminal:
-        estimate(tasks)
+    if executor.at_once:
+        with terminal.status("measuring a step of each program") if terminal.is_terminal else terminal:
+            estimate(tasks, at_once=executor.at_once)
     left = sum(task.estimate for task in tasks)
     terminal.print(
         f"{sweep.name}: {len(tasks)} runs, {states['done']} done, {states['reused']} reused from elsewhere, "
-        f"{states['waiting']} to train in about {console.duration(left)}"
+        f"{states['waiting']} to train"
+        + (f" in about {console.duration(left)}" if executor.at_once else "")
+        + (f", {executor.at_once} at a time" if executor.at_once > 1 else "")
     )
     if PLAN_ONLY.value:
         for task in tasks:
             terminal.print(f"{task.status:8} {task.run.variant}, seed {task.run.seed}: {task.run.command}")
         return 0
-    waiting = states["waiting"]
     live: AbstractContextManager[object] = nullcontext()
     if terminal.is_terminal:
         live = Live(console=terminal, get_renderable=lambda: table(sweep, tasks))
     try:
         with live:
-            for task in run_tasks(sweep, tasks):
-                waiting -= 1
+            for task in executor.run(sweep, tasks, deadline):
                 if not terminal.is_terminal:
                     outcome = task.status if task.accuracy is None else console.percent(task.accuracy)
                     terminal.print(f"{task.run.variant}, seed {task.run.seed}: {outcome}")
-                if waiting and BUDGET.value is not None and time.monotonic() - begin >= 60 * BUDGET.value:
-                    break
         if not terminal.is_terminal:
             terminal.print(table(sweep, tasks))
     except Interrupted as interrupted:
         print(f"interrupted and saved; go on with\n  {command_line.again()}")
         return interrupted.exit_code
-    if waiting:
+    if waiting := sum(task.status == "waiting" for task in tasks):
         print(
             f"stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; go on with\n"
             f"  {command_line.again()}"

@@ -1,4 +1,4 @@
-"""The runs of a sweep as tasks: which are finished, how long the others take, and training them one after the other."""
+"""The runs of a sweep as tasks: which are finished, which are trained together, and how long that takes."""
 
 import dataclasses
 import time
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
-from digits_jax import console, input_pipeline, replicas, train
+from digits_jax import bucket, input_pipeline, replicas
 from digits_jax.datasets import Dataset
-from digits_jax.errors import DivergedError, UserError
+from digits_jax.errors import UserError
 from digits_jax.experiment import Experiment, build
-from digits_jax.interrupts import Interrupted, StopRequest
 from digits_jax.metrics import Metrics
 from digits_jax.studies.plan import Run, Sweep, plan
 from digits_jax.studies.results import read_result
@@ -29,7 +29,7 @@ class Task:
     run: Run
     dataset: Dataset
     result_file: Path
-    workdir: Path
+    workdir: epath.Path  # may be on a bucket
     # "done", "reused" (trained elsewhere), while it trains "epoch 2/3", or why it "failed: ..."
     status: str = "waiting"
     accuracy: float | None = None  # of the final epoch, once it is finished
@@ -37,9 +37,11 @@ class Task:
 
 
 def create_tasks(
-    sweep: Sweep, *, results: Path, runs: Path, shard: tuple[int, int] = (0, 1), source_dir: str | None = None
+    sweep: Sweep, *, results: Path, runs: epath.PathLike, shard: tuple[int, int] = (0, 1), source_dir: str | None = None
 ) -> list[Task]:
     """The runs of a shard; those that are finished anywhere are marked, and have their result file.
+
+    Where `runs` is on a bucket it is not searched; a run that is finished there says so when it is to be trained.
 
     Raises:
       ConfigError: the sweep's variants make no sense.
@@ -48,11 +50,14 @@ def create_tasks(
 
     folder = results / sweep.name
     folder.mkdir(parents=True, exist_ok=True)
+    runs = epath.Path(runs)
     tasks = []
     for run, dataset in plan(sweep, source_dir=source_dir)[shard[0] :: shard[1]]:
         file = folder / f"{run.hash}.json"
         task = Task(run, dataset, file, workdir=runs / run.base_name / run.hash)
-        elsewhere = [*results.glob(f"*/{run.hash}.json"), *runs.glob(f"*/{run.hash}/result.json")]
+        elsewhere = [*results.glob(f"*/{run.hash}.json")]
+        if not bucket.is_bucket(runs):
+            elsewhere += runs.glob(f"*/{run.hash}/result.json")
         for finished in [file] if file.exists() else elsewhere:
             result = read_result(finished)
             different = differences_to_run(run.config, dataset, result)
@@ -94,10 +99,10 @@ def _as_json(value: Any) -> Any:
     return [_as_json(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def estimate(tasks: list[Task]) -> None:
-    """Sets how long each waiting task takes, from a few measured steps of each distinct program."""
+def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
+    """Sets what each waiting task adds to the time of all, from a few measured steps of each distinct program."""
     seconds: dict[Any, float] = {}
-    for group in _groups(tasks):
+    for group in groups(tasks):
         config, dataset = group[0].run.config, group[0].dataset
         experiment = build(config, dataset, num_replicas=len(group))
         program = experiment.train_steps
@@ -109,7 +114,7 @@ def estimate(tasks: list[Task]) -> None:
         # A network's gradient takes twice what its outputs take.
         per_epoch = (experiment.feed.num_examples + evaluated / 3) * seconds[program]
         for task in group:
-            task.estimate = experiment.num_epochs * per_epoch / len(group)
+            task.estimate = experiment.num_epochs * per_epoch / len(group) / at_once
 
 
 def _measured_step(experiment: Experiment, num_replicas: int) -> float:
@@ -131,7 +136,7 @@ def _measured_step(experiment: Experiment, num_replicas: int) -> float:
     return seconds / steps
 
 
-def _groups(tasks: list[Task]) -> Iterator[list[Task]]:
+def groups(tasks: list[Task]) -> Iterator[list[Task]]:
     """The tasks that are waiting, those together that are trained in one program."""
     waiting = [task for task in tasks if task.status == "waiting"]
     while waiting:
@@ -142,56 +147,20 @@ def _groups(tasks: list[Task]) -> Iterator[list[Task]]:
         waiting = [task for task in waiting if task not in group]
 
 
-class _Progress:
-    """A writer of rows that says in the tasks how far their runs are."""
-
-    def __init__(self, tasks: list[Task]) -> None:
-        self._tasks = tasks
-
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        for task in self._tasks:
-            task.status = f"epoch {len(rows) + 1}/{sum(task.run.config.epochs)}"
-
-    def close(self) -> None:
-        pass
+def set_status(group: list[Task], status: str) -> None:
+    for task in group:
+        task.status = status
 
 
-def run_tasks(sweep: Sweep, tasks: list[Task]) -> Iterator[Task]:
-    """Trains what is waiting and yields each task when it is finished, or has failed because its numbers went wrong.
-
-    Args:
-      sweep: the tasks'.
-      tasks: as from `create_tasks`; their status changes on the way.
-
-    Raises:
-      Interrupted: a signal asked for it; everything is saved.
-      UserError: a run cannot go on.
-    """
-    with StopRequest() as stop:
-        for group in _groups(tasks):
-            if stop.poll():
-                raise Interrupted(stop.signum)
-            try:
-                _train(group, stop)
-            except DivergedError as error:  # a variant may well ask for too much
-                for task in group:
-                    task.status, task.estimate = f"failed: {error}", 0.0
-            for task in group:
-                if not task.status.startswith("failed"):
-                    _publish(sweep, task, read_result(task.workdir / "result.json"))
-                    task.status = "done"
-                yield task
+def finish(sweep: Sweep, group: list[Task], results: list[dict[str, Any]]) -> None:
+    """Writes the result files of tasks that were trained together."""
+    for task, result in zip(group, results, strict=True):
+        _publish(sweep, task, result)
+    set_status(group, "done")
 
 
-def _train(group: list[Task], stop: StopRequest) -> None:
-    workdirs = {task.run.seed: task.workdir for task in group}
-    with console.quiet():
-        train.train_seeds(
-            group[0].run.config,
-            list(workdirs),
-            lambda config: workdirs[config.seed],
-            name=group[0].run.base_name,
-            dataset=group[0].dataset,
-            writers=[_Progress(group)],
-            stop=stop,
-        )
+def fail(group: list[Task], reason: object) -> None:
+    """Says why tasks that were trained together have no results: a variant may well ask for too much."""
+    set_status(group, f"failed: {reason}")
+    for task in group:
+        task.estimate = 0.0
