@@ -37,7 +37,7 @@ class TrainedModel:
       image_shape: (H, W, C) of the images that it takes.
       num_classes: of its answer.
       step: training steps taken.
-      metrics: of the epoch that ended with this step, as in `metrics.jsonl`; {} in the middle of one.
+      metrics: of the epoch that ended with this step, as in `metrics.jsonl` and `result.json`; {} in the middle of one.
       variables: the collections `params` and `batch_stats`, of NumPy arrays.
     """
 
@@ -60,9 +60,7 @@ class TrainedModel:
         Args:
           conv: the convolution, as in `config.model.conv`; None: the config's.
         """
-        model_config = ConfigDict(self.config.model.to_dict())
-        model_config.conv = conv or model_config.conv
-        module = create_model(model_config, self.num_classes)
+        module = _module(self.config, self.num_classes, conv=conv)
         return lambda variables, images: module.apply(variables, images, train=False)  # type: ignore[return-value]
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -135,7 +133,7 @@ def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
         raise UserError(f"{workdir.checkpoints} holds no checkpoint: expected those of a run that has begun to train")
     step = int(checkpoint) if checkpoint.isdecimal() else steps[-1]
     if checkpoint == "best":
-        rows = _read(workdir.checkpoints, step)[1]
+        rows = _read(workdir.checkpoints, step, history=ocp.args.JsonRestore()).history["rows"]
         if not rows:
             raise UserError(f"{workdir.path} has no finished epoch yet that could be the best: take 'latest', or wait")
         step = best_row(rows, score_key(from_recorded(run["config"])))["step"]
@@ -143,15 +141,18 @@ def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
         raise UserError(
             f"{workdir.checkpoints} has no checkpoint of step {step}: expected one of {', '.join(map(str, steps))}"
         )
-    state, rows = _read(workdir.checkpoints, step)
+    contents = _read(workdir.checkpoints, step, arrays=ocp.args.StandardRestore(), history=ocp.args.JsonRestore())
+    state, rows = contents.arrays["state"], contents.history["rows"]
     variables = {name: state.get(name, {}) for name in ("params", "batch_stats")}
     check_arrays(variables, _expected(run), workdir.checkpoints / str(step))
-    metrics = next((row for row in rows if row["step"] == step), {})
+    result = workdir.read_result() or {}  # of the final and the best epoch it says more than the rows
+    rows += [result[key] for key in ("final", "best") if key in result]
+    metrics = {key: value for row in rows if row["step"] == step for key, value in row.items()}
     return TrainedModel(run, variables, step=step, metrics=metrics)
 
 
-def _read(checkpoints: Path, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The state of a checkpoint, as dictionaries of NumPy arrays, and the rows of its finished epochs."""
+def _read(checkpoints: Path, step: int, **items: Any) -> Any:
+    """What Orbax makes of these items of a checkpoint that is as it was written."""
     wrong = disk.damage(checkpoints / str(step))
     if wrong:
         raise UserError(f"the checkpoint of step {step} in {checkpoints} is damaged ({wrong}): choose another")
@@ -159,15 +160,20 @@ def _read(checkpoints: Path, step: int) -> tuple[dict[str, Any], list[dict[str, 
         arrays=ocp.StandardCheckpointHandler(), history=ocp.JsonCheckpointHandler()
     )
     with ocp.Checkpointer(handler) as checkpointer:
-        contents = checkpointer.restore(
-            (checkpoints / str(step)).absolute(),
-            args=ocp.args.Composite(arrays=ocp.args.StandardRestore(), history=ocp.args.JsonRestore()),
-        )
-    return contents.arrays["state"], contents.history["rows"]
+        return checkpointer.restore((checkpoints / str(step)).absolute(), args=ocp.args.Composite(**items))
+
+
+def _module(config: FrozenConfigDict, num_classes: int, *, conv: str | None) -> nn.Module:
+    """The config's, or with another convolution."""
+    model_config = ConfigDict(config.model.to_dict())
+    model_config.conv = conv or model_config.conv
+    return create_model(model_config, num_classes)
 
 
 def _expected(run: dict[str, Any]) -> dict[str, Any]:
     """The shapes and types of the variables that a run's model has."""
-    module = create_model(from_recorded(run["config"]).model, run["num_classes"])
-    images = jnp.zeros((1, *run["image_shape"]))
-    return {"batch_stats": {}, **jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))}
+    # XLA's own convolution has the same parameters, and is traced in a fraction of the time.
+    module = _module(from_recorded(run["config"]), run["num_classes"], conv="lax")
+    images = jax.ShapeDtypeStruct((1, *run["image_shape"]), jnp.uint8)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    return {"batch_stats": {}, **shapes}
