@@ -172,6 +172,11 @@ def _data_place(configured: str | None) -> str:
     return configured or os.environ.get("TFDS_DATA_DIR") or _DEFAULT_DATA_DIR
 
 
+def cache_file(name: str) -> Path:
+    """Where the decoded arrays of a data set are, once it was loaded from the default place; for `read_cache`."""
+    return data_dir(None) / name / DATASETS[name].version / _CACHE_FILE
+
+
 @contextlib.contextmanager
 def _copied_from_bucket(configured: str | None, root: Path, prepared: Path) -> Iterator[None]:
     """Around loading: where the data sets are on a bucket, gets the one that is not here, or leaves it there."""

@@ -4,9 +4,12 @@ import gzip
 import os
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -14,6 +17,11 @@ from ml_collections import ConfigDict
 
 from configs import default
 from digits_jax import datasets
+from digits_jax.checkpoint import Checkpoints, Progress
+from digits_jax.config import resolve
+from digits_jax.experiment import build, evaluate
+from digits_jax.metrics import Metrics, best_row
+from digits_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
 TINY = """{
@@ -45,9 +53,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.fixture
-def small_config(data_dir: Path) -> ConfigDict:
-    """Softmax regression on 100 optical digits for two epochs: seven steps each, the last one short."""
+def _small_config(data_dir: Path) -> ConfigDict:
     config = default.get_config()
     config.dataset.name = "optical_digits"
     config.dataset.data_dir = str(data_dir)
@@ -61,12 +67,53 @@ def small_config(data_dir: Path) -> ConfigDict:
 
 
 @pytest.fixture
+def small_config(data_dir: Path) -> ConfigDict:
+    """Softmax regression on 100 optical digits for two epochs: seven steps each, the last one short."""
+    return _small_config(data_dir)
+
+
+@pytest.fixture
 def vgg_config(small_config: ConfigDict) -> ConfigDict:
     """The same with a thin VGG."""
     small_config.model.name = "vgg"
     small_config.model.widths = ((4,), (4,))
     small_config.model.hidden_width = 8
     return small_config
+
+
+@pytest.fixture(scope="session")
+def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of three epochs, to be left as it is: a thin VGG with batch normalisation.
+
+    Its weights are drawn, which takes a fraction of the time that training takes. It was scored as any.
+    """
+    config = _small_config(data_dir)
+    config.model.update(name="vgg", widths=((4,), (4,)), hidden_width=8, batch_norm="after", bn_momentum=0.0)
+    config.epochs = (1, 2)
+    dataset = datasets.load(config.dataset)
+    resolved = resolve(config, dataset)
+    experiment = build(resolved, dataset)
+    shapes = jax.eval_shape(experiment.create_state, np.uint32(0))
+    forward = jax.jit(partial(experiment.model.apply, train=True, mutable=["batch_stats"]))
+    folder = Workdir(tmp_path_factory.mktemp("trained"))
+    folder.open(resolved, dataset)
+    checkpoints = Checkpoints(folder.checkpoints)
+    rows: list[dict[str, Any]] = []
+    for epoch in (1, 2, 3):
+        random = np.random.default_rng(4 - epoch)  # so that the first epoch is the best
+        drawn = jax.tree.map(lambda leaf, r=random: jnp.asarray(r.uniform(-0.5, 0.5, leaf.shape), leaf.dtype), shapes)
+        variables = {"params": drawn.params, "batch_stats": drawn.batch_stats}
+        batch_stats = forward(variables, dataset.arrays.train_images)[1]["batch_stats"]
+        state = drawn.replace(seed=jnp.uint32(0), step=jnp.int32(7 * epoch), batch_stats=batch_stats)
+        scores = evaluate(experiment.after_each_epoch, [state])[0]
+        rows.append({"epoch": epoch, "step": 7 * epoch, **scores.metrics})
+        checkpoints.save(Progress(state, Metrics.zero(), 0.0, list(rows)), score=scores.metrics["test/accuracy"])
+    best = best_row(rows, "test/accuracy")
+    result = {"selected_by": "test/accuracy", "final": rows[-1], "best": best, "epochs": rows, "test_errors": []}
+    folder.write_result(resolved, dataset, result)
+    checkpoints.close()
+    folder.close()
+    return folder.path
 
 
 @pytest.fixture

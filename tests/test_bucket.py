@@ -1,6 +1,7 @@
 """Folders on a bucket: of an emulator on 127.0.0.1, through the library that speaks to real ones."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from etils import epath
 from gcp_storage_emulator.server import create_server
 from ml_collections import ConfigDict
 
-from digits_jax import datasets
+from digits_jax import datasets, load_model
 from digits_jax.bucket import Mirror
 from digits_jax.errors import UserError
 from digits_jax.interrupts import Interrupted
@@ -149,3 +150,13 @@ def test_a_sweep_has_its_runs_on_a_bucket_and_finds_them_there(
         assert [task.status for task in run_tasks(sweep, tasks)] == ["done", "done"]
         monkeypatch.setattr("digits_jax.train.build", None)  # nothing is trained again
     assert _contents(tmp_path / "here") == _contents(tmp_path / "elsewhere")
+
+
+def test_a_model_is_read_from_a_bucket(trained: Path, tmp_path: Path) -> None:
+    mirror = Mirror("gs://digits/trained", tmp_path / "copy")
+    mirror.pull()
+    shutil.copytree(trained, mirror.local, dirs_exist_ok=True)
+    mirror.push()
+    assert load_model("gs://digits/trained").metrics == load_model(trained).metrics
+    with pytest.raises(UserError, match=r"^gs://digits/trained/checkpoints has no checkpoint of step 8: expected one"):
+        load_model("gs://digits/trained", checkpoint="8")

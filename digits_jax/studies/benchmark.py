@@ -46,7 +46,7 @@ OUTPUT = flags.DEFINE_string("output", None, "also write the results to this JSO
 
 _OURS = "digits_jax"
 _PRODUCT = "matrix product"
-_PRODUCT_SIZE = 2048  # of the square matrices whose product gives the machine's speed
+PRODUCT_SIZE = 2048  # of the square matrices whose product gives the machine's speed
 
 
 class Case(NamedTuple):
@@ -137,7 +137,7 @@ def _time(take: Pass, repetitions: int) -> float:
 
 def matrix_product() -> Pass:
     """The product of two square float32 matrices: what this machine can do at best."""
-    a, b = (jax.random.normal(jax.random.key(i), (_PRODUCT_SIZE, _PRODUCT_SIZE)) for i in range(2))
+    a, b = (jax.random.normal(jax.random.key(i), (PRODUCT_SIZE, PRODUCT_SIZE)) for i in range(2))
     product = jax.jit(jnp.matmul)
     return lambda: jax.block_until_ready(product(a, b))
 
@@ -189,7 +189,7 @@ def measure(case: Case, *, rounds: int, seconds: float, torch_compile: bool) -> 
         "images": case.num_images,
         "seconds": {name: [round(value, 6) for value in values] for name, values in times.items()},
         "flops_per_image": round(flops_per_image(case)),
-        "machine_flops_per_second": round(2 * _PRODUCT_SIZE**3 / statistics.median(products)),
+        "machine_flops_per_second": round(2 * PRODUCT_SIZE**3 / statistics.median(products)),
         "peak_memory_bytes": peak_memory(case),
     }
 

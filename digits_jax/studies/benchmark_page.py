@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from digits_jax import command_line
 from digits_jax.errors import UserError
 from digits_jax.studies.benchmark import fastest_torch, ratios
-from digits_jax.studies.pages import DOCS, markdown_table, replace_section
+from digits_jax.studies.html_page import markdown_table
+from digits_jax.studies.pages import DOCS, replace_section
 
 _OURS = "digits_jax"
 _COLOURS = {_OURS: "#D55E00", "PyTorch": "#0072B2"}  # Okabe & Ito 2008, apart for colour-blind readers

@@ -1,8 +1,8 @@
-"""A Markdown page as one self-contained HTML file, which can be mailed and opened anywhere."""
+"""A Markdown page, and the same as one self-contained HTML file, which can be mailed and opened anywhere."""
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from string import Template
 
 import numpy as np
@@ -29,6 +29,12 @@ p img { width: 100%; min-width: 40rem; max-width: 50rem; }
 $body
 </html>
 """)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+    """A table whose first `text_columns` columns are aligned to the left, and the others to the right."""
+    alignment = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, alignment, *rows))
 
 
 def to_html(markdown: str, figures: dict[str, bytes], *, appendix: str = "") -> str:

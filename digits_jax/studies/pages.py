@@ -1,7 +1,6 @@
 """Pages under `docs/`: prose written by hand around tables that commands keep true."""
 
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -24,9 +23,3 @@ def replace_section(path: Path, name: str, text: str) -> None:
         raise UserError(f"{path}: expected the lines {begin.strip()} and {end.strip()} around what is to be replaced")
     before, rest = page.split(begin, 1)
     replace_text(path, f"{before}{begin}{text.strip()}\n{end}{rest.split(end, 1)[1]}")
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    """A table whose first `text_columns` columns are aligned to the left, and the others to the right."""
-    alignment = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, alignment, *rows))

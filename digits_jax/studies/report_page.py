@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from digits_jax.console import duration
 from digits_jax.errors import UserError
-from digits_jax.studies.pages import markdown_table
+from digits_jax.studies.html_page import markdown_table
 from digits_jax.studies.report_plots import plot_curves, plot_differences
 from digits_jax.studies.statistics import POWER, Comparison, Estimate, compare, estimate
 from digits_jax.studies.study import Scale, Study, Variant, scale_of

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from digits_jax.studies.pages import markdown_table
+from digits_jax.studies.html_page import markdown_table
 from digits_jax.studies.post_log import EXPERIMENTS, FIGURES, VALIDATION, figures_of, inside, inside_without_each
 from digits_jax.studies.statistics import Estimate, estimate
 from digits_jax.studies.study import scale_of

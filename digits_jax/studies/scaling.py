@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from configs.sweeps import scaling as sweep
 from digits_jax import command_line
 from digits_jax.errors import UserError
-from digits_jax.studies.pages import DOCS, markdown_table, replace_section
+from digits_jax.studies.html_page import markdown_table
+from digits_jax.studies.pages import DOCS, replace_section
 from digits_jax.studies.results import read_results
 from digits_jax.studies.study import scale_of
 

@@ -1,0 +1,149 @@
+"""A JAX function of images as an ONNX graph, one node per operation that depends on the images.
+
+What depends on parameters only, such as the factors of batch normalisation, is computed here and becomes a constant.
+The table below knows the operations that this project's models are made of; a model with another one is refused, with
+its name. Operators: https://onnx.ai/onnx/operators.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+from jax import export
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from onnx import TensorProto, helper, numpy_helper
+
+from digits_jax.errors import UserError
+
+_OPSET = 17  # of 2022: what any runtime of today reads
+_IR_VERSION = 8
+
+# Elementwise; both broadcast as NumPy does.
+_BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max"}
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
+
+
+def to_onnx(logits: Callable[[jax.Array], jax.Array], image_shape: tuple[int, ...]) -> bytes:
+    """The graph from `images`, uint8 `[batch, H, W, C]`, to `probabilities`, the softmax of what `logits` returns.
+
+    Raises:
+      UserError: `logits` does something that the table does not know.
+    """
+    images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *image_shape), jnp.uint8)
+    closed = jax.make_jaxpr(logits)(images)
+    graph = _Graph()
+    result = graph.translate(closed.jaxpr, closed.consts, ["images"])[0]
+    graph.nodes.append(helper.make_node("Softmax", [result], ["probabilities"], axis=-1))
+    num_classes = closed.out_avals[0].shape[-1]
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "digits_jax",
+            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *image_shape])],
+            [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", num_classes])],
+            graph.constants,
+        ),
+        producer_name="digits_jax",
+        ir_version=_IR_VERSION,
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+class _Graph:
+    """Nodes and constants so far. A value is the name of one that depends on the images, or an array."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def translate(self, jaxpr: Jaxpr, consts: Any, arguments: list[Any]) -> list[Any]:
+        """The results of a function for these arguments."""
+        values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+
+        def read(v: Any) -> Any:
+            if not isinstance(v, Literal):
+                return values[v]
+            aval: Any = v.aval  # the array's; its class declares no type of elements
+            return np.asarray(v.val, aval.dtype)
+
+        for equation in jaxpr.eqns:
+            inputs = [read(v) for v in equation.invars]
+            name, parameters = equation.primitive.name, equation.params
+            if name in _CALLS:
+                inner = parameters[_CALLS[name]]
+                assert isinstance(inner, ClosedJaxpr)
+                outputs = self.translate(inner.jaxpr, inner.consts, inputs)
+            elif not any(isinstance(value, str) for value in inputs) and name != "dim_as_value":  # the batch size
+                bound = equation.primitive.bind(*inputs, **parameters)
+                outputs = bound if equation.primitive.multiple_results else [bound]
+            else:
+                outputs = [self._node_of(name, inputs, equation)]
+            values.update(zip(equation.outvars, outputs, strict=True))
+        return [read(v) for v in jaxpr.outvars]
+
+    def _node_of(self, name: str, inputs: list[Any], equation: Any) -> str:
+        parameters = equation.params
+        if name in _BINARY:
+            return self._add(_BINARY[name], *inputs)
+        if name == "convert_element_type" and parameters["new_dtype"] == jnp.float32:
+            return self._add("Cast", *inputs, to=TensorProto.FLOAT)
+        if name == "reshape" and parameters["dimensions"] is None and _keeps_batch(equation):
+            return self._add("Reshape", *inputs, np.array([-1, *parameters["new_sizes"][1:]]))
+        if name == "slice" and _keeps_batch(equation):
+            start, stop = (np.array(parameters[key][1:]) for key in ("start_indices", "limit_indices"))
+            strides = np.array((parameters["strides"] or (1,) * (1 + len(start)))[1:])
+            return self._add("Slice", *inputs, start, stop, np.arange(1, 1 + len(start)), strides)
+        if name == "dot_general" and _is_matrix_product(equation):
+            return self._add("MatMul", *inputs)
+        if name == "conv_general_dilated" and isinstance(inputs[0], str) and _is_channels_last(parameters):
+            return self._conv(inputs[0], inputs[1], parameters)
+        raise UserError(f"--to=onnx does not know the operation {name!r} as this model has it: --to=stablehlo does")
+
+    def _conv(self, images: str, kernel: Any, parameters: dict[str, Any]) -> str:
+        """ONNX has channels first; the runtime removes transposes that cancel."""
+        (top, bottom), (left, right) = parameters["padding"]
+        moved = self._add("Transpose", images, perm=(0, 3, 1, 2))
+        result = self._add(
+            "Conv",
+            moved,
+            np.transpose(kernel, (3, 2, 0, 1)),
+            strides=parameters["window_strides"],
+            pads=(top, left, bottom, right),
+        )
+        return self._add("Transpose", result, perm=(0, 2, 3, 1))
+
+    def _add(self, operator: str, *inputs: Any, **attributes: Any) -> str:
+        result = f"{operator}_{len(self.nodes)}"
+        names = [value if isinstance(value, str) else self._constant(value) for value in inputs]
+        self.nodes.append(helper.make_node(operator, names, [result], **attributes))
+        return result
+
+    def _constant(self, value: Any) -> str:
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+
+def _keeps_batch(equation: Any) -> bool:
+    """Whether the first dimension is the batch before and after."""
+    before, after = (v.aval.shape[0] for v in (equation.invars[0], equation.outvars[0]))
+    return export.is_symbolic_dim(before) and before == after
+
+
+def _is_matrix_product(equation: Any) -> bool:
+    is_plain = equation.params["dimension_numbers"] == (((1,), (0,)), ((), ()))
+    return is_plain and all(v.aval.ndim == 2 for v in equation.invars)
+
+
+def _is_channels_last(parameters: dict[str, Any]) -> bool:
+    numbers = parameters["dimension_numbers"]
+    return (
+        (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec) == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+        and parameters["lhs_dilation"] == parameters["rhs_dilation"] == (1, 1)
+        and parameters["feature_group_count"] == parameters["batch_group_count"] == 1
+    )

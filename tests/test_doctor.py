@@ -1,0 +1,132 @@
+"""What is wrong with a machine, and what to do about it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from digits_jax.apps import doctor
+from digits_jax.apps.doctor import Finding
+from digits_jax.studies import benchmark
+
+
+@pytest.fixture(autouse=True)
+def a_fast_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_CASE", "linear:64")
+
+
+def test_a_machine_that_is_well() -> None:
+    checks = (doctor.check_versions, doctor.check_devices, doctor.check_precision, doctor.check_determinism)
+    findings = [finding for check in checks for finding in check()]
+    assert [finding.remedy for finding in findings] == [""] * 5
+    assert f"jax {jax.__version__}" in findings[0].found
+    assert findings[1].found == "1 x cpu"
+    assert findings[3].found == "products of float32 in float32, 64-bit numbers off"
+
+
+def test_64_bit_numbers() -> None:
+    with jax.enable_x64(True):
+        (finding,) = doctor.check_precision()
+    assert "64-bit numbers on" in finding.found
+    assert "unset JAX_ENABLE_X64" in finding.remedy
+
+
+def test_steps_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = doctor.contestants.digits_jax_experiment
+    learning_rate = iter([1.0, 1.001])
+
+    def unsteady(*arguments: object) -> object:
+        experiment = build(*arguments)  # type: ignore[arg-type]
+
+        def steps(state: object, *rest: object) -> object:
+            state, metrics = experiment.train_steps(state, *rest)  # type: ignore[arg-type]
+            factor = next(learning_rate)
+            return jax.tree.map(lambda leaf: leaf * factor, state.params), metrics
+
+        return experiment._replace(train_steps=steps)
+
+    monkeypatch.setattr(doctor.contestants, "digits_jax_experiment", unsteady)
+    (finding,) = doctor.check_determinism()
+    assert "give other bits" in finding.found
+    assert finding.remedy.startswith("XLA_FLAGS=")
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: doctor.shutil._ntuple_diskusage(1e9, 9e8, 1e8))
+    findings = list(doctor.check_disk())
+    assert [finding.what for finding in findings] == ["disk for data", "disk for runs"]
+    assert all(finding.found.startswith("0.1 GB free at /") for finding in findings)
+    assert all(finding.remedy == "make room for 500 MB" for finding in findings)
+
+
+def test_data(data_dir: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    here, absent = doctor.check_data()
+    assert here.what == "optical_digits"
+    assert here.found.endswith("optical_digits/1.0.0: 1,437 + 360 images, verified")
+    assert absent.found.startswith("mnist, fashion_mnist, kmnist (")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    folder = tmp_path / "optical_digits/1.0.0"
+    folder.mkdir(parents=True)
+    content = bytearray((data_dir / "optical_digits/1.0.0/digits_jax_arrays.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "digits_jax_arrays.npz").write_bytes(content)
+    damaged = next(doctor.check_data())
+    assert damaged.found.endswith("digits_jax_arrays.npz is damaged")
+    assert damaged.remedy.endswith("python -m digits_jax.prepare --name=optical_digits")
+    (folder / "digits_jax_arrays.npz").unlink()
+    (folder / "dataset_info.json").write_text("{}")
+    assert "prepared, not decoded yet" in next(doctor.check_data()).found
+
+
+@pytest.mark.slow
+def test_speed_is_measured() -> None:
+    speed, flops = doctor.measure_speed(seconds=0.01)
+    assert 1e3 < speed < 1e9
+    assert 1e8 < flops < 1e15
+
+
+@pytest.mark.parametrize(
+    ("cpu", "speed", "found", "remedy"),
+    [
+        ("", 700, "; 0.70 and 0.90 of what docs/benchmarks.json has", ""),
+        ("", 400, "; 0.40 and 0.90 of what docs/benchmarks.json has", "see what else is running (the load is "),
+        (" X", 400, "; docs/benchmarks.json has no figure for this processor", ""),
+    ],
+)
+def test_speed_is_compared(
+    cpu: str, speed: float, found: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "measure_speed", lambda: (speed, 90e9))
+    environment = benchmark.environment()
+    environment["cpu"] += cpu
+    seconds = {"digits_jax": [1.1, 1.0, 0.5]}
+    result = {"case": "linear:64", "images": 1000, "seconds": seconds, "machine_flops_per_second": 100e9}
+    (tmp_path / "recorded.json").write_text(json.dumps({"environment": environment, "results": [result]}))
+    (finding,) = doctor.check_speed(tmp_path / "recorded.json")
+    assert finding.found == f"linear at batch 64: {speed} images/s; matrix products: 90 GFLOP/s{found}"
+    assert finding.remedy.startswith(remedy)
+    assert bool(finding.remedy) == bool(remedy)
+    (finding,) = doctor.check_speed(tmp_path / "nothing.json")
+    assert "has no figure" in finding.found
+
+
+@pytest.mark.parametrize(("remedy", "code", "last"), [("", 0, "all is well"), ("mend it", 1, "1 wrong: what to do")])
+def test_the_command(
+    remedy: str, code: int, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check() -> Iterator[Finding]:
+        yield Finding("disk", "it is round")
+        yield Finding("cores", "one of [two]", remedy)
+
+    monkeypatch.setattr(doctor, "CHECKS", (check,))
+    monkeypatch.setattr(doctor.compilation, "enable_cache", lambda: None)
+    assert doctor.main(["doctor"]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["ok", "disk", "it", "is", "round"]
+    assert "one of [two]" in lines[1]
+    assert lines[1].startswith("WRONG" if remedy else "ok")
+    assert [line.strip() for line in lines[2:-1]] == ([f"-> {remedy}"] if remedy else [])
+    assert lines[-1].startswith(last)

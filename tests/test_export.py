@@ -1,0 +1,175 @@
+"""A model as a file, loaded by what it is for."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export as jax_export
+
+from digits_jax import load_model
+from digits_jax.apps import exports
+from digits_jax.apps.model_card import build_card
+from digits_jax.errors import UserError
+from digits_jax.trained_model import TrainedModel
+
+_NEEDED = {"stablehlo": ["flatbuffers"], "onnx": ["onnx", "onnxruntime"], "npz": []}
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path) -> TrainedModel:
+    return load_model(trained)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (70, 28, 28, 1), np.uint8)
+
+
+@pytest.mark.parametrize("name", exports.FORMATS)
+def test_a_file_and_what_its_card_says_to_load_it_with(
+    name: str, model: TrainedModel, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in _NEEDED[name]:
+        pytest.importorskip(package)
+    agreement = exports.write(model, name, tmp_path / f"model.{name}", images)
+    assert [path.name for path in tmp_path.iterdir()] == [f"model.{name}"]
+    assert (agreement.num_images, agreement.changed) == (70, 0)
+    assert agreement.difference < exports.TOLERANCE
+    card = build_card(model, agreement, format_name=name, file_name=f"model.{name}", compared_on="random images")
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code
+    assert code[1].count("\n") == 3
+    monkeypatch.chdir(tmp_path)
+    variables = {"images": images[:3]}
+    exec(code[1], variables)  # a new user's three lines
+    if name == "npz":
+        arrays = variables["arrays"]
+        np.testing.assert_array_equal(arrays["params/Conv_0/kernel"], model.variables["params"]["Conv_0"]["kernel"])
+        assert "batch_stats/BatchNorm_0/mean" in arrays
+        assert variables["config"] == model.run["config"]
+    else:
+        np.testing.assert_allclose(np.asarray(variables["probabilities"]), model.predict(images[:3]), atol=1e-5)
+
+
+def test_what_is_inside_stablehlo(model: TrainedModel, images: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers")
+    exports.write(model, "stablehlo", tmp_path / "model", images)
+    exported = jax_export.deserialize(bytearray((tmp_path / "model").read_bytes()))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert str(exported.in_avals[0]) == "uint8[batch,28,28,1]"
+    program = exported.mlir_module()
+    convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) == 2 * 3
+    assert all(line.count("HIGHEST") == 2 for line in convolutions)
+    assert "custom_call" not in program.replace("stablehlo.custom_call @shape_assertion", "")
+    assert "gather" not in program
+
+
+def test_a_file_that_answers_otherwise_is_not_left(
+    model: TrainedModel, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = exports.reference(model)
+    for wrong in (lambda p: p + 2e-5, lambda p: p * np.nan, lambda p: p[:, ::-1]):
+        altered = exports.FORMATS["npz"]._replace(load=lambda path, wrong=wrong: lambda x: wrong(honest(x)))
+        monkeypatch.setitem(exports.FORMATS, "npz", altered)
+        with pytest.raises(UserError, match=r"the loaded npz file gives other answers than the model: .* exported$"):
+            exports.write(model, "npz", tmp_path / "model.npz", images)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_an_extra_that_is_not_installed(
+    model: TrainedModel, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    with pytest.raises(UserError, match=r"--to=onnx needs onnxruntime: ./launch.sh setup export"):
+        exports.write(model, "onnx", tmp_path / "model.onnx", images)
+
+
+@pytest.mark.parametrize(
+    ("function", "operation"),
+    [
+        (lambda x: jnp.sin(x.astype(jnp.float32)).sum((1, 2)), "sin"),
+        (lambda x: x.astype(jnp.float32).reshape(28 * x.shape[0], 28), "reshape"),
+        (lambda x: x.astype(jnp.bfloat16), "convert_element_type"),
+        (lambda x: x.astype(jnp.float32) * x.shape[0], "dim_as_value"),
+        (lambda x: jax.lax.rev(x.astype(jnp.float32), (1,)), "rev"),
+        (lambda x: jax.lax.dot_general(x.astype(jnp.float32), jnp.ones((28, 2)), (((1,), (0,)), ((), ()))), "dot"),
+        (
+            lambda x: jax.lax.conv_general_dilated(
+                x.astype(jnp.float32), jnp.ones((3, 3, 1, 2)), (1, 1), "VALID",
+                rhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            ),
+            "conv",
+        ),
+    ],
+)  # fmt: skip
+def test_an_operation_that_the_graph_does_not_know(function: object, operation: str) -> None:
+    pytest.importorskip("onnx")
+    from digits_jax.apps.onnx_graph import to_onnx
+
+    with pytest.raises(UserError, match=f"--to=onnx does not know the operation '{operation}"):
+        to_onnx(function, (28, 28, 1))  # type: ignore[arg-type]
+
+
+def test_padding_strides_and_constants_of_a_graph(images: np.ndarray) -> None:
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from digits_jax.apps.onnx_graph import to_onnx
+
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 1, 2)).astype(np.float32)
+
+    def function(x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32) / 255 - jnp.mean(kernel)
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (2, 3), [(1, 0), (2, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )  # fmt: skip
+        x = jax.lax.slice(x, (0, 1, 2, 0), (x.shape[0], 9, 9, 2), (1, 2, 1, 1))  # 4x7 of 14x10
+        return jax.nn.relu(x.reshape(x.shape[0], -1) * 2) @ jnp.ones((4 * 7 * 2, 1)) * jnp.arange(3.0)[None]
+
+    session = onnxruntime.InferenceSession(to_onnx(function, (28, 28, 1)))
+    found = session.run(None, {"images": images})[0]
+    np.testing.assert_allclose(found, jax.nn.softmax(function(jnp.asarray(images))), atol=1e-5)
+
+
+def test_a_card_says_how_good_and_of_what(trained: Path, model: TrainedModel) -> None:
+    agreement = exports.Agreement(360, 1e-7, 0)
+    card = build_card(model, agreement, format_name="onnx", file_name="m.onnx", compared_on="test images")
+    result = json.loads((trained / "result.json").read_text())
+    assert f"{100 * result['best']['test/accuracy']:.2f} % of the 360 test images of optical_digits" in card
+    assert "ranks its epochs by this very figure" in card
+    assert result["dataset"]["sha256"] in card
+    assert json.loads(card.partition("```json")[2].partition("```")[0]) == result["config"]
+    unscored = TrainedModel(model.run, model.variables, step=3, metrics={})
+    card = build_card(unscored, agreement, format_name="onnx", file_name="m.onnx", compared_on="test images")
+    assert "did not score this step on the test images" in card
+
+
+@pytest.mark.slow
+def test_the_command(trained: Path, data_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "digits_jax.apps.export", f"--workdir={trained}", f"--output={tmp_path}"]
+
+    def run(*arguments: str, data: Path) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "TFDS_DATA_DIR": str(data)}
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=120)
+
+    found = run("--to=npz", data=data_dir)
+    assert found.returncode == 0, found.stderr
+    assert "on 360 test images of optical_digits: the same class for all, probabilities within 0.0e+00" in found.stdout
+    assert {path.suffix for path in tmp_path.iterdir()} == {".npz", ".md"}
+    assert "on 1,000 random images" in run("--to=npz", data=tmp_path / "nothing").stdout
+    for arguments, message in (
+        ((), "--to is missing; for example --to=onnx"),
+        (("--to=pmml",), "flag --to=pmml: value should be one of <stablehlo|onnx|npz>"),
+    ):
+        found = run(*arguments, data=data_dir)
+        assert found.returncode == 2
+        assert message in found.stderr
