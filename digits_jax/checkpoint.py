@@ -154,7 +154,8 @@ class Checkpoints:
             return None
         step = max(steps)
         shapes = {"state": template.state, "metrics": template.metrics}
-        self._check_shapes(step, shapes)
+        # Before anything of their size is made.
+        check_arrays(self._manager.item_metadata(step).arrays, shapes, self._folder / str(step))
         arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
         restored = self._manager.restore(
             step,
@@ -167,21 +168,24 @@ class Checkpoints:
             )
         return progress
 
-    def _check_shapes(self, step: int, expected: Any) -> None:
-        """Compares what the checkpoint says of its arrays with what fits, before anything of their size is made."""
-        saved = dict(_by_name(self._manager.item_metadata(step).arrays))
-        for name, leaf in _by_name(expected):
-            found = saved.pop(name, None)
-            if found is None or tuple(found.shape) != leaf.shape or found.dtype != leaf.dtype:
-                what = f"{found.dtype}{list(found.shape)}" if found is not None else "nothing"
-                raise UserError(
-                    f"{self._folder / str(step)} has {what} as {name}: expected {leaf.dtype}{list(leaf.shape)}"
-                )
-        if saved:
-            raise UserError(f"{self._folder / str(step)} has {min(saved)}, which this model has not")
-
     def close(self) -> None:
         self._manager.close()
+
+
+def check_arrays(saved: Any, expected: Any, place: Path) -> None:
+    """Compares what a checkpoint holds, arrays or their descriptions, with what fits.
+
+    Raises:
+      UserError: an array is missing, is of another shape or type, or is one too many; it names the `place`.
+    """
+    found_by_name = dict(_by_name(saved))
+    for name, leaf in _by_name(expected):
+        found = found_by_name.pop(name, None)
+        if found is None or tuple(found.shape) != leaf.shape or found.dtype != leaf.dtype:
+            what = f"{found.dtype}{list(found.shape)}" if found is not None else "nothing"
+            raise UserError(f"{place} has {what} as {name}: expected {leaf.dtype}{list(leaf.shape)}")
+    if found_by_name:
+        raise UserError(f"{place} has {min(found_by_name)}, which this model has not")
 
 
 def _by_name(tree: Any) -> list[tuple[str, Any]]:

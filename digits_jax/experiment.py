@@ -52,11 +52,6 @@ class Experiment(NamedTuple):
     def initial_state(self) -> TrainState:
         return self.create_state(np.uint32(self.config.seed))
 
-    @property
-    def score_key(self) -> str:
-        """The metric that the best epoch is selected by."""
-        return f"{next(iter(self.after_each_epoch))}/accuracy"
-
 
 def build(config: FrozenConfigDict, dataset: datasets.Dataset, *, num_replicas: int = 1) -> Experiment:
     """Puts the data on the device and compiles nothing yet.

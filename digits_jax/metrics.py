@@ -1,9 +1,12 @@
 """Metrics as sums and counts, divided once at the end."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from ml_collections import FrozenConfigDict
 
 
 class Metrics(struct.PyTreeNode):
@@ -36,3 +39,13 @@ class Metrics(struct.PyTreeNode):
         sums = jax.device_get(self)
         count = int(sums.count)
         return {f"{prefix}/loss": float(sums.loss_sum) / count, f"{prefix}/accuracy": int(sums.correct) / count}
+
+
+def score_key(config: FrozenConfigDict) -> str:
+    """The metric that the best epoch is selected by: on the images held out, where there are any."""
+    return "validation/accuracy" if config.dataset.validation_examples else "test/accuracy"
+
+
+def best_row(rows: list[dict[str, Any]], key: str) -> dict[str, Any]:
+    """The first epoch with the highest score."""
+    return max(rows, key=lambda row: row[key])

@@ -17,6 +17,7 @@ from digits_jax.config import config_hash
 from digits_jax.datasets import Dataset
 from digits_jax.errors import DivergedError, UserError
 from digits_jax.experiment import Experiment, Scores, build, evaluate
+from digits_jax.metrics import best_row, score_key
 from digits_jax.replay import diagnosis
 from digits_jax.train_step import TrainState
 from digits_jax.workdir import Workdir
@@ -91,7 +92,7 @@ class Run:
             self._checkpoints.save(start, score=None)
             return start
         if self.experiment.at_the_end and latest.rows:
-            best = best_row(latest.rows, self.experiment.score_key)["step"]
+            best = best_row(latest.rows, score_key(self.config))["step"]
             if not self._checkpoints.has(best):  # it was damaged, and will be scored: train to it again
                 latest = self._checkpoints.restore(start, step=best)
                 if latest is None:
@@ -138,7 +139,7 @@ class Run:
         return len(self.rows) == self.experiment.num_epochs
 
     def best_row(self) -> Row:
-        return best_row(self.rows, self.experiment.score_key)
+        return best_row(self.rows, score_key(self.config))
 
     def _publish(self) -> None:
         if self._mirror:
@@ -148,7 +149,7 @@ class Run:
         """Saves; at the end of an epoch ranked by its score."""
         at_end = self.rows and self.rows[-1]["step"] == int(self.progress.state.step)
         with distributed.together():
-            self._checkpoints.save(self.progress, score=self.rows[-1][self.experiment.score_key] if at_end else None)
+            self._checkpoints.save(self.progress, score=self.rows[-1][score_key(self.config)] if at_end else None)
             self._publish()
 
     def write(self) -> None:
@@ -181,7 +182,7 @@ class Run:
         plot_curves(
             self.rows,
             best_epoch=best["epoch"],
-            selected_by=self.experiment.score_key,
+            selected_by=score_key(self.config),
             title=f"{self.name} on {self.dataset.name}, seed {self.config.seed}",
             path=self.folder.curves,
         )
@@ -189,7 +190,7 @@ class Run:
             self.config,
             self.dataset,
             {
-                "selected_by": self.experiment.score_key,
+                "selected_by": score_key(self.config),
                 "final": {**final, **final_scores.metrics},
                 "best": {**best, **best_scores.metrics},
                 "epochs": self.rows,
@@ -213,8 +214,3 @@ def _sha256(state: TrainState) -> str:
     for leaf in jax.tree.leaves(state):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
-
-
-def best_row(rows: list[Row], score_key: str) -> Row:
-    """The first epoch with the highest score."""
-    return max(rows, key=lambda row: row[score_key])

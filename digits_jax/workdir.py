@@ -167,6 +167,8 @@ def describe_run(config: FrozenConfigDict, dataset: Dataset) -> dict[str, Any]:
         "config_hash": config_hash(config),
         "config": json.loads(to_json(config)),
         "dataset": describe_dataset(dataset),
+        "image_shape": list(dataset.image_shape),
+        "num_classes": dataset.num_classes,
         "git_revision": _git_revision(),
         **describe_machine(),
     }

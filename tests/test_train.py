@@ -21,7 +21,7 @@ from digits_jax.datasets import Dataset
 from digits_jax.errors import UserError
 from digits_jax.experiment import build
 from digits_jax.interrupts import Interrupted
-from digits_jax.metrics import Metrics
+from digits_jax.metrics import Metrics, best_row
 
 
 def without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -264,7 +264,7 @@ def test_a_workdir_that_cannot_be_written(small_config: ConfigDict, tmp_path: Pa
 
 def test_the_best_epoch_is_the_first_of_equals() -> None:
     rows = [{"epoch": i + 1, "test/accuracy": a} for i, a in enumerate([0.1, 0.9, 0.3, 0.9])]
-    assert run.best_row(rows, "test/accuracy")["epoch"] == 2
+    assert best_row(rows, "test/accuracy")["epoch"] == 2
 
 
 def test_the_result_names_what_selected_it(small_config: ConfigDict, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_the_result_names_what_selected_it(small_config: ConfigDict, tmp_path: P
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["selected_by"] == "test/accuracy"
     assert result["final"] == rows[-1]
-    assert result["best"] == run.best_row(rows, "test/accuracy")
+    assert result["best"] == best_row(rows, "test/accuracy")
 
 
 def test_with_held_out_images_the_test_set_is_scored_at_the_end_only(
@@ -285,7 +285,7 @@ def test_with_held_out_images_the_test_set_is_scored_at_the_end_only(
     assert all("validation/accuracy" in row and "test/accuracy" not in row for row in rows)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["selected_by"] == "validation/accuracy"
-    assert result["best"]["epoch"] == run.best_row(rows, "validation/accuracy")["epoch"] < 3
+    assert result["best"]["epoch"] == best_row(rows, "validation/accuracy")["epoch"] < 3
     assert result["best"]["test/accuracy"] > result["final"]["test/accuracy"]
     out = capsys.readouterr().out
     assert "best on the validation images" in out

@@ -1,0 +1,173 @@
+"""What a run has trained, as a function of images: `load_model("runs/vgg/0123abcd").predict(images)`.
+
+It only reads: a run that is still training is left in peace, and damage is named, not mended.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import linen as nn
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from digits_jax import bucket, compilation, disk
+from digits_jax.checkpoint import check_arrays
+from digits_jax.config import from_recorded
+from digits_jax.errors import ConfigError, UserError
+from digits_jax.metrics import best_row, score_key
+from digits_jax.models import create_model
+from digits_jax.workdir import Workdir
+
+# Images in one compiled call. There is one such size, so that nothing is compiled twice and the answer for an image
+# has the same bits whatever comes with it. On a CPU the activations of so many fit its cache.
+_CPU_PART, _PART = 64, 1024
+
+
+class TrainedModel:
+    """A model with the parameters of one checkpoint.
+
+    Attributes:
+      run: what the run's `run.json` says: config, data, versions.
+      config: the resolved config in it.
+      image_shape: (H, W, C) of the images that it takes.
+      num_classes: of its answer.
+      step: training steps taken.
+      metrics: of the epoch that ended with this step, as in `metrics.jsonl`; {} in the middle of one.
+      variables: the collections `params` and `batch_stats`, of NumPy arrays.
+    """
+
+    def __init__(self, run: dict[str, Any], variables: dict[str, Any], *, step: int, metrics: dict[str, Any]) -> None:
+        self.run = run
+        self.config: FrozenConfigDict = from_recorded(run["config"])
+        self.image_shape: tuple[int, ...] = tuple(run["image_shape"])
+        self.num_classes: int = run["num_classes"]
+        self.step = step
+        self.metrics = metrics
+        self.variables = variables
+        self._on_device = jax.device_put(variables)
+        logits = self.function()
+        self._answer = compilation.jit(lambda *args: (y := logits(*args), nn.softmax(y)))
+        self._part = _CPU_PART if jax.default_backend() == "cpu" else _PART
+
+    def function(self, *, conv: str | None = None) -> Callable[[Any, jax.Array], jax.Array]:
+        """The function of variables and images `[B, H, W, C]` to logits `[B, num_classes]`, as JAX traces it.
+
+        Args:
+          conv: the convolution, as in `config.model.conv`; None: the config's.
+        """
+        model_config = ConfigDict(self.config.model.to_dict())
+        model_config.conv = conv or model_config.conv
+        module = create_model(model_config, self.num_classes)
+        return lambda variables, images: module.apply(variables, images, train=False)  # type: ignore[return-value]
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """The probability of each class.
+
+        Args:
+          images: uint8 `[N, H, W, C]`, or `[N, H, W]` where C is 1: raw pixels, as in the data that it was trained on.
+
+        Returns:
+          float32 `[N, num_classes]`; each row sums to 1.
+
+        Raises:
+          ValueError: the images are of another type or shape.
+        """
+        return self._answers(images)[1]
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """As `predict`, before the softmax."""
+        return self._answers(images)[0]
+
+    def _answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        height, width, channels = self.image_shape
+        images = np.asarray(images)
+        if images.shape[1:] == (height, width) and channels == 1:
+            images = images[..., None]
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"images are {images.dtype}{list(images.shape)}: expected uint8[N, {height}, {width}, {channels}]"
+            )
+        count = len(images)
+        parts = np.zeros((-(-count // self._part), self._part, *self.image_shape), np.uint8)
+        parts.reshape(-1, *self.image_shape)[:count] = images
+        answers = [self._answer(self._on_device, part) for part in parts]
+        nothing = np.zeros((0, self.num_classes), np.float32)
+        logits, probabilities = (
+            np.concatenate([nothing, *(np.asarray(answer[i]) for answer in answers)])[:count] for i in (0, 1)
+        )
+        return logits, probabilities
+
+
+def load_model(workdir: epath.PathLike, *, checkpoint: str = "best") -> TrainedModel:
+    """Reads what a run has trained.
+
+    Args:
+      workdir: the run's folder, which may be on a bucket (`gs://`).
+      checkpoint: "best", of the epoch that the run itself selects; "latest"; or a step, such as "938".
+
+    Raises:
+      UserError: there is no run, no such checkpoint, or a damaged one.
+      ConfigError: `checkpoint` is none of these words and no number.
+    """
+    if checkpoint not in ("best", "latest") and not checkpoint.isdecimal():
+        raise ConfigError(f"checkpoint is {checkpoint!r}: expected 'best', 'latest' or a step, such as '938'")
+    with bucket.local_copy(workdir) as mirror:
+        return _load(Workdir(mirror.local if mirror else Path(workdir)), checkpoint)
+
+
+def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
+    if not workdir.path.is_dir():
+        raise UserError(f"{workdir.path} does not exist: expected the folder of a run, such as runs/vgg/0123abcd")
+    run = workdir.read_run()
+    if not (isinstance(run.get("image_shape"), list) and isinstance(run.get("num_classes"), int)):
+        raise UserError(
+            f"{workdir.run_file} is of a version that recorded no shapes: add those of its data, such as "
+            '"image_shape": [28, 28, 1], "num_classes": 10'
+        )
+    # A checkpoint is there once its sums are: the run may be writing another just now.
+    steps = sorted(int(file.parent.name) for file in workdir.checkpoints.glob(f"*/{disk.MANIFEST}"))
+    if not steps:
+        raise UserError(f"{workdir.checkpoints} holds no checkpoint: expected those of a run that has begun to train")
+    step = int(checkpoint) if checkpoint.isdecimal() else steps[-1]
+    if checkpoint == "best":
+        rows = _read(workdir.checkpoints, step)[1]
+        if not rows:
+            raise UserError(f"{workdir.path} has no finished epoch yet that could be the best: take 'latest', or wait")
+        step = best_row(rows, score_key(from_recorded(run["config"])))["step"]
+    if step not in steps:
+        raise UserError(
+            f"{workdir.checkpoints} has no checkpoint of step {step}: expected one of {', '.join(map(str, steps))}"
+        )
+    state, rows = _read(workdir.checkpoints, step)
+    variables = {name: state.get(name, {}) for name in ("params", "batch_stats")}
+    check_arrays(variables, _expected(run), workdir.checkpoints / str(step))
+    metrics = next((row for row in rows if row["step"] == step), {})
+    return TrainedModel(run, variables, step=step, metrics=metrics)
+
+
+def _read(checkpoints: Path, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The state of a checkpoint, as dictionaries of NumPy arrays, and the rows of its finished epochs."""
+    wrong = disk.damage(checkpoints / str(step))
+    if wrong:
+        raise UserError(f"the checkpoint of step {step} in {checkpoints} is damaged ({wrong}): choose another")
+    handler = ocp.CompositeCheckpointHandler(
+        arrays=ocp.StandardCheckpointHandler(), history=ocp.JsonCheckpointHandler()
+    )
+    with ocp.Checkpointer(handler) as checkpointer:
+        contents = checkpointer.restore(
+            (checkpoints / str(step)).absolute(),
+            args=ocp.args.Composite(arrays=ocp.args.StandardRestore(), history=ocp.args.JsonRestore()),
+        )
+    return contents.arrays["state"], contents.history["rows"]
+
+
+def _expected(run: dict[str, Any]) -> dict[str, Any]:
+    """The shapes and types of the variables that a run's model has."""
+    module = create_model(from_recorded(run["config"]).model, run["num_classes"])
+    images = jnp.zeros((1, *run["image_shape"]))
+    return {"batch_stats": {}, **jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))}
