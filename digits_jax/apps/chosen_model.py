@@ -1,0 +1,21 @@
+"""The flags by which commands are told which trained model they are about."""
+
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from digits_jax import command_line
+
+if TYPE_CHECKING:
+    from digits_jax.trained_model import TrainedModel
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run that trained the model, also gs://BUCKET/FOLDER")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "of the run's own best epoch: best; latest; or a step's number")
+
+
+def chosen_model() -> "TrainedModel":
+    """The model that the flags name; raises a ConfigError or UserError where there is none."""
+    workdir = command_line.required("workdir", "runs/vgg/0123abcd")
+    from digits_jax import load_model  # late, so that a wrong flag is answered at once
+
+    return load_model(workdir, checkpoint=CHECKPOINT.value)
