@@ -10,13 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import bucket, compilation, disk
-from digits_jax.checkpoint import check_arrays
 from digits_jax.config import from_recorded
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import best_row, score_key
@@ -145,6 +143,8 @@ def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
         )
     state, rows = _read(workdir.checkpoints, step)
     variables = {name: state.get(name, {}) for name in ("params", "batch_stats")}
+    from digits_jax.checkpoint import check_arrays  # late, with Orbax: who has the arrays already need not wait for it
+
     check_arrays(variables, _expected(run), workdir.checkpoints / str(step))
     metrics = next((row for row in rows if row["step"] == step), {})
     return TrainedModel(run, variables, step=step, metrics=metrics)
@@ -152,6 +152,8 @@ def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
 
 def _read(checkpoints: Path, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The state of a checkpoint, as dictionaries of NumPy arrays, and the rows of its finished epochs."""
+    import orbax.checkpoint as ocp
+
     wrong = disk.damage(checkpoints / str(step))
     if wrong:
         raise UserError(f"the checkpoint of step {step} in {checkpoints} is damaged ({wrong}): choose another")
