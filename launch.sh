@@ -9,7 +9,7 @@ usage() {
 Usage: ./launch.sh [train] [FLAGS]   train; without flags configs/bn_dropout.py on MNIST
        ./launch.sh test [ARGS]       run the tests; ARGS go to pytest
        ./launch.sh tpu OPTIONS       train on a Cloud TPU (./launch.sh tpu --help)
-       ./launch.sh setup [EXTRA...]  only install, with extras: test, dev, benchmark, notebook, export, ray, wandb, gcs, cuda, tpu
+       ./launch.sh setup [EXTRA...]  only install, with extras: test, dev, demo, benchmark, notebook, export, ray, wandb, gcs, cuda, tpu
        ./launch.sh --help            install, then show this and the flags of training
 
 Each of them first makes .venv, with uv where it is installed, else with python3 (3.11 or newer).

@@ -30,8 +30,7 @@ def enable_cache() -> None:
     compiled for one processor may end another with an illegal instruction.
     """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        folder = root / "digits_jax" / f"xla-{_processor()}"
+        folder = cache_folder() / f"xla-{_processor()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -40,6 +39,11 @@ def enable_cache() -> None:
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def cache_folder() -> Path:
+    """The project's part of the user's cache folder, which may not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "digits_jax"
 
 
 def _processor() -> str:

@@ -1,0 +1,113 @@
+"""The demo's server, asked by its own page and by others; the page itself is looked at in a browser."""
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from digits_jax.apps import demo
+from digits_jax.apps.digit_images import find_digits
+from digits_jax.apps.digit_reader import Reading
+from digits_jax.studies.drawings import draw
+
+if TYPE_CHECKING:
+    from flask.testing import FlaskClient
+
+pytest.importorskip("flask")
+
+
+def read(pixels: np.ndarray) -> list[Reading]:
+    """Calls whatever it finds a three."""
+    sure = np.eye(10, dtype=np.float32)[3]
+    return [Reading(digit.image, digit.box, sure, None) for digit in find_digits(pixels)]
+
+
+@pytest.fixture
+def client() -> "FlaskClient":
+    return demo.create_app(read, description="a <model>", num_classes=10, address="127.0.0.1").test_client()
+
+
+def png(symbols: str = "3") -> bytes:
+    file = io.BytesIO()
+    draw(symbols, size=(200, 100), paper="#ffffff", ink="#000000", height=80, width=7).save(file, "PNG")
+    return file.getvalue()
+
+
+def ask(client: "FlaskClient", body: bytes, **headers: str) -> tuple[int, dict]:
+    every = {
+        "Host": "127.0.0.1:8501",
+        "Content-Type": "image/png",
+        **{k.replace("_", "-"): v for k, v in headers.items()},
+    }
+    response = client.post("/predict", data=body, headers=every)
+    return response.status_code, response.get_json()
+
+
+def test_a_drawing_is_read(client: "FlaskClient") -> None:
+    status, answer = ask(client, png("31"), Origin="http://127.0.0.1:8501", Sec_Fetch_Site="same-origin")
+    assert status == 200
+    assert [digit["digit"] for digit in answer["digits"]] == [3, 3]
+    first = answer["digits"][0]
+    assert first["probabilities"] == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    assert len(first["image"]) == 784
+    assert max(first["image"]) == 255
+    assert first["warning"] is None
+    assert ask(client, png("")) == (200, {"digits": []})
+
+
+def test_the_page_loads_nothing_from_elsewhere(client: "FlaskClient") -> None:
+    response = client.get("/", headers={"Host": "localhost:8501"})
+    page = response.get_data(as_text=True)
+    assert "a &lt;model&gt;" in page
+    assert not re.findall(r"""(?:src|href|action)\s*=|url\(|https?:|@import""", page)
+    policy = response.headers["Content-Security-Policy"]
+    # What is served has the hashes that the policy allows, and no style or script outside of these blocks.
+    assert demo.content_security_policy(page) == policy
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert not re.findall(r"""\s(?:style|on\w+)\s*=\s*["']""", page)
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Access-Control-Allow-Origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "message"),
+    [
+        ({"Host": "evil.example:8501"}, b"", 403, "This server has another name."),
+        ({"Host": "127.0.0.1.evil.example"}, b"", 403, "This server has another name."),
+        ({"Host": ""}, b"", 403, "This server has another name."),
+        ({"Host": "[::1"}, b"", 403, "This server has another name."),
+        ({"Origin": "http://evil.example"}, b"", 403, "Another site's page asks: only this server's own may."),
+        ({"Origin": "null"}, b"", 403, "Another site's page asks: only this server's own may."),
+        ({"Origin": "http://127.0.0.1:9999"}, b"", 403, "Another site's page asks: only this server's own may."),
+        ({"Sec_Fetch_Site": "cross-site"}, b"", 403, "Another site's page asks: only this server's own may."),
+        ({"Sec_Fetch_Site": "same-site"}, b"", 403, "Another site's page asks: only this server's own may."),
+        ({"Content_Type": "text/plain"}, b"", 415, "The picture is of type 'text/plain': expected 'image/png'."),
+        ({}, b"", 400, "the picture is empty: expected a picture"),
+        ({}, b"\x89PNG\r\n\x1a\nxx", 400, "the picture is no picture"),
+        ({}, bytes(1_000_001), 413, "The data value transmitted exceeds the capacity limit."),
+    ],
+)
+def test_what_is_refused(
+    client: "FlaskClient", headers: dict[str, str], body: bytes, status: int, message: str
+) -> None:
+    found, answer = ask(client, body, **headers)
+    assert (found, answer["error"][: len(message)]) == (status, message)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/predict", 405), ("POST", "/", 405), ("GET", "/x", 404)]
+)
+def test_there_is_nothing_else(client: "FlaskClient", method: str, path: str, status: int) -> None:
+    response = client.open(path, method=method, headers={"Host": "localhost"})
+    assert response.status_code == status
+    assert "Content-Security-Policy" in response.headers
+
+
+def test_names_of_a_server_on_all_addresses() -> None:
+    assert demo.is_own_name("192.0.2.7:8501", "0.0.0.0")
+    assert demo.is_own_name("[2001:db8::1]:8501", "::")
+    assert not demo.is_own_name("192.0.2.7:8501", "127.0.0.1")
+    assert not demo.is_own_name("evil.example", "0.0.0.0")
+    assert demo.is_own_name("Digits.example:80", "digits.example")

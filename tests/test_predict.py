@@ -1,0 +1,170 @@
+"""A trained model that reads pictures, as a command and as an object."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from ml_collections import ConfigDict
+from PIL import Image
+
+from digits_jax import train
+from digits_jax.apps import digit_reader, familiarity, predict
+from digits_jax.apps.digit_reader import Reading, load_reader
+from digits_jax.apps.pictures import to_pixels
+from digits_jax.apps.strokes import LETTERS, scribbled_letters
+from digits_jax.errors import ConfigError, UserError
+from digits_jax.studies.drawings import draw
+
+pytestmark = pytest.mark.usefixtures("parsed_flags")
+
+
+@pytest.fixture
+def run(small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a finished run, and a cache folder of its own; what letters are like is learned from few."""
+    monkeypatch.setattr(digit_reader, "_LETTERS", 2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    train.train_and_evaluate(small_config, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def picture(symbols: str) -> Image.Image:
+    return draw(symbols, size=(200, 100), paper="#ffffff", ink="#000000", height=80, width=7)
+
+
+class Recorder:
+    """In a reader's place: calls everything a seven, and the second digit of a picture none."""
+
+    def read(self, pixels: np.ndarray) -> list[Reading]:
+        sure = np.full(10, 0.01, np.float32)
+        sure[7] = 0.91
+        count = int((pixels[..., 0] < 0.5).any(axis=0).sum() > 60) + int((pixels[..., 0] < 0.5).any())
+        image = np.zeros((28, 28), np.uint8)
+        return [Reading(image, (i, 2, 3, 4), sure, "like no digit" if i else None) for i in range(count)]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Any:
+    """Calls the command and returns its exit code and what it printed."""
+    monkeypatch.setattr(digit_reader, "load_reader", lambda workdir, checkpoint: Recorder())
+
+    def call(*arguments: str, **flags: Any) -> tuple[int, str, str]:
+        with flagsaver.flagsaver(workdir="runs/x", **flags):
+            code = predict.main(["predict", *arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_a_line_for_each_digit(command: Any, tmp_path: Path) -> None:
+    for name, symbols in (("a", "7"), ("b", "77"), ("c", "")):
+        picture(symbols).save(tmp_path / f"{name}.png")
+    code, out, err = command(str(tmp_path))
+    assert (code, err) == (0, "")
+    assert out.replace(f"{tmp_path}/", "") == (
+        "a.png: 7  91.00 %   0   1.00 %   1   1.00 %\n"
+        "b.png: 7  91.00 %   0   1.00 %   1   1.00 %\n"
+        "b.png: ? like no digit (7  91.00 %   0   1.00 %   1   1.00 %)\n"
+        "c.png: ? no digit to be seen\n"
+    )
+
+
+def test_json_and_files_that_cannot_be_read(command: Any, tmp_path: Path) -> None:
+    picture("7").save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("text")
+    picture("7").save(tmp_path / "c.gif", save_all=True, append_images=[Image.new("RGB", (200, 100), "red")])
+    code, out, err = command(*(str(tmp_path / name) for name in ("a.png", "b.png", "c.gif")), json=True)
+    assert code == 1
+    refused = f"{tmp_path}/b.png is no picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"
+    assert err == f"error: {refused}\nnote: {tmp_path}/c.gif has 2 frames: the first is read\n"
+    first, second, third = json.loads(out)
+    assert first["image"] == f"{tmp_path}/a.png"
+    assert first["warning"] is None
+    [digit] = first["digits"]
+    assert (digit["digit"], digit["warning"], digit["box"]) == (7, None, [0, 2, 3, 4])
+    assert [answer["digit"] for answer in digit["top"]] == [7, 0, 1]
+    assert digit["top"][0]["probability"] == pytest.approx(0.91)
+    assert second == {"image": f"{tmp_path}/b.png", "error": refused}
+    assert len(third["digits"]) == 1
+
+
+def test_standard_input_and_what_the_network_saw(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    picture("77").save(file, "JPEG")
+    file.seek(0)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
+    code, out, _ = command("-", show=str(tmp_path / "seen.png"))
+    assert code == 0
+    assert out.startswith("-: 7  91.00 %")
+    with Image.open(tmp_path / "seen.png") as seen:
+        assert seen.width > seen.height > 100
+    with pytest.raises(UserError, match=r"nowhere/seen.png cannot be written \(No such file or directory\)"):
+        command(str(tmp_path / "seen.png"), show=str(tmp_path / "nowhere/seen.png"))
+
+
+def test_mistakes_in_the_command(command: Any) -> None:
+    with pytest.raises(ConfigError, match="no picture is given: expected files, folders of them, or - for standard"):
+        command()
+    with pytest.raises(ConfigError, match=r"--show is 'seen.jpg': expected the name of a PNG, such as seen.png"):
+        command("a.png", show="seen.jpg")
+
+
+def test_the_reader_is_kept(run: Path, capsys: pytest.CaptureFixture) -> None:
+    first = load_reader(str(run), checkpoint="best")
+    assert capsys.readouterr().err == "learning what digits are like to the network (once, some ten seconds)\n"
+    second = load_reader(str(run), checkpoint="best")
+    assert capsys.readouterr().err == ""
+    assert second.description == first.description
+    assert first.description.startswith("linear trained on optical_digits for 7 steps, ")
+    pixels = to_pixels(picture("31"))
+    for a, b in zip(first.read(pixels), second.read(pixels), strict=True):
+        np.testing.assert_array_equal(a.probabilities, b.probabilities)
+        assert (a.box, a.warning) == (b.box, b.warning)
+    # What was kept is of this run in this state only, and damage to it is no harm.
+    [kept] = (run.parent / "cache").rglob("*.npz")
+    kept.write_bytes(kept.read_bytes()[:1000])
+    load_reader(str(run), checkpoint="best")
+    load_reader(str(run), checkpoint="latest")
+    assert capsys.readouterr().err.count("once") == 2
+
+
+def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def nowhere(_: object) -> None:
+        raise UserError("they are nowhere")
+
+    monkeypatch.setattr("digits_jax.datasets.load", nowhere)
+    reader = load_reader(str(run), checkpoint="best")
+    assert (
+        "warning: what is no digit may go unnoticed, for want of the training images: they" in capsys.readouterr().err
+    )
+    assert [reading.warning for reading in reader.read(to_pixels(picture("3")))] == [None]
+    square = Image.new("RGB", (100, 100), "white")
+    square.paste("#000000", (30, 20, 70, 80))
+    [reading] = reader.read(to_pixels(square))
+    assert reading.warning == "a solid shape, not strokes of a pen"
+    assert reader.read(to_pixels(Image.new("RGB", (100, 100)))) == []
+
+
+def test_what_lies_apart_is_strange() -> None:
+    """In ten dimensions: digits along the first axes, letters along the last."""
+    random = np.random.default_rng(0)
+
+    def along(axis: int, count: int) -> np.ndarray:
+        return (5 * np.eye(10)[axis] + random.normal(0, 0.5, (count, 10))).astype(np.float32)
+
+    known = familiarity.fit(np.concatenate([along(0, 1000), along(1, 1000)]), along(9, 100))
+    assert known.is_strange(along(0, 1000)).mean() < 0.03
+    assert known.is_strange(along(9, 100)).mean() > 0.97  # letters
+    assert known.is_strange(along(5, 100)).mean() > 0.97  # neither
+    assert known.is_strange(np.zeros((0, 10), np.float32)).shape == (0,)
+
+
+def test_letters_are_always_the_same() -> None:
+    letters = scribbled_letters(2)
+    assert letters.shape == (2 * len(LETTERS), 28, 28)
+    np.testing.assert_array_equal(letters, scribbled_letters(2))
+    assert (letters[0] != letters[1]).any()
