@@ -73,8 +73,8 @@ def pictures() -> list[Image.Image]:
         photographed(
             draw("5", size=square, paper="#ded9d2", ink="#77757a", height=120, width=3.5), light=70, grain=3, seed=1
         ),
-        draw("2", size=square, paper="#b3261e", ink="#f7c948", height=60, width=9, slant=-0.2),
         draw("9086", size=wide, paper="#ffffff", ink="#111111", height=70, width=5, slant=0.25),
+        draw("2", size=square, paper="#b3261e", ink="#f7c948", height=60, width=9, slant=-0.2),
         draw(["star"], size=square, paper="#f3e8ff", ink="#5b21b6", height=170, width=11),
     ]
 
