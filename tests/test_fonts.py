@@ -61,7 +61,7 @@ def test_the_page() -> None:
     assert "| DejaVu Sans | plain | 90.0% | 10.0% | 1.5% |" in table
     assert "| Breip | handwriting | 92.5% | 10.0% | 1.5% |" in table
     assert "| **all** |  | 92.8% | 10.0% | 1.5% |" in table
-    assert "| blanks | 200 | 95.0% |" in fonts.others_table(result)
+    assert "| blank | 200 | 95.0% |" in fonts.others_table(result)
     assert "Of the 10,000 test images 1.50% are warned about (99.58% are right)" in fonts.images_sentence(result)
 
 

@@ -1,6 +1,7 @@
 """A trained model on digits in fonts, and on what is no digit: `python -m digits_jax.studies.fonts --workdir=W`
 
-Writes `docs/predict.json`, and its tables into `docs/predict.md`. What is drawn is in `renderings.py`.
+Writes `docs/predict.json`, and its tables into `docs/predict.md`; without a workdir only the tables. What is drawn is
+in `renderings.py`.
 """
 
 import json
@@ -12,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from digits_jax import command_line, datasets
-from digits_jax.apps.chosen_model import CHECKPOINT
+from digits_jax.apps.chosen_model import CHECKPOINT, WORKDIR
 from digits_jax.apps.digit_reader import DigitReader, load_reader
 from digits_jax.apps.pictures import to_pixels
 from digits_jax.disk import replace_text
+from digits_jax.errors import UserError
 from digits_jax.studies.html_page import markdown_table
 from digits_jax.studies.pages import DOCS, replace_section
 from digits_jax.studies.renderings import DIGIT_SHAPED, FONTS, HANDWRITING, OTHERS, digits_of, letters_of, others_of
@@ -50,7 +52,7 @@ def measure(reader: DigitReader) -> dict[str, Any]:
     letters = [(is_warned(reader.read(to_pixels(p))), letter) for font in FONTS for p, letter in letters_of(font)]
     others = {kind: [is_warned(reader.read(to_pixels(p))) for p in others_of(kind)] for kind in OTHERS}
     others["letter"] = [warned for warned, letter in letters if letter not in DIGIT_SHAPED]
-    others["digit-shaped letter"] = [warned for warned, letter in letters if letter in DIGIT_SHAPED]
+    others["letter shaped like a digit"] = [warned for warned, letter in letters if letter in DIGIT_SHAPED]
     images, labels = datasets.load(reader.model.config.dataset).split("test")
     images = images[..., 0]
     probabilities, unfamiliar = reader.answers(images)
@@ -91,9 +93,9 @@ def fonts_table(result: dict[str, Any]) -> str:
 
 def others_table(result: dict[str, Any]) -> str:
     """A line for each kind of what is no digit, and those that are digits."""
-    rows = [(f"{kind}s", f"{count['pictures']:,}", f"{count['warned'] / count['pictures']:.1%}")
+    rows = [(kind, f"{count['pictures']:,}", f"{count['warned'] / count['pictures']:.1%}")
             for kind, count in result["no_digits"].items()]  # fmt: skip
-    return markdown_table(("pictures of", "number", "warned about"), rows)
+    return markdown_table(("what is drawn", "pictures", "warned about"), rows)
 
 
 def images_sentence(result: dict[str, Any]) -> str:
@@ -108,10 +110,14 @@ def images_sentence(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    workdir = command_line.required("workdir", "runs/bn_dropout/0123abcd")
     docs = Path(DOCS.value)
-    result = measure(load_reader(workdir, checkpoint=CHECKPOINT.value))
-    replace_text(docs / "predict.json", json.dumps(result, indent=1) + "\n")
+    if WORKDIR.value is not None:
+        result = measure(load_reader(WORKDIR.value, checkpoint=CHECKPOINT.value))
+        replace_text(docs / "predict.json", json.dumps(result, indent=1) + "\n")
+    try:
+        result = json.loads((docs / "predict.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{docs / 'predict.json'} cannot be read ({error}): give --workdir to measure anew") from None
     replace_section(docs / "predict.md", "fonts", fonts_table(result))
     replace_section(docs / "predict.md", "no_digits", others_table(result))
     replace_section(docs / "predict.md", "test_images", images_sentence(result))
