@@ -157,5 +157,5 @@ def test_damaged_files_crash_nothing() -> None:
         except UserError as error:
             assert "\n" not in str(error)  # noqa: PT017
             outcomes["refused"] += 1
-    assert outcomes["read"] > 100
+    assert outcomes["read"] > 50
     assert outcomes["refused"] > 300
