@@ -137,7 +137,7 @@ case "${1:-train}" in
     .venv/bin/python -m digits_jax.main --help || true # absl's help exits with 1
     ;;
   setup) setup "${@:2}" ;;
-  test) setup test; exec .venv/bin/python -m pytest "${@:2}" ;;
+  test) setup test; exec .venv/bin/python -m pytest --numprocesses=auto --dist=worksteal "${@:2}" ;;
   tpu) tpu "${@:2}" ;;
   train) setup; train "${@:2}" ;;
   -*) setup; train "$@" ;;

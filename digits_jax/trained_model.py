@@ -10,13 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import bucket, compilation, disk
-from digits_jax.checkpoint import check_arrays
 from digits_jax.config import from_recorded
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import best_row, score_key
@@ -119,6 +117,8 @@ def load_model(workdir: epath.PathLike, *, checkpoint: str = "best") -> TrainedM
 
 
 def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
+    from digits_jax.checkpoint import check_arrays  # imports Orbax
+
     if not workdir.path.is_dir():
         raise UserError(f"{workdir.path} does not exist: expected the folder of a run, such as runs/vgg/0123abcd")
     run = workdir.read_run()
@@ -133,7 +133,7 @@ def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
         raise UserError(f"{workdir.checkpoints} holds no checkpoint: expected those of a run that has begun to train")
     step = int(checkpoint) if checkpoint.isdecimal() else steps[-1]
     if checkpoint == "best":
-        rows = _read(workdir.checkpoints, step, history=ocp.args.JsonRestore()).history["rows"]
+        rows = _read(workdir.checkpoints, step, "history").history["rows"]
         if not rows:
             raise UserError(f"{workdir.path} has no finished epoch yet that could be the best: take 'latest', or wait")
         step = best_row(rows, score_key(from_recorded(run["config"])))["step"]
@@ -141,7 +141,7 @@ def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
         raise UserError(
             f"{workdir.checkpoints} has no checkpoint of step {step}: expected one of {', '.join(map(str, steps))}"
         )
-    contents = _read(workdir.checkpoints, step, arrays=ocp.args.StandardRestore(), history=ocp.args.JsonRestore())
+    contents = _read(workdir.checkpoints, step, "arrays", "history")
     state, rows = contents.arrays["state"], contents.history["rows"]
     variables = {name: state.get(name, {}) for name in ("params", "batch_stats")}
     check_arrays(variables, _expected(run), workdir.checkpoints / str(step))
@@ -151,16 +151,20 @@ def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
     return TrainedModel(run, variables, step=step, metrics=metrics)
 
 
-def _read(checkpoints: Path, step: int, **items: Any) -> Any:
-    """What Orbax makes of these items of a checkpoint that is as it was written."""
+def _read(checkpoints: Path, step: int, *items: str) -> Any:
+    """What Orbax makes of `arrays` and `history` of a checkpoint that is as it was written."""
+    import orbax.checkpoint as ocp  # late: a command that has kept the model starts without it
+
     wrong = disk.damage(checkpoints / str(step))
     if wrong:
         raise UserError(f"the checkpoint of step {step} in {checkpoints} is damaged ({wrong}): choose another")
     handler = ocp.CompositeCheckpointHandler(
         arrays=ocp.StandardCheckpointHandler(), history=ocp.JsonCheckpointHandler()
     )
+    restore = {"arrays": ocp.args.StandardRestore(), "history": ocp.args.JsonRestore()}
+    args = ocp.args.Composite(**{item: restore[item] for item in items})
     with ocp.Checkpointer(handler) as checkpointer:
-        return checkpointer.restore((checkpoints / str(step)).absolute(), args=ocp.args.Composite(**items))
+        return checkpointer.restore((checkpoints / str(step)).absolute(), args=args)
 
 
 def _module(config: FrozenConfigDict, num_classes: int, *, conv: str | None) -> nn.Module:

@@ -41,7 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Compilation is most of a test's time, and many tests, and the processes they start, compile the same program."""
-    folder = str(tmp_path_factory.mktemp("xla"))
+    base = tmp_path_factory.getbasetemp()
+    # The processes of pytest-xdist have folders beside each other, in the one of their session.
+    folder = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "xla")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -78,6 +80,7 @@ def vgg_config(small_config: ConfigDict) -> ConfigDict:
     small_config.model.name = "vgg"
     small_config.model.widths = ((4,), (4,))
     small_config.model.hidden_width = 8
+    small_config.model.conv = "lax"  # is traced and compiled in a fraction of the time; conv.py has its own tests
     return small_config
 
 
