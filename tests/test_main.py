@@ -139,25 +139,31 @@ def test_a_disk_that_is_full(data_dir: Path, tmp_path: Path) -> None:
     assert finish(start(*run))[0] == 0
 
 
+def longer_run(data_dir: Path, workdir: Path) -> list[str]:
+    """A few hundred steps with dropout and batch normalisation."""
+    return [
+        "--config=configs/bn_dropout.py",
+        *small_run(data_dir, workdir)[1:],
+        "--config.learning_rates=0.01,0.1",
+        "--config.epochs=8,8",
+        "--config.steps_per_call=2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    code, _, err = finish(start(*longer_run(data_dir, workdir)))
+    assert code == 0, err
+    return workdir
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_stopped_by_a_signal_and_the_same_command_again(
-    data_dir: Path, tmp_path: Path, signum: signal.Signals, exit_code: int
+    data_dir: Path, undisturbed: Path, tmp_path: Path, signum: signal.Signals, exit_code: int
 ) -> None:
-    """A few hundred steps with dropout and batch normalisation, stopped in mid-epoch."""
-
-    def command(workdir: Path) -> list[str]:
-        changes = ["--config.learning_rates=0.01,0.1", "--config.epochs=8,8", "--config.dataset.train_examples=1437"]
-        return [
-            "--config=configs/bn_dropout.py",
-            *small_run(data_dir, workdir)[1:],
-            *changes,
-            "--config.steps_per_call=2",
-        ]
-
-    code, _, err = finish(start(*command(tmp_path / "a")))
-    assert code == 0, err
-    process = start(*command(tmp_path / "b"))
+    process = start(*longer_run(data_dir, tmp_path / "b"))
     metrics = tmp_path / "b" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3) and time.monotonic() < deadline:
@@ -169,12 +175,13 @@ def test_stopped_by_a_signal_and_the_same_command_again(
     assert "python -m digits_jax.main --config=configs/bn_dropout.py" in out
     steps = sorted(int(path.name) for path in (tmp_path / "b" / "checkpoints").iterdir())
     assert steps[-1] % 23 != 0, "the signal was meant to come in mid-epoch"
-    code, _, err = finish(start(*command(tmp_path / "b")))
+    code, _, err = finish(start(*longer_run(data_dir, tmp_path / "b")))
     assert code == 0, err
-    rows = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("a", "b")]
+    folders = (undisturbed, tmp_path / "b")
+    rows = [(folder / "metrics.jsonl").read_text().splitlines() for folder in folders]
     parsed = [[{k: v for k, v in json.loads(row).items() if k != "train/seconds"} for row in lines] for lines in rows]
     assert len(parsed[0]) == 16
     assert parsed[0] == parsed[1]
     with ocp.StandardCheckpointer() as checkpointer:
-        states = [checkpointer.restore(tmp_path / name / "checkpoints" / "368" / "arrays") for name in ("a", "b")]
+        states = [checkpointer.restore(folder / "checkpoints" / "368" / "arrays") for folder in folders]
     assert jax.tree.all(jax.tree.map(lambda x, y: x.tobytes() == y.tobytes(), *states))
