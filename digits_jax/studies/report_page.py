@@ -159,7 +159,7 @@ def _summary(study: Study) -> str:
     return (
         f"{len(study.results)} runs of {len(study.variants)} variants on {first['dataset']['name']} "
         f"({' or '.join(f'{size:,}' for size in sizes)} training images), trained in {duration(seconds)} on "
-        f"{'; '.join(machines)} with jax {first['versions']['jax']}. Baseline: **{study.baseline.name}**."
+        f"{' and on '.join(machines)} with jax {first['versions']['jax']}. Baseline: **{study.baseline.name}**."
     )
 
 
