@@ -115,7 +115,7 @@ def test_mistakes_in_the_command(command: Any) -> None:
 
 def test_the_reader_is_kept(run: Path, capsys: pytest.CaptureFixture) -> None:
     first = load_reader(str(run), checkpoint="best")
-    assert capsys.readouterr().err == "learning what digits are like to the network (once, some ten seconds)\n"
+    assert capsys.readouterr().err == "learning what digits are like to the network (once, about half a minute)\n"
     second = load_reader(str(run), checkpoint="best")
     assert capsys.readouterr().err == ""
     assert second.description == first.description

@@ -54,7 +54,8 @@ class DigitReader:
     def __init__(self, model: TrainedModel, known: Familiarity | None) -> None:
         self.model = model
         self.known = known
-        self._answers = with_features(model)
+        # For a few digits starting is all that takes time, and XLA's own convolution is traced in half a second less.
+        self._answers = with_features(model, conv="lax", part_size=8)
 
     @property
     def description(self) -> str:
@@ -108,7 +109,7 @@ def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
     except UserError as error:
         print(f"warning: what is no digit may go unnoticed, for want of the training images: {error}", file=sys.stderr)
         return DigitReader(model, None)
-    print("learning what digits are like to the network (once, some ten seconds)", file=sys.stderr)
+    print("learning what digits are like to the network (once, about half a minute)", file=sys.stderr)
     features_of = with_features(model)
     known = familiarity.fit(features_of(images[:_DIGITS])[1], features_of(scribbled_letters(_LETTERS))[1])
     reader = DigitReader(model, known)

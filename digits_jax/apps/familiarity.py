@@ -19,7 +19,6 @@ from digits_jax.trained_model import TrainedModel
 _FALSE_WARNINGS = 0.01  # share of training images that are beyond each of the two limits
 _DIMENSIONS = 64  # that features are projected on
 _NEIGHBOUR = 3  # how many training images have to be as near
-_PART = 64  # images in a compiled call: one size, compiled once
 
 
 class Familiarity(NamedTuple):
@@ -79,9 +78,17 @@ def _distances(directions: np.ndarray, known: np.ndarray, neighbour: int) -> np.
     return np.concatenate(found)
 
 
-def with_features(model: TrainedModel) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """A function of images, uint8 `[B, H, W]`, to logits `[B, num_classes]` and the last layer's input `[B, F]`."""
-    logits_of = model.function()
+def with_features(
+    model: TrainedModel, *, conv: str | None = None, part_size: int = 64
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """A function of images, uint8 `[B, H, W]`, to logits `[B, num_classes]` and the last layer's input `[B, F]`.
+
+    Args:
+      model: whose.
+      conv: the convolution, as for `TrainedModel.function`.
+      part_size: images in a compiled call, of which there is one.
+    """
+    logits_of = model.function(conv=conv)
 
     @compilation.jit
     def answer(variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -100,9 +107,9 @@ def with_features(model: TrainedModel) -> Callable[[np.ndarray], tuple[np.ndarra
 
     def answers(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count = len(images)
-        padded = np.zeros((-(-max(count, 1) // _PART) * _PART, *model.image_shape), np.uint8)
+        padded = np.zeros((-(-max(count, 1) // part_size) * part_size, *model.image_shape), np.uint8)
         padded[:count] = images.reshape(-1, *model.image_shape)
-        parts = [answer(variables, part) for part in np.split(padded, len(padded) // _PART)]
+        parts = [answer(variables, part) for part in np.split(padded, len(padded) // part_size)]
         logits, features = (np.concatenate([np.asarray(part[i]) for part in parts])[:count] for i in (0, 1))
         return logits, features
 

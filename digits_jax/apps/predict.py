@@ -5,6 +5,7 @@ classes, and with a question mark and the reason where it may be no digit. A fil
 standard error, the others are answered all the same, and the exit code is 1.
 """
 
+import gc
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from digits_jax.apps.pictures import files_of, read_picture
 from digits_jax.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from digits_jax.apps.digit_reader import Reading
+    from digits_jax.apps.digit_reader import DigitReader, Reading
 
 JSON = flags.DEFINE_bool("json", False, "answer with one JSON document")
 SHOW = flags.DEFINE_string("show", None, "PNG to save, of what the network saw")
@@ -48,6 +49,17 @@ def as_text(name: str, readings: "list[Reading]") -> str:
     return "\n".join(lines) or f"{name}: ? {NO_DIGIT}"
 
 
+def _load_reader(workdir: str) -> "DigitReader":
+    # Late: it imports JAX, and mistakes come first. Nothing of what is imported is garbage: looking through it, here and
+    # at the end once more, would take a fifth of a short command's time.
+    gc.disable()
+    from digits_jax.apps.digit_reader import load_reader
+
+    gc.freeze()
+    gc.enable()
+    return load_reader(workdir, checkpoint=CHECKPOINT.value)
+
+
 def main(argv: list[str]) -> int:
     if len(argv) < 2:
         raise ConfigError("no picture is given: expected files, folders of them, or - for standard input")
@@ -64,9 +76,7 @@ def main(argv: list[str]) -> int:
             mistakes += 1
             continue
         if reader is None:
-            from digits_jax.apps.digit_reader import load_reader  # late: it imports JAX, and mistakes come first
-
-            reader = load_reader(workdir, checkpoint=CHECKPOINT.value)
+            reader = _load_reader(workdir)
         if picture.frames > 1:
             print(f"note: {name} has {picture.frames} frames: the first is read", file=sys.stderr)
         readings = reader.read(picture.pixels)
