@@ -38,6 +38,7 @@ def validate(config: ConfigDict) -> None:
     _check_choice(config, "optimizer", optimizer.OPTIMIZERS)
     _check_choice(config, "loss", losses.LOSSES)
     _check_number(config, "label_smoothing", low=0, below=1)
+    _check_number(config, "average_decay", low=0, below=1)
     for field in ("batch_size", "steps_per_call", "eval_batch_size"):
         _check_int(config, field, low=1)
     _check_int(config, "microbatch_size", low=0)

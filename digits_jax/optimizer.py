@@ -7,6 +7,8 @@ from collections.abc import Callable
 import optax
 from ml_collections import ConfigDict
 
+from digits_jax.averaging import average_weights
+
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Steps that see every example once; the last one may be short."""
@@ -62,5 +64,6 @@ def create_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
 
 
 def create_optimizer(config: ConfigDict, epoch_steps: int) -> optax.GradientTransformation:
-    """What `config.optimizer` names, under `create_schedule`."""
-    return OPTIMIZERS[config.optimizer](create_schedule(config, epoch_steps))
+    """What `config.optimizer` names, under `create_schedule`; its state has the average of the weights, if any."""
+    tx = OPTIMIZERS[config.optimizer](create_schedule(config, epoch_steps))
+    return optax.chain(tx, average_weights(config.average_decay)) if config.average_decay else tx

@@ -15,7 +15,7 @@ from flax import struct
 from jax import lax
 from jax.sharding import Mesh
 
-from digits_jax import compilation, threefry
+from digits_jax import averaging, compilation, threefry
 from digits_jax.augment import Augment
 from digits_jax.losses import Loss
 from digits_jax.mesh import pad_to_devices, share
@@ -30,6 +30,11 @@ class TrainState(struct.PyTreeNode):
     params: Any
     batch_stats: Any  # running means and variances; {} for a model without batch normalisation
     opt_state: optax.OptState
+
+    @property
+    def scored(self) -> Any:
+        """The variables that evaluation takes: with the average of the weights, if there is one."""
+        return averaging.scored(self.params, self.batch_stats, self.opt_state)
 
 
 class Keys(NamedTuple):
@@ -224,8 +229,7 @@ def make_eval_steps(
         def logits_of(batch: tuple[jax.Array, jax.Array]) -> Any:
             index, rows = batch
             images = augment(jax.random.fold_in(key, index), _gather(examples, rows, mesh).images)
-            logits = model.apply({"params": state.params, "batch_stats": state.batch_stats}, images, train=False)
-            return logits[:size]
+            return model.apply(state.scored, images, train=False)[:size]
 
         batches = lax.map(logits_of, (jnp.arange(len(rows)), rows))
         logits = batches.reshape(rows.size, -1)[:num_examples]

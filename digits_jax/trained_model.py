@@ -14,7 +14,7 @@ from etils import epath
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import bucket, compilation, disk
+from digits_jax import averaging, bucket, compilation, disk
 from digits_jax.config import from_recorded
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import best_row, score_key
@@ -143,7 +143,7 @@ def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
         )
     contents = _read(workdir.checkpoints, step, "arrays", "history")
     state, rows = contents.arrays["state"], contents.history["rows"]
-    variables = {name: state.get(name, {}) for name in ("params", "batch_stats")}
+    variables = averaging.scored(state["params"], state.get("batch_stats", {}), state["opt_state"])
     check_arrays(variables, _expected(run), workdir.checkpoints / str(step))
     result = workdir.read_result() or {}  # of the final and the best epoch it says more than the rows
     rows += [result[key] for key in ("final", "best") if key in result]
