@@ -41,6 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.steps_per_call = 20  # training steps in one compiled call; Ctrl-C and the progress bar wait for a call
     config.eval_batch_size = 64  # images per evaluation batch; memory, time, draws of test_augmented/ and test_stream/
+    config.test_views = "one"  # a key of digits_jax.views.VIEWS: of each image that is scored or predicted
     config.test_stream = False  # also score as many test images out of an endless shuffled stream, as test_stream/
 
     dataset = config.dataset = ConfigDict()

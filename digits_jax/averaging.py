@@ -25,7 +25,7 @@ class AverageState(NamedTuple):
     """Of `average_weights`; the name of the field is what `scored` looks for."""
 
     average: Any
-    count: jax.Array  # int32 [], steps taken
+    step: jax.Array  # int32 [], steps taken
 
 
 def average_weights(decay: float) -> optax.GradientTransformation:
@@ -40,9 +40,9 @@ def average_weights(decay: float) -> optax.GradientTransformation:
         return AverageState(params, jnp.zeros((), jnp.int32))
 
     def update(updates: Any, state: AverageState, params: Any) -> tuple[Any, AverageState]:
-        stay = jnp.minimum(decay, (1.0 + state.count) / (10.0 + state.count))
+        stay = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(optax.apply_updates(params, updates), state.average, 1 - stay)
-        return updates, AverageState(average, state.count + 1)
+        return updates, AverageState(average, state.step + 1)
 
     return optax.GradientTransformation(init, update)
 

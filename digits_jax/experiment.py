@@ -174,6 +174,7 @@ def _evaluations(
             batch_size=config.eval_batch_size,
             augment=augment,
             order=order,
+            views=config.test_views,
             mesh=create_mesh(num_replicas),
             stacked=num_replicas > 1,
         )

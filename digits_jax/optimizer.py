@@ -31,6 +31,18 @@ def cosine(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(config.learning_rates[0], sum(config.epochs) * epoch_steps)
 
 
+def linear(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
+    """Up from zero during 20 % of the steps to the one rate, then down to zero."""
+    steps = sum(config.epochs) * epoch_steps
+    peak = max(1, round(0.2 * steps))
+    rate = config.learning_rates[0]
+    up, down = (
+        optax.linear_schedule(rate / peak, rate, max(1, peak - 1)),
+        optax.linear_schedule(rate, 0.0, steps - peak),
+    )
+    return optax.join_schedules([up, down], [peak])
+
+
 def one_cycle(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
     """Up from a 25th of the one rate during 30 % of the steps, then down to a 250,000th (Smith & Topin 2018)."""
     return optax.cosine_onecycle_schedule(sum(config.epochs) * epoch_steps, config.learning_rates[0])
@@ -40,6 +52,7 @@ def one_cycle(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
 SCHEDULES: dict[str, Callable[[ConfigDict, int], optax.Schedule]] = {
     "piecewise_constant": piecewise_constant,
     "cosine": cosine,
+    "linear": linear,
     "one_cycle": one_cycle,
 }
 

@@ -5,6 +5,7 @@ and a batch is a row of indices into them.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from digits_jax.augment import Augment
 from digits_jax.losses import Loss
 from digits_jax.mesh import pad_to_devices, share
 from digits_jax.metrics import Metrics
+from digits_jax.views import over_views
 
 
 class TrainState(struct.PyTreeNode):
@@ -206,7 +208,14 @@ def each_once(key: jax.Array, num_examples: int) -> jax.Array:
 
 
 def make_eval_steps(
-    *, model: nn.Module, batch_size: int, augment: Augment, mesh: Mesh, order: Order = each_once, stacked: bool = False
+    *,
+    model: nn.Module,
+    batch_size: int,
+    augment: Augment,
+    mesh: Mesh,
+    order: Order = each_once,
+    views: str = "one",
+    stacked: bool = False,
 ) -> EvalSteps:
     """Compiles the evaluation of a whole set; of several states along a leading axis where they are `stacked`.
 
@@ -226,10 +235,12 @@ def make_eval_steps(
         rows = indices[filled_up].reshape(-1, size)
         key = jax.random.fold_in(keys.test_augment, state.step)
 
+        answer = over_views(partial(model.apply, state.scored, train=False), views)
+
         def logits_of(batch: tuple[jax.Array, jax.Array]) -> Any:
             index, rows = batch
             images = augment(jax.random.fold_in(key, index), _gather(examples, rows, mesh).images)
-            return model.apply(state.scored, images, train=False)[:size]
+            return answer(images)[:size]
 
         batches = lax.map(logits_of, (jnp.arange(len(rows)), rows))
         logits = batches.reshape(rows.size, -1)[:num_examples]
