@@ -34,12 +34,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer = "sgd"  # a key of digits_jax.optimizer.OPTIMIZERS
     config.loss = "cross_entropy"  # a key of digits_jax.losses.LOSSES
     config.label_smoothing = 0.0  # in [0, 1): share of each label that is spread over all classes
+    config.average_decay = 0.0  # in [0, 1): of a moving average of the weights, which is scored in their place; 0: none
     config.batch_size = 64  # images per step; the last batch of an epoch is short where it does not divide
     config.microbatch_size = 0  # images per gradient, summed; 0: 64 for convolutions on a CPU, else the batch
     config.early_stopping_epochs = 0  # epochs: stop after so many without a better one; 0: never
 
     config.steps_per_call = 20  # training steps in one compiled call; Ctrl-C and the progress bar wait for a call
     config.eval_batch_size = 64  # images per evaluation batch; memory, time, draws of test_augmented/ and test_stream/
+    config.test_views = "one"  # a key of digits_jax.views.VIEWS: of each image that is scored or predicted
     config.test_stream = False  # also score as many test images out of an endless shuffled stream, as test_stream/
 
     dataset = config.dataset = ConfigDict()

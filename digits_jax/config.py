@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import default
-from digits_jax import augment, conv, datasets, input_pipeline, losses, models, optimizer
+from digits_jax import augment, conv, datasets, input_pipeline, losses, models, optimizer, views
 from digits_jax.errors import ConfigError
 
 # Where the data lie says nothing about the experiment, and paths do not belong in results.
@@ -38,10 +38,12 @@ def validate(config: ConfigDict) -> None:
     _check_choice(config, "optimizer", optimizer.OPTIMIZERS)
     _check_choice(config, "loss", losses.LOSSES)
     _check_number(config, "label_smoothing", low=0, below=1)
+    _check_number(config, "average_decay", low=0, below=1)
     for field in ("batch_size", "steps_per_call", "eval_batch_size"):
         _check_int(config, field, low=1)
     _check_int(config, "microbatch_size", low=0)
     _check_int(config, "early_stopping_epochs", low=0)
+    _check_choice(config, "test_views", views.VIEWS)
     _check_choice(config, "dataset.name", datasets.DATASETS)
     if config.dataset.train_examples is not None:
         _check_int(config, "dataset.train_examples", low=1)

@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import compilation, conv, datasets, input_pipeline, models, optimizer, replicas
+from digits_jax import averaging, compilation, conv, datasets, input_pipeline, models, optimizer, replicas
 from digits_jax.augment import Augment, create_augment, create_test_augment
 from digits_jax.losses import create_loss
 from digits_jax.mesh import create_mesh, put
@@ -41,6 +41,7 @@ class Experiment(NamedTuple):
     steps_per_epoch: int
     create_state: Callable[[jax.Array | np.uint32], TrainState]
     train_steps: TrainSteps
+    before_scoring: Callable[[TrainState], TrainState] | None  # with averaged weights: gives them batch statistics
     after_each_epoch: Evaluations
     at_the_end: Evaluations
 
@@ -92,6 +93,7 @@ def _build(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: in
             mesh=create_mesh(num_replicas),
             stacked=num_replicas > 1,
         ),
+        before_scoring=_create_before_scoring(config, dataset, num_replicas),
         after_each_epoch=after_each_epoch,
         at_the_end=at_the_end,
     )
@@ -123,6 +125,26 @@ def _on_device(dataset: datasets.Dataset, split: str, num_replicas: int) -> Exam
     return put(Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32)), create_mesh(num_replicas))
 
 
+def _create_before_scoring(
+    config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: int
+) -> Callable[[TrainState], TrainState] | None:
+    if not config.average_decay or config.model.batch_norm == "none":
+        return None
+    model = averaging.create_statistics_model(config.model, dataset.num_classes)
+    images = dataset.split("train")[0][: averaging.NUM_IMAGES]
+    size = config.batch_size
+    batches = images[: len(images) // size * size].reshape(-1, size, *dataset.image_shape)
+
+    def estimate(state: TrainState, batches: jax.Array) -> TrainState:
+        return state.replace(batch_stats=averaging.estimate_batch_stats(model, state.scored["params"], batches))
+
+    if num_replicas > 1:
+        estimate = jax.vmap(estimate, in_axes=(0, None), spmd_axis_name="seed")
+    estimate = compilation.jit(estimate)
+    on_device = put(jnp.asarray(batches), create_mesh(num_replicas))
+    return lambda state: estimate(state, on_device)
+
+
 class Scores(NamedTuple):
     """What evaluation says of one state."""
 
@@ -152,6 +174,7 @@ def _evaluations(
             batch_size=config.eval_batch_size,
             augment=augment,
             order=order,
+            views=config.test_views,
             mesh=create_mesh(num_replicas),
             stacked=num_replicas > 1,
         )

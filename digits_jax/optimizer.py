@@ -7,6 +7,8 @@ from collections.abc import Callable
 import optax
 from ml_collections import ConfigDict
 
+from digits_jax.averaging import average_weights
+
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Steps that see every example once; the last one may be short."""
@@ -29,6 +31,18 @@ def cosine(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(config.learning_rates[0], sum(config.epochs) * epoch_steps)
 
 
+def linear(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
+    """Up from zero during 20 % of the steps to the one rate, then down to zero."""
+    steps = sum(config.epochs) * epoch_steps
+    peak = max(1, round(0.2 * steps))
+    rate = config.learning_rates[0]
+    up, down = (
+        optax.linear_schedule(rate / peak, rate, max(1, peak - 1)),
+        optax.linear_schedule(rate, 0.0, steps - peak),
+    )
+    return optax.join_schedules([up, down], [peak])
+
+
 def one_cycle(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
     """Up from a 25th of the one rate during 30 % of the steps, then down to a 250,000th (Smith & Topin 2018)."""
     return optax.cosine_onecycle_schedule(sum(config.epochs) * epoch_steps, config.learning_rates[0])
@@ -38,6 +52,7 @@ def one_cycle(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
 SCHEDULES: dict[str, Callable[[ConfigDict, int], optax.Schedule]] = {
     "piecewise_constant": piecewise_constant,
     "cosine": cosine,
+    "linear": linear,
     "one_cycle": one_cycle,
 }
 
@@ -62,5 +77,6 @@ def create_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
 
 
 def create_optimizer(config: ConfigDict, epoch_steps: int) -> optax.GradientTransformation:
-    """What `config.optimizer` names, under `create_schedule`."""
-    return OPTIMIZERS[config.optimizer](create_schedule(config, epoch_steps))
+    """What `config.optimizer` names, under `create_schedule`; its state has the average of the weights, if any."""
+    tx = OPTIMIZERS[config.optimizer](create_schedule(config, epoch_steps))
+    return optax.chain(tx, average_weights(config.average_decay)) if config.average_decay else tx

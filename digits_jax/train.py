@@ -192,6 +192,10 @@ def _is_finite(tree: Any) -> jax.Array:
 def _finish_epoch(experiment: Experiment, runs: list[Run]) -> None:
     """Evaluates, adds the epoch's row to each run and starts the next epoch's sums."""
     rate = float(experiment.schedule(_step(runs[0]) - 1))
+    if experiment.before_scoring:
+        together = experiment.before_scoring(replicas.stack([run.progress.state for run in runs]))
+        for run, state in zip(runs, replicas.unstack(together, len(runs)), strict=True):
+            run.progress = run.progress._replace(state=state)
     scores = evaluate(experiment.after_each_epoch, [run.progress.state for run in runs])
     rows = []
     for run, score in zip(runs, scores, strict=True):

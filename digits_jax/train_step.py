@@ -5,6 +5,7 @@ and a batch is a row of indices into them.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +16,12 @@ from flax import struct
 from jax import lax
 from jax.sharding import Mesh
 
-from digits_jax import compilation, threefry
+from digits_jax import averaging, compilation, threefry
 from digits_jax.augment import Augment
 from digits_jax.losses import Loss
 from digits_jax.mesh import pad_to_devices, share
 from digits_jax.metrics import Metrics
+from digits_jax.views import over_views
 
 
 class TrainState(struct.PyTreeNode):
@@ -30,6 +32,11 @@ class TrainState(struct.PyTreeNode):
     params: Any
     batch_stats: Any  # running means and variances; {} for a model without batch normalisation
     opt_state: optax.OptState
+
+    @property
+    def scored(self) -> Any:
+        """The variables that evaluation takes: with the average of the weights, if there is one."""
+        return averaging.scored(self.params, self.batch_stats, self.opt_state)
 
 
 class Keys(NamedTuple):
@@ -201,7 +208,14 @@ def each_once(key: jax.Array, num_examples: int) -> jax.Array:
 
 
 def make_eval_steps(
-    *, model: nn.Module, batch_size: int, augment: Augment, mesh: Mesh, order: Order = each_once, stacked: bool = False
+    *,
+    model: nn.Module,
+    batch_size: int,
+    augment: Augment,
+    mesh: Mesh,
+    order: Order = each_once,
+    views: str = "one",
+    stacked: bool = False,
 ) -> EvalSteps:
     """Compiles the evaluation of a whole set; of several states along a leading axis where they are `stacked`.
 
@@ -221,11 +235,12 @@ def make_eval_steps(
         rows = indices[filled_up].reshape(-1, size)
         key = jax.random.fold_in(keys.test_augment, state.step)
 
+        answer = over_views(partial(model.apply, state.scored, train=False), views)
+
         def logits_of(batch: tuple[jax.Array, jax.Array]) -> Any:
             index, rows = batch
             images = augment(jax.random.fold_in(key, index), _gather(examples, rows, mesh).images)
-            logits = model.apply({"params": state.params, "batch_stats": state.batch_stats}, images, train=False)
-            return logits[:size]
+            return answer(images)[:size]
 
         batches = lax.map(logits_of, (jnp.arange(len(rows)), rows))
         logits = batches.reshape(rows.size, -1)[:num_examples]

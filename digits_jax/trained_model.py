@@ -4,6 +4,7 @@ It only reads: a run that is still training is left in peace, and damage is name
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from etils import epath
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import bucket, compilation, disk
+from digits_jax import averaging, bucket, compilation, disk
 from digits_jax.config import from_recorded
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import best_row, score_key
 from digits_jax.models import create_model
+from digits_jax.views import over_views
 from digits_jax.workdir import Workdir
 
 # Images in one compiled call. There is one such size, so that nothing is compiled twice and the answer for an image
@@ -59,7 +61,8 @@ class TrainedModel:
           conv: the convolution, as in `config.model.conv`; None: the config's.
         """
         module = _module(self.config, self.num_classes, conv=conv)
-        return lambda variables, images: module.apply(variables, images, train=False)  # type: ignore[return-value]
+        views = self.config.test_views
+        return lambda variables, images: over_views(partial(module.apply, variables, train=False), views)(images)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """The probability of each class.
@@ -143,7 +146,7 @@ def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
         )
     contents = _read(workdir.checkpoints, step, "arrays", "history")
     state, rows = contents.arrays["state"], contents.history["rows"]
-    variables = {name: state.get(name, {}) for name in ("params", "batch_stats")}
+    variables = averaging.scored(state["params"], state.get("batch_stats", {}), state["opt_state"])
     check_arrays(variables, _expected(run), workdir.checkpoints / str(step))
     result = workdir.read_result() or {}  # of the final and the best epoch it says more than the rows
     rows += [result[key] for key in ("final", "best") if key in result]

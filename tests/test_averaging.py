@@ -1,0 +1,72 @@
+"""Averaged weights, and the batch statistics that fit them."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from digits_jax import load_model
+from digits_jax.averaging import average_weights, create_statistics_model, estimate_batch_stats
+from digits_jax.config import resolve
+from digits_jax.datasets import Dataset
+from digits_jax.experiment import build
+from digits_jax.train import train_and_evaluate
+
+
+@pytest.fixture
+def averaged(vgg_config: ConfigDict) -> ConfigDict:
+    vgg_config.model.update(batch_norm="after", hidden_dropout=0.5, block_dropout=(0.25, 0.25))
+    vgg_config.average_decay = 0.9
+    return vgg_config
+
+
+def test_the_average_forgets_the_initial_weights_first_and_then_at_its_rate() -> None:
+    tx = average_weights(0.9)
+    params = expected = 1000.0
+    state = tx.init(jnp.float32(params))
+    for step, value in enumerate(np.random.default_rng(0).normal(size=200)):
+        _, state = tx.update(jnp.float32(value - params), state, jnp.float32(params))
+        params = value
+        stay = min(0.9, (1 + step) / (10 + step))
+        expected = stay * expected + (1 - stay) * params
+    np.testing.assert_allclose(state.average, expected, rtol=1e-4)
+    assert abs(state.average) < 3  # 1000 is gone
+
+
+def test_statistics_of_one_batch_score_it_as_training_does(averaged: ConfigDict, small_dataset: Dataset) -> None:
+    config = resolve(averaged, small_dataset)
+    experiment = build(config, small_dataset)
+    params = experiment.initial_state.params
+    model = create_statistics_model(config.model, small_dataset.num_classes)
+    images = jnp.asarray(small_dataset.arrays.train_images[:16])
+    batch_stats = estimate_batch_stats(model, params, images[None])
+    variables = {"params": params, "batch_stats": batch_stats}
+    as_trained, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(experiment.model.apply(variables, images, train=False), as_trained, atol=1e-4)
+
+
+def test_statistics_are_means_over_batches(averaged: ConfigDict, small_dataset: Dataset) -> None:
+    config = resolve(averaged, small_dataset)
+    params = build(config, small_dataset).initial_state.params
+    model = create_statistics_model(config.model, small_dataset.num_classes)
+    batches = jnp.asarray(small_dataset.arrays.train_images[:48]).reshape(3, 16, *small_dataset.image_shape)
+    of_all = estimate_batch_stats(model, params, batches)
+    of_each = [estimate_batch_stats(model, params, batch[None]) for batch in batches]
+    jax.tree.map(lambda x, *each: np.testing.assert_allclose(x, sum(each) / 3, rtol=1e-5), of_all, *of_each)
+
+
+def test_a_run_scores_keeps_and_goes_on_with_its_average(
+    averaged: ConfigDict, small_dataset: Dataset, tmp_path: Path
+) -> None:
+    averaged.epochs = (1, 2)
+    rows = train_and_evaluate(averaged, tmp_path / "run")
+    model = load_model(tmp_path / "run", checkpoint="latest")
+    right = model.predict(small_dataset.arrays.test_images).argmax(1) == small_dataset.arrays.test_labels
+    assert right.mean() == pytest.approx(rows[-1]["test/accuracy"])
+    averaged.average_decay = 0.0
+    plain = train_and_evaluate(averaged, tmp_path / "plain")
+    assert [row["train/loss"] for row in plain] == [row["train/loss"] for row in rows]  # training does not see it
+    assert plain[-1]["test/loss"] != rows[-1]["test/loss"]
