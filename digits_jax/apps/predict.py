@@ -50,8 +50,8 @@ def as_text(name: str, readings: "list[Reading]") -> str:
 
 
 def _load_reader(workdir: str) -> "DigitReader":
-    # Late: it imports JAX, and mistakes come first. Nothing of what is imported is garbage: looking through it, here and
-    # at the end once more, would take a fifth of a short command's time.
+    # Late: it imports JAX, and mistakes come first. Nothing of what is imported is garbage: looking through it, now and
+    # at the end once more, would take a sixth of a short command's time.
     gc.disable()
     from digits_jax.apps.digit_reader import load_reader
 
