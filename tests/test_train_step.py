@@ -248,6 +248,7 @@ def test_a_step_of_the_whole_network_agrees_with_xlas_convolution(name: str, bat
         assert jnp.abs(ours - theirs).max() <= 1e-4 * jnp.abs(theirs).max()
 
 
+@pytest.mark.slow
 def test_twenty_losses_agree_with_xlas_convolution(small_dataset: Dataset) -> None:
     # Real digits: random ones are learnt by heart, in leaps that amplify rounding.
     images, labels = small_dataset.arrays.train_images, small_dataset.arrays.train_labels
