@@ -49,6 +49,7 @@ def first_call(config: ConfigDict, dataset: Dataset, seeds: tuple[int, ...]) -> 
     return experiments[0].train_steps, (state, metrics, *call)
 
 
+@pytest.mark.slow
 def test_a_replicas_first_step_is_that_of_its_seed_alone(regularised: ConfigDict, small_dataset: Dataset) -> None:
     steps, arguments = first_call(regularised, small_dataset, SEEDS)
     together = replicas.unstack(steps(*arguments), len(SEEDS))

@@ -63,6 +63,7 @@ def test_a_sweep_leaves_a_result_file_for_each_run(write_sweep: Callable[..., st
         assert '"/' not in text
 
 
+@pytest.mark.slow
 def test_the_command_of_a_run_is_that_run(write_sweep: Callable[..., str], tmp_path: Path) -> None:
     _, tasks = create_tasks(write_sweep(), tmp_path)
     command = tasks[0].run.command.replace("python", sys.executable, 1)
