@@ -146,7 +146,7 @@ def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
         )
     contents = _read(workdir.checkpoints, step, "arrays", "history")
     state, rows = contents.arrays["state"], contents.history["rows"]
-    variables = averaging.scored(state["params"], state.get("batch_stats", {}), state["opt_state"])
+    variables = averaging.scored(state["params"], state.get("batch_stats", {}), state.get("opt_state", {}))
     check_arrays(variables, _expected(run), workdir.checkpoints / str(step))
     result = workdir.read_result() or {}  # of the final and the best epoch it says more than the rows
     rows += [result[key] for key in ("final", "best") if key in result]
