@@ -54,14 +54,15 @@ class TrainedModel:
         self._answer = compilation.jit(lambda *args: (y := logits(*args), nn.softmax(y)))
         self._part = _CPU_PART if jax.default_backend() == "cpu" else _PART
 
-    def function(self, *, conv: str | None = None) -> Callable[[Any, jax.Array], jax.Array]:
+    def function(self, *, conv: str | None = None, views: str | None = None) -> Callable[[Any, jax.Array], jax.Array]:
         """The function of variables and images `[B, H, W, C]` to logits `[B, num_classes]`, as JAX traces it.
 
         Args:
           conv: the convolution, as in `config.model.conv`; None: the config's.
+          views: of each image, as in `config.test_views`; None: the config's.
         """
         module = _module(self.config, self.num_classes, conv=conv)
-        views = self.config.test_views
+        views = views or self.config.test_views
         return lambda variables, images: over_views(partial(module.apply, variables, train=False), views)(images)
 
     def predict(self, images: np.ndarray) -> np.ndarray:

@@ -88,7 +88,7 @@ def with_features(
       conv: the convolution, as for `TrainedModel.function`.
       part_size: images in a compiled call, of which there is one.
     """
-    logits_of = model.function(conv=conv)
+    logits_of = model.function(conv=conv, views="one")  # the features are those of one view
 
     @compilation.jit
     def answer(variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
