@@ -123,6 +123,7 @@ def test_a_signal_to_one_stops_both_and_one_goes_on_alone(start: Start, undistur
     assert_alike(tmp_path, undisturbed)
 
 
+@pytest.mark.usefixtures("small_dataset")  # prepares the data, of which a process would tell
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
@@ -133,7 +134,7 @@ def test_a_signal_to_one_stops_both_and_one_goes_on_alone(start: Start, undistur
 def test_processes_that_were_told_different_things(start: Start, tmp_path: Path, flag: str, message: str) -> None:
     codes, _, errors = finish(start(tmp_path, (), (flag,)))
     assert codes == [1, 1]
-    assert errors[0].splitlines()[-1] == f"error: process 1: it has {message}: start all with the same"
+    assert errors[0] == f"error: process 1: it has {message}: start all with the same\n"
     assert not (tmp_path / "checkpoints").exists()
 
 

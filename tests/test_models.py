@@ -29,7 +29,6 @@ def thin_config() -> ConfigDict:
     config = default.get_config()
     config.model.widths = ((2, 3), (4,))
     config.model.hidden_width = 6
-    config.model.conv = "lax"  # is traced in a fraction of the time; conv.py has its own tests
     return config
 
 

@@ -266,10 +266,10 @@ def test_twenty_losses_agree_with_xlas_convolution(small_dataset: Dataset) -> No
 
 
 @pytest.mark.slow
-def test_a_third_of_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source: Path, tmp_path: Path) -> None:
+def test_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source: Path, tmp_path: Path) -> None:
     arrays = DATASETS["mnist"].read(source_dir=mnist_source, download_dir=tmp_path)
     test = Examples(jnp.asarray(arrays.test_images), jnp.asarray(arrays.test_labels, jnp.int32))
-    batches = np.random.default_rng(0).permutation(60_000)[: 312 * 64].reshape(312, 64)
+    batches = np.random.default_rng(0).permutation(60_000)[: 937 * 64].reshape(937, 64)
     accuracies = {}
     for conv in ("winograd", "lax"):
         model, state = create(default.get_config(), conv=conv)
@@ -280,6 +280,6 @@ def test_a_third_of_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source:
             state, _ = take(state, Examples(arrays.train_images[rows], arrays.train_labels[rows].astype(np.int32)))
         evaluate = train_step.make_eval_steps(model=model, batch_size=64, augment=untouched, mesh=create_mesh())
         accuracies[conv] = evaluate(state, test)[0].compute("test")["test/accuracy"]
-    assert accuracies["winograd"] > 0.9
+    assert accuracies["winograd"] > 0.95
     assert abs(accuracies["winograd"] - accuracies["lax"]) <= 0.002, accuracies
     print(accuracies)
