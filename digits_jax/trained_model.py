@@ -54,6 +54,11 @@ class TrainedModel:
         self._answer = compilation.jit(lambda *args: (y := logits(*args), nn.softmax(y)))
         self._part = _CPU_PART if jax.default_backend() == "cpu" else _PART
 
+    @property
+    def members(self) -> list["TrainedModel"]:
+        """Itself: what answers alone is an ensemble of one (`ensemble.py`)."""
+        return [self]
+
     def function(self, *, conv: str | None = None, views: str | None = None) -> Callable[[Any, jax.Array], jax.Array]:
         """The function of variables and images `[B, H, W, C]` to logits `[B, num_classes]`, as JAX traces it.
 

@@ -7,6 +7,7 @@ from absl import flags
 from digits_jax import command_line
 
 if TYPE_CHECKING:
+    from digits_jax.ensemble import Ensemble
     from digits_jax.trained_model import TrainedModel
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run that trained the model, also gs://BUCKET/FOLDER")
@@ -19,3 +20,11 @@ def chosen_model() -> "TrainedModel":
     from digits_jax import load_model  # late, so that a wrong flag is answered at once
 
     return load_model(workdir, checkpoint=CHECKPOINT.value)
+
+
+def chosen_models() -> "TrainedModel | Ensemble":
+    """As `chosen_model`; where the folder holds the runs of several seeds, all of them."""
+    workdir = command_line.required("workdir", "runs/vgg/0123abcd")
+    from digits_jax import ensemble
+
+    return ensemble.load(workdir, checkpoint=CHECKPOINT.value)

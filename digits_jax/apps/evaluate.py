@@ -2,7 +2,8 @@
 
 Scores it on the test images of the data that it was trained on, or of another data set with as many classes. Writes
 `evaluation.json`, figures, and a self-contained `evaluation.html` that also shows the misclassified images, into
-`evaluation/<data set>` in the run's folder, or into `--output`.
+`evaluation/<data set>` in the run's folder, or into `--output`. Where `--workdir` is the folder of several seeds' runs,
+their models answer together.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from configs import default
 from digits_jax import bucket, command_line, compilation, datasets
-from digits_jax.apps.chosen_model import WORKDIR, chosen_model
+from digits_jax.apps.chosen_model import WORKDIR, chosen_models
 from digits_jax.apps.corruptions import CORRUPTIONS
 from digits_jax.apps.evaluation import Cases, Evaluation, evaluate
 from digits_jax.apps.evaluation_page import class_rows, interval, write
@@ -30,7 +31,7 @@ OUTPUT = flags.DEFINE_string("output", None, "folder for what is found; default:
 
 def main(argv: list[str]) -> None:
     compilation.enable_cache()
-    model = chosen_model()
+    model = chosen_models()
     dataset = _load(DATASET.value or model.config.dataset.name)
     trained_on = model.run["dataset"]
     if dataset.name == trained_on["name"] and dataset.sha256 != trained_on["sha256"]:

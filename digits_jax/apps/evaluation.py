@@ -9,6 +9,7 @@ from scipy import special
 from digits_jax.apps.corruptions import CORRUPTIONS, Corruption
 from digits_jax.apps.scores import Scores, Share, score, share
 from digits_jax.datasets import Dataset
+from digits_jax.ensemble import Ensemble
 from digits_jax.errors import UserError
 from digits_jax.trained_model import TrainedModel
 from digits_jax.workdir import describe_dataset
@@ -36,7 +37,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    model: TrainedModel, dataset: Dataset, *, watch: Callable[[Cases], Cases] = lambda cases: cases
+    model: TrainedModel | Ensemble, dataset: Dataset, *, watch: Callable[[Cases], Cases] = lambda cases: cases
 ) -> Evaluation:
     """Scores a model on the test images.
 
@@ -73,12 +74,11 @@ def _mistakes(logits: np.ndarray, labels: np.ndarray) -> list[Mistake]:
     return [Mistake(i, int(labels[i]), int(predicted[i]), float(probability[i])) for i in wrong.tolist()]
 
 
-def to_json(evaluation: Evaluation, model: TrainedModel, dataset: Dataset) -> dict[str, Any]:
+def to_json(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dataset) -> dict[str, Any]:
     """All figures, as they are written to `evaluation.json`; nothing that names the machine."""
     scores = evaluation.scores
     return {
-        "config_hash": model.run["config_hash"],
-        "step": model.step,
+        "models": [{"config_hash": m.run["config_hash"], "step": m.step} for m in model.members],
         "dataset": describe_dataset(dataset),
         "accuracy": scores.accuracy._asdict(),
         "loss": scores.loss,

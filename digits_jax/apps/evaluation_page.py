@@ -14,6 +14,7 @@ from digits_jax.apps.scores import Scores, Share
 from digits_jax.console import percent
 from digits_jax.datasets import Dataset
 from digits_jax.disk import replace_text
+from digits_jax.ensemble import Ensemble
 from digits_jax.studies.html_page import digits_gallery, markdown_table, to_html
 from digits_jax.trained_model import TrainedModel
 
@@ -88,11 +89,13 @@ def _robustness_rows(robustness: Robustness) -> list[tuple[str, ...]]:
     ]
 
 
-def write(evaluation: Evaluation, model: TrainedModel, dataset: Dataset, folder: Path) -> None:
+def write(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dataset, folder: Path) -> None:
     """Writes `evaluation.json`, the figures and `evaluation.html`; raises an OSError where it cannot."""
+    members = ", ".join(f"config {m.run['config_hash']}, step {m.step:,}" for m in model.members)
+    what = "A model" if len(model.members) == 1 else f"The mean of {len(model.members)} models"
     markdown, figures = build_page(
         f"{model.config.model.name} on the test images of {dataset.name}",
-        f"A model trained on {model.run['dataset']['name']} (config {model.run['config_hash']}, step {model.step:,}), "
+        f"{what} trained on {model.run['dataset']['name']} ({members}), "
         f"on the {len(dataset.arrays.test_labels):,} test images of {dataset.name}.",
         evaluation.scores,
         evaluation.robustness,
