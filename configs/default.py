@@ -92,10 +92,12 @@ def apply_argument(config: ConfigDict, arg: str) -> ConfigDict:
         it to seconds, for a dry run: 256 images, one epoch per learning rate.
 
     Raises:
-      ValueError: the argument is none of `ARGUMENTS`.
+      ValueError: the argument is none of `ARGUMENTS`, or "as_logged" of a config that the post does not have.
     """
     if arg not in ARGUMENTS:
         raise ValueError(f"unknown config argument {arg!r}: expected one of {[a for a in ARGUMENTS if a]} or none")
+    if arg == "as_logged" and config.optimizer != "sgd":
+        raise ValueError("the post has no log of this config: expected the argument 'smoke' or none")
     if arg == "as_logged":
         # In Keras 1, setting `model.optimizer.lr` after the training function is built changes nothing: the log of
         # the linear model matches a constant 0.01 and does not drop where the stated rate falls.

@@ -12,13 +12,15 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 from PIL import Image
 
-from digits_jax import train
+from digits_jax import load_model, train
 from digits_jax.apps import digit_reader, familiarity, predict
 from digits_jax.apps.digit_reader import Reading, load_reader
 from digits_jax.apps.pictures import to_pixels
 from digits_jax.apps.strokes import LETTERS, scribbled_letters
+from digits_jax.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.studies.drawings import draw
+from digits_jax.trained_model import TrainedModel
 
 pytestmark = pytest.mark.usefixtures("parsed_flags")
 
@@ -147,6 +149,17 @@ def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch,
     [reading] = reader.read(to_pixels(square))
     assert reading.warning == "a solid shape, not strokes of a pen"
     assert reader.read(to_pixels(Image.new("RGB", (100, 100)))) == []
+
+
+def test_a_model_that_is_scored_on_several_views_reads_one(run: Path, small_dataset: Dataset) -> None:
+    one = load_model(run)
+    several = {**one.run, "config": {**one.run["config"], "test_views": "shifts"}}
+    model = TrainedModel(several, one.variables, step=one.step, metrics={})
+    images = small_dataset.arrays.test_images[:20, ..., 0]
+    logits, features = familiarity.with_features(model)(images)
+    np.testing.assert_allclose(logits, one.logits(images), rtol=1e-5, atol=1e-5)
+    assert features.shape == (20, 784)
+    assert not np.allclose(model.predict(images), one.predict(images), atol=1e-3)
 
 
 def test_what_lies_apart_is_strange() -> None:

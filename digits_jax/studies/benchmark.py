@@ -42,7 +42,7 @@ CASES = flags.DEFINE_list("cases", list(DEFAULT_CASES), "what to time: config:ba
 ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of each contestant", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", 2.0, "aimed at for each measurement", lower_bound=0.01)
 COMPILE = flags.DEFINE_bool("torch_compile", True, "time torch.compile too, which takes a minute to start")
-OUTPUT = flags.DEFINE_string("output", None, "also write the results to this JSON file, where it keeps other cases")
+OUTPUT = flags.DEFINE_string("output", None, "also write the results to this JSON file")
 
 _OURS = "digits_jax"
 _PRODUCT = "matrix product"

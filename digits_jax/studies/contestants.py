@@ -185,7 +185,7 @@ def torch_training(config: ConfigDict, arrays: Arrays, *, channels_last: bool, c
     import torch
     from torch import nn as tnn
 
-    model, images, labels, normalized = _torch_parts(config, arrays.train_images, arrays.train_labels, channels_last)
+    model, images, labels, normalized = torch_parts(config, arrays.train_images, arrays.train_labels, channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rates[0])
     forward = _compiled(model) if compiled else model
     order = torch.randperm(len(labels))
@@ -204,7 +204,7 @@ def torch_evaluation(config: ConfigDict, arrays: Arrays, *, channels_last: bool,
     import torch
     from torch import nn as tnn
 
-    model, images, labels, normalized = _torch_parts(config, arrays.test_images, arrays.test_labels, channels_last)
+    model, images, labels, normalized = torch_parts(config, arrays.test_images, arrays.test_labels, channels_last)
     model.eval()
     forward = _compiled(model) if compiled else model
     order = torch.arange(len(labels))
@@ -227,7 +227,8 @@ def _compiled(model: Any) -> Any:
     return torch.compile(model)
 
 
-def _torch_parts(config: ConfigDict, images: np.ndarray, labels: np.ndarray, channels_last: bool) -> Any:
+def torch_parts(config: ConfigDict, images: np.ndarray, labels: np.ndarray, channels_last: bool) -> Any:
+    """The model, images `[N, C, H, W]` and labels as tensors, and the function that normalises a batch of images."""
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -5,28 +5,20 @@ Rewrites the plots and tables of `docs/reproduction.md`, and the results table o
 """
 
 import csv
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from digits_jax import command_line
-from digits_jax.console import console, duration
+from digits_jax.console import console
 from digits_jax.errors import UserError
 from digits_jax.studies import reproduce_page as page
 from digits_jax.studies.pages import DOCS, replace_section
 from digits_jax.studies.post_log import EXPERIMENTS, read_post_log
 from digits_jax.studies.reproduce_plots import plot_experiment
-from digits_jax.studies.results import read_results
-from digits_jax.studies.study import create_study
+from digits_jax.studies.study import describe, read_variants
 
 README = flags.DEFINE_string("readme", "README.md", "file with the results table")
-
-
-def read_variants(folder: Path) -> page.Results:
-    """The results of a sweep by variant, each sorted by seed."""
-    return {variant.name: variant.results for variant in create_study(read_results([folder])).variants}
 
 
 def read_reasons(path: Path) -> dict[tuple[str, int, str], str]:
@@ -40,15 +32,6 @@ def read_reasons(path: Path) -> dict[tuple[str, int, str], str]:
             return {(r["experiment"], int(r["epoch"]), r["figure"]): r["why"] for r in csv.DictReader(file)}
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error!r}): expected experiment,epoch,figure,why") from None
-
-
-def describe(results: list[dict[str, Any]]) -> str:
-    """What trained them."""
-    cores = {n: "1 core" if n == 1 else f"{n} cores" for n in (r["cores"] for r in results)}
-    machines = Counter(f"{cores[r['cores']]} of {r['cpu']}, jax {r['versions']['jax']}" for r in results)
-    commits = ", ".join(sorted({r["git_revision"][:7] for r in results}))
-    seconds = sum(row["train/seconds"] for r in results for row in r["epochs"])
-    return f"{len(results)} runs, trained in {duration(seconds)} on {'; '.join(machines)}, at commit {commits}."
 
 
 def main(argv: list[str]) -> None:

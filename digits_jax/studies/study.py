@@ -1,9 +1,13 @@
 """The results of one sweep, sorted by variant and seed, and how their figures are written."""
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from digits_jax.console import duration
 from digits_jax.errors import UserError
+from digits_jax.studies.results import read_results
 from digits_jax.studies.statistics import Estimate
 
 
@@ -54,6 +58,20 @@ def create_study(results: Sequence[dict[str, Any]]) -> Study:
     if baseline is None:
         raise UserError(f"no run of the baseline {study['baseline']!r} is finished: there is nothing to compare with")
     return Study(study["sweep"], study["question"], baseline, list(variants.values()))
+
+
+def read_variants(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The results of a sweep by variant, each sorted by seed."""
+    return {variant.name: variant.results for variant in create_study(read_results([folder])).variants}
+
+
+def describe(results: Sequence[dict[str, Any]]) -> str:
+    """What trained them."""
+    cores = {n: "1 core" if n == 1 else f"{n} cores" for n in (r["cores"] for r in results)}
+    machines = Counter(f"{cores[r['cores']]} of {r['cpu']}, jax {r['versions']['jax']}" for r in results)
+    commits = ", ".join(sorted({r["git_revision"][:7] for r in results}))
+    seconds = sum(row["train/seconds"] for r in results for row in r["epochs"])
+    return f"{len(results)} runs, trained in {duration(seconds)} on {'; '.join(machines)}, at commit {commits}."
 
 
 class Scale(NamedTuple):

@@ -1,0 +1,19 @@
+"""How accurate are the configs that were made to be fast or strong?
+
+Of their runs, and of those of the six experiments as stated, `python -m digits_jax.studies.accuracy` makes a page.
+"""
+
+from digits_jax.studies.plan import Sweep
+
+
+def get_sweep() -> Sweep:
+    return Sweep(
+        config="configs/fast.py",
+        variants={
+            "fast:sprint": {"config": "configs/fast.py:sprint"},
+            "fast": {},
+            "strong": {"config": "configs/strong.py", "num_seeds": 5},
+        },
+        baseline="fast",
+        num_seeds=10,
+    )

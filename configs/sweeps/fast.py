@@ -1,0 +1,32 @@
+"""What does fast owe to each of its ingredients?
+
+Each variant leaves one out: it is as the experiment bn_dropout in that respect, or as fast could have been.
+"""
+
+from digits_jax.studies.plan import Sweep
+
+
+def get_sweep() -> Sweep:
+    return Sweep(
+        config="configs/fast.py",
+        variants={
+            "as it is": {},
+            "no batch normalisation": {"model.batch_norm": "none", "learning_rates": (0.01,)},
+            "statistics follow slowly (0.99)": {"model.bn_momentum": 0.99},
+            "constant rate": {"schedule": "piecewise_constant"},
+            "one cycle": {"schedule": "one_cycle"},
+            "no momentum, ten times the rate": {"optimizer": "sgd", "learning_rates": (0.5,)},
+            "hard labels": {"label_smoothing": 0.0},
+            "batches of 256, twice the rate": {"batch_size": 256, "learning_rates": (0.1,)},
+            "dropout before the last layer": {"model.hidden_dropout": 0.5},
+            "augmented": {
+                "augment.rotation": 8.0,
+                "augment.height_shift": 0.05,
+                "augment.width_shift": 0.05,
+                "augment.zoom": 0.05,
+            },
+            "averaged weights": {"average_decay": 0.99},
+        },
+        baseline="as it is",
+        num_seeds=5,
+    )

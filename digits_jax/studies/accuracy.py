@@ -1,0 +1,105 @@
+"""Accuracy against time: `python -m digits_jax.studies.accuracy`
+
+Rewrites the plot and tables of `docs/accuracy.md` from the result files of `configs/sweeps/accuracy.py` and
+`configs/sweeps/reproduction.py`, from `docs/speed_run.json` (`speed_run.py`), and from what `digits_jax.apps.evaluate`
+found of ensembles (`docs/accuracy_ensembles/*.json`).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from digits_jax import command_line
+from digits_jax.console import console
+from digits_jax.errors import UserError
+from digits_jax.studies.accuracy_page import (
+    Point,
+    configs_table,
+    ensembles_table,
+    missed_table,
+    plot_points,
+    races_table,
+    thresholds_table,
+)
+from digits_jax.studies.pages import DOCS, replace_section
+from digits_jax.studies.post_log import EXPERIMENTS
+from digits_jax.studies.statistics import estimate
+from digits_jax.studies.study import describe, read_variants
+
+
+def read_points(results: dict[str, list[dict[str, Any]]], configs: dict[str, dict[str, Any]]) -> list[Point]:
+    """One for each variant with two runs or more.
+
+    Args:
+      results: by variant.
+      configs: of `speed_run.json`.
+
+    Raises:
+      UserError: a variant has not been timed.
+    """
+    points = []
+    for name, runs in results.items():
+        if len(runs) < 2:
+            continue
+        if name not in configs:
+            raise UserError(f"speed_run.json has not timed {name!r}: run python -m digits_jax.studies.speed_run again")
+        images = runs[0]["config"]["dataset"]["train_examples"]
+        points.append(
+            Point(
+                name=name,
+                accuracies=[[row["test/accuracy"] for row in run["epochs"]] for run in runs],
+                epoch_seconds=[images * seconds for seconds in configs[name]["seconds_per_image"]],
+                epoch_flops=images * configs[name]["flops_per_image"],
+            )
+        )
+    return points
+
+
+def missed_by_all(runs: Sequence[dict[str, Any]]) -> list[int]:
+    """The test images that the final epochs of all runs get wrong."""
+    counts = Counter(index for run in runs for index in run["test_errors"])
+    return sorted(index for index, count in counts.items() if count == len(runs))
+
+
+def main(argv: list[str]) -> None:
+    docs = Path(DOCS.value)
+    stated = read_variants(docs / "reproduction")
+    results = {name: stated[f"{name}, as stated"] for name in EXPERIMENTS} | read_variants(docs / "accuracy")
+    speed = _read(docs / "speed_run.json")
+    points = read_points(results, speed["configs"])
+    plot_points(points).savefig(docs / "accuracy.png")
+    machine = speed["environment"]
+    strongest = max(points, key=lambda point: estimate(point.final).mean)
+    sections = {
+        "runs": describe([run for runs in results.values() for run in runs]),
+        "machine": f"Timed on {machine['cores']} cores of {machine['cpu']}, jax {machine['jax']}.",
+        "configs": configs_table(points),
+        "thresholds": thresholds_table(points),
+        "races": races_table(speed["races"]),
+        "ablation": _text(docs / "ablations/fast/report.md").split("\n\n")[1],  # after its title, its answer
+        "ensembles": ensembles_table({f.stem: _read(f) for f in sorted(docs.glob("accuracy_ensembles/*.json"))}),
+        "missed": missed_table(strongest, missed_by_all(results[strongest.name])),
+    }
+    for section, text in sections.items():
+        replace_section(docs / "accuracy.md", section, text)
+    console.print(f"{len(points)} configs in {docs / 'accuracy.md'}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(_text(file))
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read ({error})") from None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error})") from None
+
+
+if __name__ == "__main__":
+    command_line.run(main)

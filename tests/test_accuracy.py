@@ -1,0 +1,104 @@
+"""The page of accuracies against time, from results made up here."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from absl.testing import flagsaver
+
+from digits_jax.errors import UserError
+from digits_jax.studies import accuracy
+from digits_jax.studies.accuracy_page import MISLABELLED, Point, first_epoch
+from digits_jax.studies.post_log import EXPERIMENTS
+from tests.test_report import make_result
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.usefixtures("parsed_flags")
+
+
+def _result(sweep: str, variant: str, seed: int, final: float, wrong: list[int]) -> dict[str, Any]:
+    """As of a run of two epochs, the first of them two points below the final one."""
+    result = make_result(variant, seed, final, sweep=sweep)
+    variants = [f"{name}, as stated" for name in EXPERIMENTS] if sweep == "reproduction" else ["fast", "strong"]
+    study = {**result["study"], "variants": variants, "baseline": variants[0]}
+    return result | {"study": study, "test_errors": wrong, "git_revision": "0" * 40}
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    """A folder like docs/: `strong` is best, and gets images 7 and 947 wrong with all of its seeds."""
+    runs = [
+        *(_result("reproduction", f"{name}, as stated", seed, 0.95, [1]) for name in EXPERIMENTS for seed in range(2)),
+        *(_result("accuracy", "fast", seed, 0.9905 + 0.001 * seed, [2]) for seed in range(3)),
+        *(_result("accuracy", "strong", seed, 0.997, [7, 947, 1000 + seed]) for seed in range(2)),
+    ]
+    for run in runs:
+        file = tmp_path / run["study"]["sweep"] / f"{run['config_hash']}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(run))
+    cost = {"seconds_per_image": [0.002, 0.001, 0.003], "flops_per_image": 50_000_000}
+    speed = {
+        "environment": {"cores": 2, "cpu": "A Processor", "jax": "0.10.2"},
+        "configs": dict.fromkeys((*EXPERIMENTS, "fast", "strong"), cost),
+        "races": {
+            "fast": {"seconds": [10.0, 12.0], "accuracy": [0.99, 0.992]},
+            "fast in PyTorch": {"seconds": [15.0, 24.0], "accuracy": [0.989, 0.991]},
+        },
+    }
+    (tmp_path / "speed_run.json").write_text(json.dumps(speed))
+    ensembles = tmp_path / "accuracy_ensembles"
+    ensembles.mkdir()
+    (ensembles / "strong.json").write_text(json.dumps({"models": [{}, {}], "accuracy": {"fraction": 0.9977}}))
+    (tmp_path / "ablations/fast").mkdir(parents=True)
+    (tmp_path / "ablations/fast/report.md").write_text("# What?\n\n**Everything** helps.\n\nMore.\n")
+    (tmp_path / "accuracy.md").write_text((ROOT / "docs/accuracy.md").read_text())
+    return tmp_path
+
+
+def _run(docs: Path) -> str:
+    with flagsaver.flagsaver(docs=str(docs)):
+        accuracy.main([""])
+    return (docs / "accuracy.md").read_text()
+
+
+def test_the_page(docs: Path) -> None:
+    page = _run(docs)
+    # 12,000 images an epoch, 2 ms each, two epochs; 50 MFLOP each.
+    assert "| `fast` | 3 | 99.15 % (98.90 to 99.40) | 2 | 48 | 1.2 |" in page
+    assert "| `fast` | 48 (2 epochs) |  |" in page
+    assert "| `strong` | 48 (2 epochs) | 48 (2 epochs) |" in page
+    assert "| `vgg` | 48 (2" not in page
+    assert "| fast | 2 | 99.10 % (97.83 to 100.37) | 11.0 (10.0 to 12.0) |  |" in page
+    assert "| 19.5 (15.0 to 24.0) | 1.75 (1.50 to 2.00) |" in page
+    assert "| `strong` | 2 | 99.77 % |" in page
+    assert "All 2 runs of `strong` get 2 images wrong, 1 of them (in bold)" in page
+    assert "from 0: 7, **947**." in page
+    assert "Timed on 2 cores of A Processor" in page
+    assert "17 runs, trained in" in page
+    assert "\n**Everything** helps.\n" in page
+    assert (docs / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
+    assert _run(docs) == page
+
+
+def test_the_first_epoch_of_the_mean() -> None:
+    point = Point("", accuracies=[[0.98, 0.991, 0.993], [0.97, 0.989, 0.995]], epoch_seconds=[1.0], epoch_flops=1.0)
+    assert [first_epoch(point, threshold) for threshold in (0.9, 0.99, 0.994, 0.995)] == [1, 2, 3, None]
+
+
+def test_known_labels() -> None:
+    assert len(MISLABELLED) == 15
+    assert all(0 <= index < 10_000 for index in MISLABELLED)
+
+
+def test_a_config_that_was_not_timed(docs: Path) -> None:
+    speed = json.loads((docs / "speed_run.json").read_text())
+    del speed["configs"]["strong"]
+    (docs / "speed_run.json").write_text(json.dumps(speed))
+    with pytest.raises(UserError, match=re.escape("has not timed 'strong'")):
+        _run(docs)
+    (docs / "speed_run.json").write_text("{")
+    with pytest.raises(UserError, match=re.escape("speed_run.json cannot be read")):
+        _run(docs)
