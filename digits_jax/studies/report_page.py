@@ -153,7 +153,7 @@ def _reached_by_all(study: Study) -> float:
 
 def _summary(study: Study) -> str:
     first = study.results[0]
-    machines = Counter(f"{r['cores']} cores of {r['cpu']}" for r in study.results)
+    machines = Counter(f"{r['cores']} core{'s' * (r['cores'] > 1)} of {r['cpu']}" for r in study.results)
     seconds = sum(row["train/seconds"] for r in study.results for row in r["epochs"])
     sizes = sorted({r["config"]["dataset"]["train_examples"] for r in study.results})
     return (
