@@ -53,6 +53,8 @@ def test_config_takes_one_step(name: str, data_dir: Path) -> None:
     config = importlib.import_module(f"configs.{name}").get_config()
     config.dataset.update({"name": "optical_digits", "data_dir": str(data_dir), "train_examples": 64})
     config.batch_size = 64
+    if name != "bn_dropout":
+        config.model.conv = "lax"  # is traced and compiled in a fraction of the time
     dataset = datasets.load(config.dataset)
     experiment = build(resolve(config, dataset), dataset)
     examples = Examples(jnp.asarray(dataset.arrays.train_images[:4]), jnp.arange(4))
