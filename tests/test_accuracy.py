@@ -81,6 +81,8 @@ def test_the_page(docs: Path) -> None:
     assert "\n**Everything** helps.\n" in page
     assert (docs / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
     assert _run(docs) == page
+    (docs / "ablations/fast/report.md").unlink()
+    assert "Its runs are missing." in _run(docs)
 
 
 def test_the_first_epoch_of_the_mean() -> None:
