@@ -4,6 +4,7 @@ The first block as narrow as in `fast`, because that is where a CPU spends its t
 experiments; augmented images, smoothed labels, and the moving average of the weights.
 
 Command:  python -m digits_jax.main --config=configs/strong.py
+Expected: not trained to its end yet
 """
 
 from ml_collections import ConfigDict

@@ -58,6 +58,7 @@ def test_statistics_are_means_over_batches(averaged: ConfigDict, small_dataset: 
     jax.tree.map(lambda x, *each: np.testing.assert_allclose(x, sum(each) / 3, rtol=1e-5), of_all, *of_each)
 
 
+@pytest.mark.slow
 def test_a_run_scores_and_keeps_its_average(averaged: ConfigDict, small_dataset: Dataset, tmp_path: Path) -> None:
     averaged.model.block_dropout = (0.0, 0.0)
     rows = train_and_evaluate(averaged, tmp_path)

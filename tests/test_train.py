@@ -95,7 +95,8 @@ def test_same_seed_same_run_other_seed_other_run(regularised: ConfigDict, tmp_pa
     assert all(x["train/loss"] != y["train/loss"] for x, y in zip(runs[0], runs[2], strict=True))
 
 
-@pytest.mark.parametrize("calls_before", [1, 3, 4, 6])  # in mid-epoch, before the short batch, at the end, in the next
+# In mid-epoch, before the short batch, at the end of the epoch, in the next one.
+@pytest.mark.parametrize("calls_before", [pytest.param(1, marks=pytest.mark.slow), 3, 4, 6])
 def test_interrupted_and_resumed_is_bit_identical(
     regularised: ConfigDict, small_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls_before: int
 ) -> None:

@@ -34,10 +34,10 @@ from digits_jax.studies.benchmark import (
 from digits_jax.studies.contestants import digits_jax_training, random_arrays
 from digits_jax.studies.plan import load_sweep, plan
 from digits_jax.studies.post_log import EXPERIMENTS
+from digits_jax.studies.sweep import SOURCE
 from digits_jax.train import train_seeds
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "trained by each side", lower_bound=1)
-SOURCE_DIR = flags.DEFINE_string("source_dir", None, "folder with the data's IDX files, where it is not prepared yet")
 
 _SWEEP = "configs/sweeps/accuracy.py"
 _RACED = "fast"  # what the variants are called that are also trained to their end
@@ -77,7 +77,7 @@ def race(contestants: dict[str, Callable[[int], tuple[float, float]]], *, seeds:
 
 def main(argv: list[str]) -> None:
     compilation.enable_cache()
-    runs = [(run, data) for run, data in plan(load_sweep(_SWEEP), source_dir=SOURCE_DIR.value) if run.seed == 0]
+    runs = [(run, data) for run, data in plan(load_sweep(_SWEEP), source_dir=SOURCE.value) if run.seed == 0]
     contestants: dict[str, Callable[[int], tuple[float, float]]] = {}
     for run, data in runs:
         if run.variant.startswith(_RACED):
