@@ -96,9 +96,9 @@ def apply_argument(config: ConfigDict, arg: str) -> ConfigDict:
     """
     if arg not in ARGUMENTS:
         raise ValueError(f"unknown config argument {arg!r}: expected one of {[a for a in ARGUMENTS if a]} or none")
-    if arg == "as_logged" and config.optimizer != "sgd":
-        raise ValueError("the post has no log of this config: expected the argument 'smoke' or none")
     if arg == "as_logged":
+        if config.optimizer != "sgd":
+            raise ValueError("the post has no log of this config: expected the argument 'smoke' or none")
         # In Keras 1, setting `model.optimizer.lr` after the training function is built changes nothing: the log of
         # the linear model matches a constant 0.01 and does not drop where the stated rate falls.
         # Source: keras/optimizers.py and keras/engine/training.py, releases 1.0.8 to 1.2.2.

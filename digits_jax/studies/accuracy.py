@@ -6,7 +6,6 @@ found of ensembles (`docs/accuracy_ensembles/*.json`).
 """
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,8 +58,7 @@ def read_points(results: dict[str, list[dict[str, Any]]], configs: dict[str, dic
 
 def missed_by_all(runs: Sequence[dict[str, Any]]) -> list[int]:
     """The test images that the final epochs of all runs get wrong."""
-    counts = Counter(index for run in runs for index in run["test_errors"])
-    return sorted(index for index, count in counts.items() if count == len(runs))
+    return sorted(set.intersection(*(set(run["test_errors"]) for run in runs)))
 
 
 def main(argv: list[str]) -> None:

@@ -15,9 +15,7 @@ THRESHOLDS = (0.99, 0.994)
 
 # Test images whose label fewer than three of five people agreed with, of those that Northcutt et al. 2021 ("Pervasive
 # label errors in test sets", labelerrors.com) showed to people because a model contradicted it.
-MISLABELLED = frozenset(
-    (947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729)
-)  # fmt: skip
+MISLABELLED = frozenset((947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729))
 
 
 class Reference(NamedTuple):

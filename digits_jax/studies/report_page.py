@@ -12,7 +12,7 @@ from digits_jax.errors import UserError
 from digits_jax.studies.html_page import markdown_table
 from digits_jax.studies.report_plots import plot_curves, plot_differences
 from digits_jax.studies.statistics import POWER, Comparison, Estimate, compare, estimate
-from digits_jax.studies.study import Scale, Study, Variant, scale_of
+from digits_jax.studies.study import Scale, Study, Variant, processor, scale_of
 
 _MOST_MISSED = 24
 _ACCURACIES = ("test/accuracy", "test_augmented/accuracy")
@@ -153,7 +153,7 @@ def _reached_by_all(study: Study) -> float:
 
 def _summary(study: Study) -> str:
     first = study.results[0]
-    machines = Counter(f"{r['cores']} core{'s' * (r['cores'] > 1)} of {r['cpu']}" for r in study.results)
+    machines = Counter(map(processor, study.results))
     seconds = sum(row["train/seconds"] for r in study.results for row in r["epochs"])
     sizes = sorted({r["config"]["dataset"]["train_examples"] for r in study.results})
     return (

@@ -65,10 +65,14 @@ def read_variants(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {variant.name: variant.results for variant in create_study(read_results([folder])).variants}
 
 
+def processor(result: dict[str, Any]) -> str:
+    """What a run was trained on, such as "2 cores of a processor"."""
+    return f"{result['cores']} core{'s' * (result['cores'] > 1)} of {result['cpu']}"
+
+
 def describe(results: Sequence[dict[str, Any]]) -> str:
     """What trained them."""
-    cores = {n: "1 core" if n == 1 else f"{n} cores" for n in (r["cores"] for r in results)}
-    machines = Counter(f"{cores[r['cores']]} of {r['cpu']}, jax {r['versions']['jax']}" for r in results)
+    machines = Counter(f"{processor(r)}, jax {r['versions']['jax']}" for r in results)
     commits = ", ".join(sorted({r["git_revision"][:7] for r in results}))
     seconds = sum(row["train/seconds"] for r in results for row in r["epochs"])
     return f"{len(results)} runs, trained in {duration(seconds)} on {'; '.join(machines)}, at commit {commits}."
