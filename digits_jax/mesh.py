@@ -25,9 +25,12 @@ def create_mesh(num_replicas: int = 1, *, num_devices: int | None = None) -> Mes
 
 
 def put(tree: Any, mesh: Mesh, *axes: str | None) -> Any:
-    """Spreads each array's dimensions over the given axes of the mesh; without any, all devices have all of it."""
-    # What lies on the only device stays as it is, so that nothing is copied.
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes))) if mesh.size > 1 else tree
+    """Spreads each array's dimensions over the given axes of the mesh; without any, all devices have all of it.
+
+    On a mesh of one device nothing is copied, but arrays that have been put there and others are different types to
+    `jax.jit`, which compiles a program for each.
+    """
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
 def pad_to_devices(rows: jax.Array, mesh: Mesh) -> jax.Array:

@@ -14,7 +14,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import input_pipeline
+from digits_jax import input_pipeline, replicas
 from digits_jax.augment import create_augment
 from digits_jax.checkpoint import Progress
 from digits_jax.datasets import Dataset
@@ -70,23 +70,23 @@ def replay(
         microbatch_size=microbatch_size(config),
         mesh=create_mesh(),
     )
-    state = jax.tree.map(jnp.copy, start.state)  # the steps take their state for themselves
+    # A copy, because the steps take their state for themselves.
+    state, zero = replicas.stack([(jax.tree.map(jnp.copy, start.state), Metrics.zero())])
     while step < last:
         epoch = step // experiment.steps_per_epoch
+        order = create_keys(state.seed).order
         batches = input_pipeline.epoch_batches(
-            create_keys(state.seed).order,
-            epoch,
-            num_examples=experiment.feed.num_examples,
-            batch_size=config.batch_size,
+            order, epoch, num_examples=experiment.feed.num_examples, batch_size=config.batch_size
         )
+        batches = replicas.stack([batches])
         for call in experiment.feed.calls(batches, first_step=step - epoch * experiment.steps_per_epoch):
             norm = np.nan
             if step >= first:
                 before: TrainState = jax.tree.map(jnp.copy, state).replace(opt_state=tx.init(state.params))
-                moved, _ = take_gradient(jax.tree.map(jnp.copy, before), Metrics.zero(), *call)
+                moved, _ = take_gradient(jax.tree.map(jnp.copy, before), zero, *call)
                 gradient, _ = ravel_pytree(jax.tree.map(jnp.subtract, before.params, moved.params))
                 norm = float(jnp.linalg.norm(gradient))
-            state, metrics = experiment.train_steps(state, Metrics.zero(), *call)
+            state, metrics = experiment.train_steps(state, zero, *call)
             if step >= first:
                 yield StepReport(
                     step=step,

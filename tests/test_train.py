@@ -85,6 +85,17 @@ def test_a_run_leaves_its_story(small_config: ConfigDict, small_dataset: Dataset
     assert '"/' not in text
 
 
+def test_steps_are_compiled_once_for_each_shape_of_batch(
+    small_config: ConfigDict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small_config.label_smoothing = 0.01  # a program that no other test has compiled in this process
+    with jax.log_compiles():
+        train.train_and_evaluate(small_config, tmp_path / "run")
+    compiled = [record.getMessage().split(" with ")[0] for record in caplog.records]
+    assert compiled.count("Compiling jit(train_steps)") == 2  # full batches and the short one
+    assert compiled.count("Compiling jit(eval_steps)") == 1
+
+
 @pytest.mark.slow
 def test_same_seed_same_run_other_seed_other_run(regularised: ConfigDict, tmp_path: Path) -> None:
     runs = []

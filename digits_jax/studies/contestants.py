@@ -18,7 +18,7 @@ from flax.training.train_state import TrainState
 from jax import lax
 from ml_collections import ConfigDict
 
-from digits_jax import conv, input_pipeline
+from digits_jax import conv, input_pipeline, replicas
 from digits_jax.arrays import Arrays
 from digits_jax.config import resolve
 from digits_jax.datasets import Dataset
@@ -58,11 +58,11 @@ def digits_jax_training(config: ConfigDict, arrays: Arrays) -> Pass:
     batches = input_pipeline.epoch_batches(
         create_keys(config.seed).order, 0, num_examples=len(arrays.train_labels), batch_size=config.batch_size
     )
-    state = experiment.initial_state
+    state, zero, batches = replicas.stack([(experiment.initial_state, Metrics.zero(), batches)])
 
     def take_steps() -> None:
         nonlocal state
-        metrics = Metrics.zero()
+        metrics = zero
         for call in experiment.feed.calls(batches, first_step=0):
             state, metrics = experiment.train_steps(state, metrics, *call)
         jax.block_until_ready((state, metrics))
