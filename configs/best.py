@@ -4,7 +4,7 @@ As `strong`, with twice the channels of the experiments, a third block, and the 
 image (test-time augmentation).
 
 Command:  python -m digits_jax.main --config=configs/best.py --config.num_seeds=5 --workdir=runs/best
-          python -m digits_jax.apps.evaluate --workdir=runs/best --checkpoint=latest    # the five as an ensemble
+          python -m digits_jax.apps.evaluate --workdir=runs/best --checkpoint=latest    # also all five together
 Cost:     1.4 PFLOP a seed: 239 MFLOP for each of six million images (docs/accuracy.md)
 Expected: not measured, for want of a GPU
 """

@@ -52,20 +52,20 @@ class Ensemble:
         return np.log(self.predict(images) + np.finfo(np.float32).tiny)
 
 
-def load(workdir: epath.PathLike, *, checkpoint: str = "best") -> TrainedModel | Ensemble:
+def load(workdir: epath.PathLike, *, checkpoint: str = "best", views: str | None = None) -> TrainedModel | Ensemble:
     """A run's model, or that of all seeds where the folder is one of several (`--config.num_seeds=5 --workdir=...`).
 
     Args:
       workdir: the folder of a run, or of runs in `seed0`, `seed1`, ...
-      checkpoint: as for `load_model`; of each its own.
+      checkpoint, views: as for `load_model`; of each its own checkpoint.
 
     Raises:
       UserError, ConfigError: as of `load_model`; or the seeds' models do not go together.
     """
     runs = sorted(epath.Path(workdir).glob("seed*/run.json"))
     if not runs:
-        return load_model(workdir, checkpoint=checkpoint)
+        return load_model(workdir, checkpoint=checkpoint, views=views)
     try:
-        return Ensemble([load_model(run.parent, checkpoint=checkpoint) for run in runs])
+        return Ensemble([load_model(run.parent, checkpoint=checkpoint, views=views) for run in runs])
     except ValueError as error:
         raise UserError(f"the runs in {workdir} are no ensemble: {error}") from None

@@ -108,24 +108,25 @@ class TrainedModel:
         return logits, probabilities
 
 
-def load_model(workdir: epath.PathLike, *, checkpoint: str = "best") -> TrainedModel:
+def load_model(workdir: epath.PathLike, *, checkpoint: str = "best", views: str | None = None) -> TrainedModel:
     """Reads what a run has trained.
 
     Args:
       workdir: the run's folder, which may be on a bucket (`gs://`).
       checkpoint: "best", of the epoch that the run itself selects; "latest"; or a step, such as "938".
+      views: of each image that it is asked about, instead of the run's `config.test_views`.
 
     Raises:
       UserError: there is no run, no such checkpoint, or a damaged one.
-      ConfigError: `checkpoint` is none of these words and no number.
+      ConfigError: `checkpoint` is none of these words and no number, or there are no such views.
     """
     if checkpoint not in ("best", "latest") and not checkpoint.isdecimal():
         raise ConfigError(f"checkpoint is {checkpoint!r}: expected 'best', 'latest' or a step, such as '938'")
     with bucket.local_copy(workdir) as mirror:
-        return _load(Workdir(mirror.local if mirror else Path(workdir)), checkpoint)
+        return _load(Workdir(mirror.local if mirror else Path(workdir)), checkpoint, views)
 
 
-def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
+def _load(workdir: Workdir, checkpoint: str, views: str | None) -> TrainedModel:
     from digits_jax.checkpoint import check_arrays  # imports Orbax
 
     if not workdir.path.is_dir():
@@ -157,6 +158,8 @@ def _load(workdir: Workdir, checkpoint: str) -> TrainedModel:
     result = workdir.read_result() or {}  # of the final and the best epoch it says more than the rows
     rows += [result[key] for key in ("final", "best") if key in result]
     metrics = {key: value for row in rows if row["step"] == step for key, value in row.items()}
+    if views:
+        run["config"]["test_views"] = views
     return TrainedModel(run, variables, step=step, metrics=metrics)
 
 

@@ -51,7 +51,9 @@ def docs(tmp_path: Path) -> Path:
     (tmp_path / "speed_run.json").write_text(json.dumps(speed))
     ensembles = tmp_path / "accuracy_ensembles"
     ensembles.mkdir()
-    (ensembles / "strong.json").write_text(json.dumps({"models": [{}, {}], "accuracy": {"fraction": 0.9977}}))
+    models = [{"accuracy": 0.9961}, {"accuracy": 0.9971}]
+    evaluation = {"models": models, "views": "shifts", "accuracy": {"fraction": 0.9977}}
+    (ensembles / "strong.json").write_text(json.dumps(evaluation))
     (tmp_path / "ablations/fast").mkdir(parents=True)
     (tmp_path / "ablations/fast/report.md").write_text("# What?\n\n**Everything** helps.\n\nMore.\n")
     (tmp_path / "accuracy.md").write_text((ROOT / "docs/accuracy.md").read_text())
@@ -73,7 +75,7 @@ def test_the_page(docs: Path) -> None:
     assert "| `vgg` | 48 (2" not in page
     assert "| fast | 2 | 99.10 % (97.83 to 100.37) | 11.0 (10.0 to 12.0) |  |" in page
     assert "| 19.5 (15.0 to 24.0) | 1.75 (1.50 to 2.00) |" in page
-    assert "| `strong` | 2 | 99.77 % |" in page
+    assert "| `strong` | 2 | shifts | 99.66 % | 99.77 % |" in page
     assert "All 2 runs of `strong` get 2 images wrong, 1 of them (in bold)" in page
     assert "from 0: 7, **947**." in page
     assert "Timed on 2 cores of A Processor" in page

@@ -33,6 +33,9 @@ def test_the_seeds_of_a_folder_answer_with_their_mean(seeds: Path, small_dataset
     np.testing.assert_allclose(special.softmax(models.logits(images), axis=-1), expected, atol=1e-6)
     evaluation = evaluate(models, small_dataset)
     assert evaluation.scores.accuracy.fraction == (expected.argmax(-1) == labels).mean()
+    assert [share.fraction for share in evaluation.alone] == [
+        (model.predict(images).argmax(-1) == labels).mean() for model in single
+    ]
     write(evaluation, models, small_dataset, tmp_path / "evaluation")
     figures = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
     assert len({model["config_hash"] for model in figures["models"]}) == 3

@@ -175,6 +175,7 @@ def test_the_command(small_config: ConfigDict, data_dir: Path, tmp_path: Path) -
     assert page.exists()
     for argument, code, message in (
         ("--dataset=letters", 2, "error: --dataset is 'letters': expected one of mnist, "),
+        ("--views=two", 2, "value should be one of <one|shifts>"),
         ("--output=/dev/null/x", 1, "error: /dev/null/x cannot be written"),
     ):
         found = subprocess.run([*command, argument], capture_output=True, text=True, env=environment, timeout=120)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import load_model
 from digits_jax.datasets import Dataset
+from digits_jax.errors import ConfigError
 from digits_jax.train import train_and_evaluate
 from digits_jax.views import over_views, shifts
 
@@ -43,3 +44,7 @@ def test_a_run_and_its_model_answer_alike(small_config: ConfigDict, small_datase
     assert loss == pytest.approx(rows[-1]["test/loss"], rel=1e-4)
     small_config.test_views = "one"
     assert train_and_evaluate(small_config, tmp_path / "one")[-1]["test/loss"] != pytest.approx(loss)
+    of_several = load_model(tmp_path / "one", checkpoint="latest", views="shifts")
+    np.testing.assert_array_equal(of_several.predict(images), model.predict(images))
+    with pytest.raises(ConfigError, match=r"test_views is 'two': expected one of one, shifts"):
+        load_model(tmp_path / "one", views="two")

@@ -22,9 +22,9 @@ def chosen_model() -> "TrainedModel":
     return load_model(workdir, checkpoint=CHECKPOINT.value)
 
 
-def chosen_models() -> "TrainedModel | Ensemble":
-    """As `chosen_model`; where the folder holds the runs of several seeds, all of them."""
+def chosen_models(*, views: str | None) -> "TrainedModel | Ensemble":
+    """As `chosen_model`; where the folder holds the runs of several seeds, all of them. `views` as for `load_model`."""
     workdir = command_line.required("workdir", "runs/vgg/0123abcd")
     from digits_jax import ensemble
 
-    return ensemble.load(workdir, checkpoint=CHECKPOINT.value)
+    return ensemble.load(workdir, checkpoint=CHECKPOINT.value, views=views)

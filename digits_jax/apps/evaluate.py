@@ -7,6 +7,7 @@ their models answer together.
 """
 
 from pathlib import Path
+from statistics import fmean
 
 from absl import flags
 from etils import epath
@@ -14,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from configs import default
-from digits_jax import bucket, command_line, compilation, datasets
+from digits_jax import bucket, command_line, compilation, datasets, views
 from digits_jax.apps.chosen_model import WORKDIR, chosen_models
 from digits_jax.apps.corruptions import CORRUPTIONS
 from digits_jax.apps.evaluation import Cases, Evaluation, evaluate
@@ -26,12 +27,13 @@ from digits_jax.errors import ConfigError, UserError
 
 DATASET = flags.DEFINE_string("dataset", None, "whose test images; default: those of the data it was trained on")
 SOURCE_DIR = flags.DEFINE_string("source_dir", None, "folder with its original IDX files, where it is not prepared yet")
+VIEWS = flags.DEFINE_enum("views", None, sorted(views.VIEWS), "test-time augmentation; default: as the run was scored")
 OUTPUT = flags.DEFINE_string("output", None, "folder for what is found; default: evaluation/<data set> in the workdir")
 
 
 def main(argv: list[str]) -> None:
     compilation.enable_cache()
-    model = chosen_models()
+    model = chosen_models(views=VIEWS.value)
     dataset = _load(DATASET.value or model.config.dataset.name)
     trained_on = model.run["dataset"]
     if dataset.name == trained_on["name"] and dataset.sha256 != trained_on["sha256"]:
@@ -67,6 +69,9 @@ def show(evaluation: Evaluation) -> None:
     """A summary on the terminal."""
     scores = evaluation.scores
     console.print(f"accuracy           {percent(scores.accuracy.fraction)} ({interval(scores.accuracy)} at 95 %)")
+    if len(evaluation.alone) > 1:
+        alone = sorted(accuracy.fraction for accuracy in evaluation.alone)
+        console.print(f"each model alone   {percent(alone[0])} to {percent(alone[-1])}, mean {percent(fmean(alone))}")
     console.print(f"loss               {scores.loss:.4f} nats")
     console.print(f"calibration error  {100 * scores.ece:.2f} points\n")
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -32,6 +32,7 @@ class Evaluation(NamedTuple):
     """What was found."""
 
     scores: Scores
+    alone: list[Share]  # the accuracy of each model by itself
     robustness: Robustness
     mistakes: list[Mistake]  # those it is most sure of first
 
@@ -55,12 +56,17 @@ def evaluate(
             f"{model.num_classes} and {_by(model.image_shape)}, as the model was trained on"
         )
     images, labels = dataset.split("test")
+
+    def accuracy(answering: TrainedModel | Ensemble, images: np.ndarray) -> Share:
+        right = answering.logits(images).argmax(-1) == labels
+        return share(int(right.sum()), len(labels))
+
     logits = model.logits(images)
+    alone = [accuracy(member, images) for member in model.members]
     robustness: Robustness = {corruption.name: [] for corruption in CORRUPTIONS}
     for corruption, strength in watch([(c, strength) for c in CORRUPTIONS for strength in c.strengths]):
-        right = model.logits(corruption(images, strength)).argmax(-1) == labels
-        robustness[corruption.name].append(share(int(right.sum()), len(labels)))
-    return Evaluation(score(logits, labels), robustness, _mistakes(logits, labels))
+        robustness[corruption.name].append(accuracy(model, corruption(images, strength)))
+    return Evaluation(score(logits, labels), alone, robustness, _mistakes(logits, labels))
 
 
 def _by(shape: tuple[int, ...]) -> str:
@@ -78,7 +84,11 @@ def to_json(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dat
     """All figures, as they are written to `evaluation.json`; nothing that names the machine."""
     scores = evaluation.scores
     return {
-        "models": [{"config_hash": m.run["config_hash"], "step": m.step} for m in model.members],
+        "models": [
+            {"config_hash": m.run["config_hash"], "step": m.step, "accuracy": alone.fraction}
+            for m, alone in zip(model.members, evaluation.alone, strict=True)
+        ],
+        "views": model.config.test_views,
         "dataset": describe_dataset(dataset),
         "accuracy": scores.accuracy._asdict(),
         "loss": scores.loss,

@@ -93,10 +93,11 @@ def write(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Datas
     """Writes `evaluation.json`, the figures and `evaluation.html`; raises an OSError where it cannot."""
     members = ", ".join(f"config {m.run['config_hash']}, step {m.step:,}" for m in model.members)
     what = "A model" if len(model.members) == 1 else f"The mean of {len(model.members)} models"
+    views = "" if model.config.test_views == "one" else f", several views ({model.config.test_views}) of each"
     markdown, figures = build_page(
         f"{model.config.model.name} on the test images of {dataset.name}",
         f"{what} trained on {model.run['dataset']['name']} ({members}), "
-        f"on the {len(dataset.arrays.test_labels):,} test images of {dataset.name}.",
+        f"on the {len(dataset.arrays.test_labels):,} test images of {dataset.name}{views}.",
         evaluation.scores,
         evaluation.robustness,
     )

@@ -162,10 +162,14 @@ def races_table(races: Mapping[str, Mapping[str, Any]]) -> str:
 def ensembles_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     """Of `evaluation.json` files by name."""
     rows = [
-        (f"`{name}`", str(len(found["models"])), f"{100 * found['accuracy']['fraction']:.2f} %")
+        (
+            f"`{name}`", str(len(found["models"])), found["views"],
+            f"{100 * statistics.fmean(model['accuracy'] for model in found['models']):.2f} %",
+            f"{100 * found['accuracy']['fraction']:.2f} %",
+        )
         for name, found in evaluations.items()
-    ]
-    return markdown_table(("ensemble of", "seeds", "test accuracy"), rows)
+    ]  # fmt: skip
+    return markdown_table(("seeds of", "number", "views of an image", "each alone (mean)", "together"), rows)
 
 
 def missed_table(point: Point, missed: Sequence[int]) -> str:
