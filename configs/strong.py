@@ -4,7 +4,7 @@ As `fast`, for longer: the first block as narrow, because that is where a CPU sp
 the experiments; augmented images, and the moving average of the weights.
 
 Command:  python -m digits_jax.main --config=configs/strong.py
-Expected: not trained to its end yet
+Expected: final test accuracy 99.69 +- 0.03 % (mean and standard deviation of 5 seeds, docs/accuracy.md)
 """
 
 from ml_collections import ConfigDict
