@@ -62,11 +62,13 @@ def evaluate(
         return share(int(right.sum()), len(labels))
 
     logits = model.logits(images)
-    alone = [accuracy(member, images) for member in model.members]
+    scores = score(logits, labels)
+    is_alone = len(model.members) == 1
+    alone = [scores.accuracy] if is_alone else [accuracy(member, images) for member in model.members]
     robustness: Robustness = {corruption.name: [] for corruption in CORRUPTIONS}
     for corruption, strength in watch([(c, strength) for c in CORRUPTIONS for strength in c.strengths]):
         robustness[corruption.name].append(accuracy(model, corruption(images, strength)))
-    return Evaluation(score(logits, labels), alone, robustness, _mistakes(logits, labels))
+    return Evaluation(scores, alone, robustness, _mistakes(logits, labels))
 
 
 def _by(shape: tuple[int, ...]) -> str:
