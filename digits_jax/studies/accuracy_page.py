@@ -66,7 +66,7 @@ class Point(NamedTuple):
 
 def plot_points(points: Sequence[Point]) -> Figure:
     """Mean final test accuracy with its 95 % interval against seconds of training, and what is published."""
-    figure = Figure(figsize=(9, 5.5), dpi=130, layout="constrained")
+    figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
     axes = figure.subplots()
     best = 0.0
     for point in sorted(points, key=lambda point: point.seconds):
@@ -78,15 +78,13 @@ def plot_points(points: Sequence[Point]) -> Figure:
             point.seconds, value.mean, yerr=[[value.mean - value.low], [value.high - value.mean]],
             fmt="o" if on_front else "s", color=colour, capsize=3, markersize=5,
         )  # fmt: skip
+        # Slanted, and away from the front, so that the names of configs of like cost do not lie on each other.
         axes.annotate(
-            point.name,
-            (point.seconds, value.mean),
-            xytext=(6, -4),
-            textcoords="offset points",
-            fontsize=9,
-            color=colour,
-        )
+            point.name, (point.seconds, value.mean), xytext=(7, 3 if on_front else -3), textcoords="offset points",
+            rotation=35 if on_front else -35, rotation_mode="anchor", va="center", fontsize=9, color=colour,
+        )  # fmt: skip
     axes.set_xscale("log")
+    axes.margins(x=0.1)
     axes.xaxis.set_major_formatter("{x:g}")
     scale_accuracies(axes, [estimate(p.final).mean for p in points] + [reference.accuracy for reference in REFERENCES])
     for reference in REFERENCES:

@@ -9,6 +9,7 @@ from digits_jax.studies.statistics import Comparison
 from digits_jax.studies.study import Scale, Study, scale_of
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")  # Okabe & Ito 2008
+_STYLES = ("-", "--", ":")  # of the lines, once the colours are used up
 
 
 def plot_differences(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> Figure:
@@ -34,16 +35,17 @@ def plot_differences(comparisons: dict[str, Comparison], scale: Scale, baseline:
 def plot_curves(study: Study, metric: str) -> Figure:
     """Each variant's mean by epoch, in a band from its lowest to its highest seed; accuracies on a logit scale."""
     scale = scale_of(metric)
-    figure = Figure(figsize=(8, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9.5, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()
     shown: list[float] = []
     for index, variant in enumerate(study.variants):
         length = min(len(result["epochs"]) for result in variant.results)
         values = np.array([[row[metric] for row in r["epochs"][:length]] for r in variant.results])
         shown += values.ravel().tolist()
-        epochs, colour = range(1, length + 1), _COLOURS[index % len(_COLOURS)]
+        turn, place = divmod(index, len(_COLOURS))
+        epochs, colour, style = range(1, length + 1), _COLOURS[place], _STYLES[turn % len(_STYLES)]
         axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-        axes.plot(epochs, values.mean(0), color=colour, marker="o", markersize=3.5, label=variant.name)
+        axes.plot(epochs, values.mean(0), style, color=colour, marker="o", markersize=3.5, label=variant.name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     if metric.endswith("/accuracy"):
@@ -53,5 +55,5 @@ def plot_curves(study: Study, metric: str) -> Figure:
     axes.set_ylabel(scale.name + (" (nats)" if metric.endswith("/loss") else ""))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure
