@@ -20,12 +20,13 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     versions of XLA call (YNNPACK), whose sums are faster than XLA's own.
     """
     if jax.default_backend() == "cpu":
-        options["compiler_options"] = _cpu_options()
+        options["compiler_options"] = cpu_options()
     return jax.jit(function, **options)
 
 
 @functools.cache
-def _cpu_options() -> dict[str, Any]:
+def cpu_options() -> dict[str, Any]:
+    """XLA's options for a CPU, as far as this version of it has them."""
     common: dict[str, Any] = {"xla_backend_optimization_level": 1}
     own_products = common | {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
     try:

@@ -4,6 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from digits_jax import compilation
 
 PROGRAM = """
 import jax
@@ -50,3 +56,15 @@ def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path: Path) -> None:
     assert message.startswith("warning: ")
     assert "JAX_COMPILATION_CACHE_DIR=FOLDER" in message
     assert message.count("\n") == 1
+
+
+def test_a_version_of_xla_without_the_option_compiles_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def old_jit(function: Any, *, compiler_options: dict[str, Any], **options: Any) -> Any:
+        names = {name.replace("ynn", "nonesuch"): value for name, value in compiler_options.items()}
+        return jit(function, compiler_options=names, **options)
+
+    jit = jax.jit
+    compilation.cpu_options.cache_clear()
+    monkeypatch.setattr(jax, "jit", old_jit)
+    assert compilation.jit(lambda x: x * 2)(20.0) == 40
+    compilation.cpu_options.cache_clear()
