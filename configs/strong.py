@@ -5,6 +5,7 @@ the experiments; augmented images, and the moving average of the weights.
 
 Command:  python -m digits_jax.main --config=configs/strong.py
 Expected: final test accuracy 99.69 +- 0.03 % (mean and standard deviation of 5 seeds, docs/accuracy.md)
+Time:     19 to 23 minutes on two CPU cores
 """
 
 from ml_collections import ConfigDict
