@@ -28,12 +28,12 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 def cpu_options() -> dict[str, Any]:
     """XLA's options for a CPU, as far as this version of it has them."""
     common: dict[str, Any] = {"xla_backend_optimization_level": 1}
-    own_products = common | {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+    sums_only = common | {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
     try:
-        jax.jit(lambda: 0, compiler_options=own_products).lower().compile()
+        jax.jit(lambda: 0, compiler_options=sums_only).lower().compile()
     except jax.errors.JaxRuntimeError:  # a version of XLA that has no such option
         return common
-    return own_products
+    return sums_only
 
 
 def enable_cache() -> None:
