@@ -15,7 +15,8 @@ from configs import default, fast
 
 def get_config(arg: str = "") -> ConfigDict:
     config = fast.get_config()
-    config.epochs = (45,)
+    config.epochs = (38,)
+    config.learning_rates = (0.05,)
     config.average_decay = 0.999
     config.model.widths = ((16, 16), (64, 64))
     config.model.hidden_width = 256

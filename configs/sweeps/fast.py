@@ -15,9 +15,9 @@ def get_sweep() -> Sweep:
             "statistics follow slowly (0.99)": {"model.bn_momentum": 0.99},
             "constant rate": {"schedule": "piecewise_constant"},
             "one cycle": {"schedule": "one_cycle"},
-            "no momentum, ten times the rate": {"optimizer": "sgd", "learning_rates": (0.5,)},
+            "no momentum, ten times the rate": {"optimizer": "sgd", "learning_rates": (1.0,)},
             "hard labels": {"label_smoothing": 0.0},
-            "batches of 256, twice the rate": {"batch_size": 256, "learning_rates": (0.1,)},
+            "batches of 256, twice the rate": {"batch_size": 256, "learning_rates": (0.2,)},
             "dropout before the last layer": {"model.hidden_dropout": 0.5},
             "augmented": {
                 "augment.rotation": 8.0,
