@@ -78,10 +78,11 @@ def plot_points(points: Sequence[Point]) -> Figure:
             point.seconds, value.mean, yerr=[[value.mean - value.low], [value.high - value.mean]],
             fmt="o" if on_front else "s", color=colour, capsize=3, markersize=5,
         )  # fmt: skip
-        # Configs of like cost on the front have like accuracies too: slanted, their names do not lie on each other.
+        # Above and left of the front there is nothing; slanted, the names on it do not lie on each other either.
+        side = {"xytext": (-5, 6), "rotation": -50, "ha": "right"} if on_front else {"xytext": (7, 0)}
         axes.annotate(
-            point.name, (point.seconds, value.mean), xytext=(6, 5 if on_front else 0), textcoords="offset points",
-            rotation=50 if on_front else 0, rotation_mode="anchor", va="center", fontsize=9, color=colour,
+            point.name, (point.seconds, value.mean), textcoords="offset points", rotation_mode="anchor", va="center",
+            fontsize=9, color=colour, **side,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.margins(x=0.1)
