@@ -15,6 +15,7 @@ from ml_collections import FrozenConfigDict
 
 import digits_jax
 from digits_jax import disk
+from digits_jax.compilation import num_cores
 from digits_jax.config import config_hash, differences, differences_to_recorded, to_json
 from digits_jax.datasets import Dataset
 from digits_jax.disk import replace_text
@@ -189,11 +190,6 @@ def describe_machine() -> dict[str, Any]:
             **{package: importlib.metadata.version(package) for package in _PACKAGES},
         },
     }
-
-
-def num_cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_model() -> str:

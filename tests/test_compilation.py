@@ -19,11 +19,11 @@ print(jax.jit(lambda x: x * 2 + 1)(20.0))
 """
 
 
-def run(environment: dict[str, str]) -> str:
+def run(environment: dict[str, str], program: str = PROGRAM) -> str:
     """What the program prints to stderr, with only the given settings for the cache."""
     inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     process = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=inherited | environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program], env=inherited | environment, capture_output=True, text=True, timeout=120
     )
     assert (process.returncode, process.stdout) == (0, "41.0\n")
     return process.stderr
@@ -34,7 +34,7 @@ def programs(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*-cache")}
 
 
-def test_programs_are_kept_for_the_user_and_the_processor(tmp_path: Path) -> None:
+def test_programs_are_kept_for_the_user_and_the_machine(tmp_path: Path) -> None:
     assert run({"XDG_CACHE_HOME": str(tmp_path)}) == ""
     first = programs(tmp_path)
     assert first
@@ -42,6 +42,20 @@ def test_programs_are_kept_for_the_user_and_the_processor(tmp_path: Path) -> Non
     assert folder.parent == tmp_path / "digits_jax"
     assert run({"XDG_CACHE_HOME": str(tmp_path)}) == ""
     assert programs(tmp_path) == first
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores, and a choice"
+)
+@pytest.mark.parametrize("setting", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
+def test_programs_for_one_core_are_not_taken_for_two(tmp_path: Path, setting: str) -> None:
+    run({setting: str(tmp_path)})
+    for_all = programs(tmp_path)
+    run(
+        {setting: str(tmp_path)},
+        program="import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])" + PROGRAM,
+    )
+    assert programs(tmp_path).keys() > for_all.keys()
 
 
 def test_the_folder_that_jax_is_told_is_kept(tmp_path: Path) -> None:

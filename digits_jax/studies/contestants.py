@@ -3,7 +3,6 @@
 All train the network of a config on the same uint8 images, and each returns a function that takes one pass over them.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import conv, input_pipeline, replicas
 from digits_jax.arrays import Arrays
+from digits_jax.compilation import num_cores
 from digits_jax.config import resolve
 from digits_jax.datasets import Dataset
 from digits_jax.experiment import Experiment, build
@@ -231,7 +231,7 @@ def torch_parts(config: ConfigDict, images: np.ndarray, labels: np.ndarray, chan
     """The model, images `[N, C, H, W]` and labels as tensors, and the function that normalises a batch of images."""
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(num_cores())
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     mean, std = float(images.mean()), float(images.std())
 

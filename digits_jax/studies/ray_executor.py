@@ -22,13 +22,14 @@ import configs
 import digits_jax
 from digits_jax import console
 from digits_jax.bucket import is_bucket
+from digits_jax.compilation import num_cores
 from digits_jax.errors import ConfigError, DivergedError, UserError
 from digits_jax.interrupts import Interrupted, StopRequest
 from digits_jax.studies import ray_trial
 from digits_jax.studies.local_executor import Executor
 from digits_jax.studies.plan import Sweep
 from digits_jax.studies.tasks import Task, fail, finish, groups, set_status
-from digits_jax.workdir import GIT_REVISION, git_revision, num_cores
+from digits_jax.workdir import GIT_REVISION, git_revision
 
 _LOCAL = "local"  # Ray's name for a cluster of this machine, for as long as this process runs
 _OBJECT_STORE = 80 * 2**20  # bytes; Ray wants 75 MiB, and results are kilobytes
