@@ -53,8 +53,10 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of prepared data that the whole session shares."""
-    return tmp_path_factory.mktemp("data")
+    """A folder of prepared data that the whole session shares: no test is the first, which would say so on stderr."""
+    folder = tmp_path_factory.mktemp("data")
+    datasets.load(_small_config(folder).dataset)
+    return folder
 
 
 def _small_config(data_dir: Path) -> ConfigDict:
