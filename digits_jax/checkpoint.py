@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,18 @@ class Progress(NamedTuple):
         return cls(state=state, metrics=Metrics.zero(), seconds=0.0, rows=[])
 
 
+class _KeptSteps(checkpoint_managers.PreservationPolicy):
+    """Keeps the checkpoints of the given steps.
+
+    The steps come from the run's own history. Orbax's ranking (`BestN`) forgets every score when a process ends.
+    """
+
+    steps: frozenset[int] = frozenset()
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step in self.steps for checkpoint in checkpoints]
+
+
 class Checkpoints:
     """The checkpoints of one run, one folder per step.
 
@@ -50,16 +63,8 @@ class Checkpoints:
         self._folder = folder
         self.set_aside: list[str] = []
         self._check()
-        # Orbax's `best_fn` with `max_to_keep` would delete the newest checkpoint whenever the metric worsens. Two of
-        # the latest, because Orbax deletes before the sums of the new one are written.
-        policy = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(2),
-                checkpoint_managers.BestN(
-                    n=1, get_metric_fn=_best_first_key, reverse=False, keep_checkpoints_without_metrics=False
-                ),
-            ]
-        )
+        self._kept = _KeptSteps()
+        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(1), self._kept])
         # Of several processes each has a folder of its own; Orbax would have all write into one.
         process = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
@@ -101,8 +106,15 @@ class Checkpoints:
             raise UserError(disk.refusal(damaged, error)) from None
         self.set_aside.append(f"the checkpoint of step {step} is damaged ({wrong}) and is now {place}")
 
-    def save(self, progress: Progress, *, score: float | None) -> None:
-        """Saves; `score` ranks the checkpoint, None (in mid-epoch) leaves it out of the ranking.
+    def save(self, progress: Progress, *, best: int | None) -> None:
+        """Saves the progress, and deletes all checkpoints but it, those of the last two epochs and the best.
+
+        Two, because Orbax deletes before the sums of the new one are written. One in mid-epoch is kept while it is the
+        latest: a run that was interrupted ends with the same checkpoints as one that was not.
+
+        Args:
+          progress: of the run.
+          best: the step of the best epoch so far; None: no epoch is finished.
 
         Raises:
           UserError: the disk is full, or cannot be written. Earlier checkpoints are left as they were.
@@ -110,6 +122,8 @@ class Checkpoints:
         step = int(progress.state.step)
         if self.has(step):
             return
+        ends = [0, *(row["step"] for row in progress.rows)]
+        self._kept.steps = frozenset([*ends[-2:], step if best is None else best])
         # As numpy arrays, which are of no device: any number of devices and processes goes on from them.
         arrays = jax.device_get({"state": progress.state, "metrics": progress.metrics})
         needed = _MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
@@ -121,7 +135,7 @@ class Checkpoints:
             # Asked first, because TensorStore's threads print a page when a write fails.
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, "there is too little room")
-            self._manager.save(step, args=contents, metrics=None if score is None else {"score": score, "step": step})
+            self._manager.save(step, args=contents)
             disk.write_manifest(self._folder / str(step))
         except (OSError, ValueError) as error:
             # TensorStore raises a ValueError for what the operating system refuses, with the code in its text.
@@ -192,8 +206,3 @@ def _by_name(tree: Any) -> list[tuple[str, Any]]:
     """The leaves of a tree, each with its path: attributes of a state and keys of what was saved read the same."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return [(re.sub(r"\W+", "/", jax.tree_util.keystr(path)).strip("/"), leaf) for path, leaf in leaves]
-
-
-def _best_first_key(metrics: dict[str, float]) -> tuple[float, float]:
-    # Orbax keeps the largest. Among equal scores the first epoch is the best one.
-    return metrics["score"], -metrics["step"]

@@ -80,7 +80,14 @@ class Run:
         return Progress(state, metrics, seconds, rows)
 
     def _go_on(self) -> Progress:
-        """The latest checkpoint, or a new one of the initial state, so that there always is one to fall back on."""
+        """Restores the latest checkpoint, or saves the initial state, so that there always is one to fall back on.
+
+        Where the checkpoint of the best epoch is gone (damaged, or lost by an earlier version), an earlier one is
+        restored, and the run trains to the best epoch again.
+
+        Raises:
+          UserError: there is nothing to restore from, or the best epoch has still to be scored and cannot be reached.
+        """
         start = Progress.at_the_start(self.experiment.initial_state)
         latest = self._checkpoints.restore(start)
         if latest is None:
@@ -89,17 +96,18 @@ class Run:
                     f"{self.folder.metrics_file} has epochs but {self.folder.checkpoints} no checkpoint to go on from; "
                     f"to train from the beginning, remove {self.folder.path}"
                 )
-            self._checkpoints.save(start, score=None)
+            self._checkpoints.save(start, best=None)
             return start
-        if self.experiment.at_the_end and latest.rows:
-            best = best_row(latest.rows, score_key(self.config))["step"]
-            if not self._checkpoints.has(best):  # it was damaged, and will be scored: train to it again
-                latest = self._checkpoints.restore(start, step=best)
-                if latest is None:
-                    raise UserError(
-                        f"{self.folder.checkpoints} has neither the checkpoint of the best epoch, step {best}, nor one "
-                        f"before it; to train from the beginning, remove {self.folder.path}"
-                    )
+        best = best_row(latest.rows, score_key(self.config))["step"] if latest.rows else 0
+        if not latest.rows or self._checkpoints.has(best):
+            return latest
+        if earlier := self._checkpoints.restore(start, step=best):
+            return earlier
+        folder = self.folder.checkpoints
+        lost = f"{folder} has lost the checkpoint of the best epoch, step {best}, and has none before it"
+        if self.experiment.at_the_end and not self.folder.result_file.exists():
+            raise UserError(f"{lost}: its test score cannot be measured; remove {self.folder.path} to train again")
+        self.warnings.append(f"{lost}: only --checkpoint=latest can be loaded; to have it, train in another folder")
         return latest
 
     def _create_writers(self, wandb_project: str | None) -> list[Writer]:
@@ -146,10 +154,9 @@ class Run:
             self._mirror.push()
 
     def save(self) -> None:
-        """Saves; at the end of an epoch ranked by its score."""
-        at_end = self.rows and self.rows[-1]["step"] == int(self.progress.state.step)
+        """Saves a checkpoint, and the folder to its bucket where it has one."""
         with distributed.together():
-            self._checkpoints.save(self.progress, score=self.rows[-1][score_key(self.config)] if at_end else None)
+            self._checkpoints.save(self.progress, best=self.best_row()["step"] if self.rows else None)
             self._publish()
 
     def write(self) -> None:
@@ -172,7 +179,13 @@ class Run:
         final, best, state = self.rows[-1], self.best_row(), self.progress.state
         best_state = state
         if self.experiment.at_the_end and best is not final:
-            restored = self._checkpoints.restore(self.progress, step=best["step"])
+            with distributed.together():
+                restored = self._checkpoints.restore(self.progress, step=best["step"])
+                if distributed.is_first() and (restored is None or int(restored.state.step) != best["step"]):
+                    raise UserError(
+                        f"{self.folder.checkpoints} has lost the checkpoint of the best epoch, step {best['step']}: "
+                        "its test score cannot be measured; start the same command again"
+                    )
             best_state = self._of_first(restored or self.progress).state
         at_the_end = self.experiment.at_the_end
         final_scores, best_scores = (evaluate(at_the_end, [s])[0] for s in (state, best_state))

@@ -114,7 +114,7 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         state = drawn.replace(seed=jnp.uint32(0), step=jnp.int32(7 * epoch), batch_stats=batch_stats)
         scores = evaluate(experiment.after_each_epoch, [state])[0]
         rows.append({"epoch": epoch, "step": 7 * epoch, **scores.metrics})
-        checkpoints.save(Progress(state, Metrics.zero(), 0.0, list(rows)), score=scores.metrics["test/accuracy"])
+        checkpoints.save(Progress(state, Metrics.zero(), 0.0, list(rows)), best=best_row(rows, "test/accuracy")["step"])
     best = best_row(rows, "test/accuracy")
     result = {"selected_by": "test/accuracy", "final": rows[-1], "best": best, "epochs": rows, "test_errors": []}
     folder.write_result(resolved, dataset, result)

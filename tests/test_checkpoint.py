@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +16,8 @@ from digits_jax.metrics import Metrics
 from digits_jax.train_step import TrainState
 
 
-def progress(step: int) -> Progress:
+def progress(step: int, *, ends: Sequence[int] = ()) -> Progress:
+    """That of a run whose epochs ended at these steps."""
     state = TrainState(
         seed=jnp.uint32(0),
         step=jnp.asarray(step, jnp.int32),
@@ -25,7 +26,8 @@ def progress(step: int) -> Progress:
         opt_state=(),
     )
     metrics = Metrics(jnp.asarray(step / 3, jnp.float32), jnp.asarray(step, jnp.int32), jnp.asarray(9, jnp.int32))
-    return Progress(state=state, metrics=metrics, seconds=0.125 * step, rows=[{"step": step, "loss": 0.1 + 0.2}])
+    rows = [{"step": end, "loss": 0.1 + 0.2} for end in ends]
+    return Progress(state=state, metrics=metrics, seconds=0.125 * step, rows=rows)
 
 
 def kept(folder: Path) -> list[int]:
@@ -35,63 +37,69 @@ def kept(folder: Path) -> list[int]:
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.restore(progress(0)) is None
-    checkpoints.save(progress(5), score=0.5)
+    checkpoints.save(progress(5, ends=[2, 5]), best=2)
     restored = Checkpoints(tmp_path).restore(progress(0))
     assert restored is not None
-    assert restored.rows == progress(5).rows
+    assert restored.rows == progress(5, ends=[2, 5]).rows
     assert restored.seconds == progress(5).seconds
     for a, b in zip(jax.tree.leaves(restored[:2]), jax.tree.leaves(progress(5)[:2]), strict=True):
         assert a.dtype == b.dtype
         assert (a == b).all()
 
 
+def save(folder: Path, saves: dict[int, int], ends: Sequence[int], *, resumed: bool = False) -> None:
+    """Saves steps, each with the best so far, in one process or in one for each."""
+    checkpoints = Checkpoints(folder)
+    for step, best in saves.items():
+        checkpoints = Checkpoints(folder) if resumed else checkpoints
+        checkpoints.save(progress(step, ends=[end for end in ends if end <= step]), best=best or None)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
 @pytest.mark.parametrize(
-    ("scores", "steps"),
+    ("saves", "ends", "steps"),
     [
-        ({1: 0.5, 2: 0.9, 3: 0.7, 4: 0.6, 5: 0.8}, [2, 4, 5]),  # a worse one never pushes out the latest
-        ({1: 0.5, 2: 0.6, 3: 0.7}, [2, 3]),
-        ({1: 0.9, 2: 0.9, 3: 0.9, 4: 0.9}, [1, 3, 4]),  # among equals the first is the best
-        ({1: 0.9, 2: None, 3: 0.5, 4: 0.4}, [1, 3, 4]),  # one saved in mid-epoch is kept only while it is the latest
-        ({1: 0.9, 2: None}, [1, 2]),
+        ({0: 0, 1: 1, 2: 2, 3: 2, 4: 2, 5: 2}, [1, 2, 3, 4, 5], [2, 4, 5]),
+        ({0: 0, 1: 1, 2: 2, 3: 3}, [1, 2, 3], [2, 3]),
+        ({0: 0, 1: 1, 2: 1, 3: 1, 4: 1}, [1, 2, 3, 4], [1, 3, 4]),
+        ({0: 0, 2: 2, 3: 2, 4: 2, 6: 2}, [2, 4, 6], [2, 4, 6]),  # 3 is in mid-epoch: kept while it is the latest
+        ({0: 0, 2: 2, 3: 2}, [2], [0, 2, 3]),
+        ({0: 0, 1: 0}, [], [0, 1]),
     ],
 )
-def test_the_latest_two_and_the_best_are_kept(
-    tmp_path: Path, scores: dict[int, float | None], steps: list[int]
+def test_the_last_two_epochs_the_best_and_the_latest_are_kept(
+    tmp_path: Path, saves: dict[int, int], ends: list[int], steps: list[int], resumed: bool
 ) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    for step, score in scores.items():
-        checkpoints.save(progress(step), score=score)
+    save(tmp_path, saves, ends, resumed=resumed)
     assert kept(tmp_path) == steps
     latest = Checkpoints(tmp_path).restore(progress(0))
     assert latest is not None
-    assert int(latest.state.step) == max(scores)
+    assert int(latest.state.step) == max(saves)
 
 
 def test_an_older_checkpoint_by_its_step(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    for step, score in {1: 0.9, 2: 0.5}.items():
-        checkpoints.save(progress(step), score=score)
-    best = checkpoints.restore(progress(0), step=1)
+    save(tmp_path, {1: 1, 2: 1}, [1, 2])
+    best = Checkpoints(tmp_path).restore(progress(0), step=1)
     assert best is not None
-    assert best.rows == progress(1).rows
+    assert best.rows == progress(1, ends=[1]).rows
 
 
 def test_saving_a_step_twice_keeps_the_first(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(progress(1), score=0.5)
-    checkpoints.save(progress(1), score=None)
+    checkpoints.save(progress(1, ends=[1]), best=1)
+    checkpoints.save(progress(1), best=None)
     assert kept(tmp_path) == [1]
 
 
 def test_a_disk_with_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(progress(1), score=0.5)
+    checkpoints.save(progress(1, ends=[1]), best=1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     with pytest.raises(
         UserError,
         match=r"step 2 is not saved: .*\(there is too little room; 2.0 MB are needed, 1.0 MB are free\); earlier",
     ):
-        checkpoints.save(progress(2), score=0.6)
+        checkpoints.save(progress(2, ends=[1, 2]), best=2)
     assert kept(tmp_path) == [1]
 
 
@@ -99,9 +107,7 @@ def test_a_disk_with_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def folder(tmp_path: Path) -> Path:
     """The checkpoints of steps 1 (the best), 2 and 3."""
     folder = tmp_path / "run" / "checkpoints"
-    checkpoints = Checkpoints(folder)
-    for step, score in {1: 0.9, 2: 0.5, 3: 0.4}.items():
-        checkpoints.save(progress(step), score=score)
+    save(folder, {1: 1, 2: 1, 3: 1}, [1, 2, 3])
     return folder
 
 

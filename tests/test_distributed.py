@@ -86,7 +86,7 @@ def undisturbed(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_alike(ours: Path, theirs: Path) -> None:
-    for row, other in zip(outcome(ours)[1], outcome(theirs)[1], strict=True):
+    for row, other in zip(outcome(ours)["rows"], outcome(theirs)["rows"], strict=True):
         assert row == pytest.approx(other, rel=1e-2)
 
 

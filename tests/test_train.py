@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from digits_jax import input_pipeline, run, train
+from digits_jax import input_pipeline, load_model, run, train
 from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import resolve
 from digits_jax.datasets import Dataset
@@ -175,8 +175,56 @@ def test_a_damaged_best_checkpoint_is_trained_again(
         train.train_and_evaluate(small_config, tmp_path / "b")
     monkeypatch.undo()
     (tmp_path / "b/checkpoints/7/history/metadata").write_text("{}")
-    with pytest.raises(UserError, match="neither the checkpoint of the best epoch, step 7, nor one before it"):
+    with pytest.raises(UserError, match="has lost the checkpoint of the best epoch, step 7, and has none before it"):
         train.train_and_evaluate(small_config, tmp_path / "b")
+
+
+def held_out(config: ConfigDict) -> None:
+    config.dataset.validation_examples = 200
+
+
+@pytest.mark.parametrize("change", [held_out, lambda config: None], ids=["held out", "test set"])
+@pytest.mark.parametrize("calls_before", [25, 29])  # in the last epoch but one, and in the last: 4 calls an epoch
+def test_interrupted_and_resumed_it_ends_with_the_same_best_model(
+    small_config: ConfigDict,
+    small_dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[ConfigDict], None],
+    calls_before: int,
+) -> None:
+    change(small_config)
+    small_config.learning_rates, small_config.epochs = (0.05, 50.0), (5, 3)  # the last three ruin the model
+    train.train_and_evaluate(small_config, tmp_path / "a")
+    interrupted_at(monkeypatch, calls_before=calls_before)
+    with pytest.raises(Interrupted):
+        train.train_and_evaluate(small_config, tmp_path / "b")
+    monkeypatch.undo()
+    train.train_and_evaluate(small_config, tmp_path / "b")
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("a", "b")]
+    for result in results:
+        assert result["best"]["epoch"] < 6
+        for row in (result["final"], result["best"], *result["epochs"]):
+            del row["train/seconds"]
+    assert results[0] == results[1]
+    checkpoints = [sorted(path.name for path in (tmp_path / name / "checkpoints").iterdir()) for name in ("a", "b")]
+    assert checkpoints == [sorted(str(step) for step in (results[0]["best"]["step"], 49, 56))] * 2
+    predictions = [load_model(tmp_path / name).predict(small_dataset.arrays.test_images) for name in ("a", "b")]
+    assert (predictions[0] == predictions[1]).all()
+    assert (predictions[0].argmax(-1) == small_dataset.arrays.test_labels).mean() == results[0]["best"]["test/accuracy"]
+
+
+def test_a_run_that_lost_its_best_checkpoint_to_an_earlier_version(
+    small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    small_config.learning_rates, small_config.epochs = (0.05, 1e-9), (1, 3)  # among equals the first is the best
+    train.train_and_evaluate(small_config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints/7")
+    capsys.readouterr()
+    train.train_and_evaluate(small_config, tmp_path)
+    assert "has lost the checkpoint of the best epoch, step 7, and has none before it" in capsys.readouterr().err
+    with pytest.raises(UserError, match="has no checkpoint of step 7"):
+        load_model(tmp_path)
 
 
 def test_two_runs_in_one_folder(small_config: ConfigDict, small_dataset: Dataset, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
             begin = time.monotonic()
             trials.finish(root / f"undisturbed{number}")
             seconds = time.monotonic() - begin
-            hashes.add(trials.outcome(root / f"undisturbed{number}")[0])
+            hashes.add(trials.outcome(root / f"undisturbed{number}")["result"]["state_sha256"])
         expected = trials.outcome(root / "undisturbed0")
         table.add_row("left alone, fresh processes", "3", f"{4 - len(hashes)}", "", f"{seconds:.1f} s each")
         failures += len(hashes) - 1

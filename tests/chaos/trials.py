@@ -12,6 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from digits_jax import load_model
+
 ROOT = Path(__file__).parents[2]
 _TIMEOUT = 300  # seconds for one process
 
@@ -20,7 +24,8 @@ def command(workdir: Path) -> list[str]:
     """`bn_dropout` with augmentation and dropout on 1,437 images for three epochs."""
     return [
         sys.executable, "-m", "digits_jax.main", "--config=configs/bn_dropout.py", f"--workdir={workdir}",
-        "--config.dataset.name=optical_digits", "--config.learning_rates=0.01,0.02,0.01", "--config.epochs=1,1,1",
+        "--config.dataset.name=optical_digits", "--config.dataset.validation_examples=200",
+        "--config.learning_rates=0.01,0.02,0.01", "--config.epochs=1,1,1",
         "--config.augment.rotation=8.0", "--config.augment.shear=0.3", "--config.augment.zoom=0.08",
         "--config.steps_per_call=2",
     ]  # fmt: skip
@@ -44,12 +49,23 @@ def finish(workdir: Path) -> str:
     return err
 
 
-def outcome(workdir: Path) -> tuple[str, list[dict[str, Any]]]:
-    """The hash of the final state, and the metrics rows without what a clock decides."""
+def outcome(workdir: Path) -> dict[str, Any]:
+    """What a run ended with, without what a clock decides.
+
+    Its result (the final state's hash, the scores of the final and the best epoch), its rows, which checkpoints it has,
+    and the predictions of the best model.
+    """
+    result = json.loads((workdir / "result.json").read_text())
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for row in rows:
-        del row["train/seconds"]
-    return json.loads((workdir / "result.json").read_text())["state_sha256"], rows
+    for row in (result["final"], result["best"], *result["epochs"], *rows):
+        row.pop("train/seconds", None)
+    images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), np.uint8)
+    return {
+        "result": result,
+        "rows": rows,
+        "checkpoints": sorted(path.name for path in (workdir / "checkpoints").iterdir()),
+        "predictions": load_model(workdir).predict(images).tolist(),
+    }
 
 
 def phase(workdir: Path) -> str:
