@@ -50,7 +50,7 @@ train() {
   if [[ "$given" != *" --config="* ]]; then
     arguments=(--config=configs/bn_dropout.py "${arguments[@]}")
     # A data set that was asked for is never replaced; the default one is where it cannot be had.
-    if [[ "$given" != *" --config.dataset."* ]] && ! reason="$(.venv/bin/python -m digits_jax.prepare --name=mnist 2>&1)"; then
+    if [[ "$given" != *" --config.dataset."* ]] && ! reason="$(.venv/bin/python -m digits_jax.data --name=mnist 2>&1)"; then
       if [[ "$reason" != *"cannot be reached"* ]]; then
         echo "$reason" >&2
         exit 1

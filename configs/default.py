@@ -45,7 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.test_stream = False  # also score as many test images out of an endless shuffled stream, as test_stream/
 
     dataset = config.dataset = ConfigDict()
-    dataset.name = "mnist"  # a key of digits_jax.datasets.DATASETS
+    dataset.name = "mnist"  # a key of digits_jax.data.datasets.DATASETS
     dataset.data_dir = placeholder(str)  # folder of prepared data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets
     dataset.source_dir = placeholder(str)  # folder with the original IDX files, where data is not prepared yet
     dataset.feed = "device"  # "device": all images on it; "host": gathered for each call, for data that do not fit

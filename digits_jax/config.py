@@ -8,8 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import default
-from digits_jax import augment, conv, datasets, input_pipeline, losses, models, optimizer, views
+from digits_jax import augment, input_pipeline, losses, models, optimizer, views
+from digits_jax.data import datasets
 from digits_jax.errors import ConfigError
+from digits_jax.ops import conv
 
 # Where the data lie says nothing about the experiment, and paths do not belong in results.
 _LOCATIONS = ("data_dir", "source_dir")

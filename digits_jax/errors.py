@@ -4,7 +4,7 @@
 class UserError(Exception):
     """A mistake in what the user gave: data, a folder, a config.
 
-    Its message is one line that names the thing, the value found and what would be right. `command_line.run` prints it
+    Its message is one line that names the thing, the value found and what would be right. `cli.run` prints it
     without a traceback and exits with `exit_code`.
     """
 

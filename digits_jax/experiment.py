@@ -11,11 +11,14 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import averaging, compilation, conv, datasets, input_pipeline, models, optimizer, replicas
+from digits_jax import averaging, input_pipeline, models, optimizer
 from digits_jax.augment import Augment, create_augment, create_test_augment
+from digits_jax.data import datasets
 from digits_jax.losses import create_loss
-from digits_jax.mesh import create_mesh, put
 from digits_jax.metrics import Metrics
+from digits_jax.ops import compilation, conv
+from digits_jax.parallel import replicas
+from digits_jax.parallel.mesh import create_mesh, put
 from digits_jax.train_step import (
     Examples,
     Order,

@@ -5,8 +5,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import FrozenConfigDict, config_flags
 
-from digits_jax import command_line
-from digits_jax.interrupts import Interrupted
+from digits_jax import cli
+from digits_jax.runs.interrupts import Interrupted
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment, for example configs/bn_dropout.py")
 WORKDIR = flags.DEFINE_string(
@@ -25,13 +25,16 @@ PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", 30, "seconds after which a s
 
 
 def main(argv: list[str]) -> int:
-    command_line.required("config", "configs/bn_dropout.py")
+    cli.required("config", "configs/bn_dropout.py")
     # Imported late so that a wrong flag is answered at once.
     from etils import epath
 
-    from digits_jax import compilation, console, distributed, train
+    from digits_jax import train
     from digits_jax.config import validate
-    from digits_jax.workdir import default_workdir
+    from digits_jax.ops import compilation
+    from digits_jax.parallel import distributed
+    from digits_jax.runs import console
+    from digits_jax.runs.workdir import default_workdir
 
     config = CONFIG.value
     validate(config)
@@ -64,10 +67,10 @@ def main(argv: list[str]) -> int:
                 profile_steps=PROFILE.value,
             )
     except Interrupted as interrupted:
-        console.console.print(f"interrupted and saved; go on with\n  {command_line.again()}", markup=False)
+        console.console.print(f"interrupted and saved; go on with\n  {cli.again()}", markup=False)
         return interrupted.exit_code
     return 0
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

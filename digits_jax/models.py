@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from digits_jax import conv, dense
-from digits_jax.batch_norm import BatchNorm
 from digits_jax.errors import ConfigError
-from digits_jax.layers import max_pool_2x2, normalize
+from digits_jax.ops import conv, dense
+from digits_jax.ops.batch_norm import BatchNorm
+from digits_jax.ops.layers import max_pool_2x2, normalize
 
 BATCH_NORM_PLACES = ("none", "before", "after")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

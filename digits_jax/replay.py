@@ -14,15 +14,16 @@ import optax
 from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import input_pipeline, replicas
+from digits_jax import input_pipeline
 from digits_jax.augment import create_augment
-from digits_jax.checkpoint import Progress
-from digits_jax.datasets import Dataset
+from digits_jax.data.datasets import Dataset
 from digits_jax.errors import DivergedError
 from digits_jax.experiment import build, microbatch_size
 from digits_jax.losses import create_loss
-from digits_jax.mesh import create_mesh
 from digits_jax.metrics import Metrics
+from digits_jax.parallel import replicas
+from digits_jax.parallel.mesh import create_mesh
+from digits_jax.runs.checkpoint import Progress
 from digits_jax.train_step import TrainState, create_keys, make_train_steps
 
 

@@ -15,15 +15,19 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import bucket, console, datasets, distributed, input_pipeline, replicas
+from digits_jax import input_pipeline
 from digits_jax.config import resolve, validate
+from digits_jax.data import datasets
 from digits_jax.experiment import Experiment, build, evaluate
-from digits_jax.interrupts import Interrupted, StopRequest
 from digits_jax.metrics import Metrics
-from digits_jax.profiling import StepProfiler
-from digits_jax.run import Row, Run
+from digits_jax.parallel import distributed, replicas
+from digits_jax.runs import console
+from digits_jax.runs.interrupts import Interrupted, StopRequest
+from digits_jax.runs.profiling import StepProfiler
+from digits_jax.runs.run import Row, Run
+from digits_jax.runs.writers import Writer
+from digits_jax.storage import bucket
 from digits_jax.train_step import create_keys
-from digits_jax.writers import Writer
 
 
 def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: epath.PathLike, **options: Any) -> list[Row]:

@@ -16,11 +16,12 @@ from flax import struct
 from jax import lax
 from jax.sharding import Mesh
 
-from digits_jax import averaging, compilation, threefry
+from digits_jax import averaging
 from digits_jax.augment import Augment
 from digits_jax.losses import Loss
-from digits_jax.mesh import pad_to_devices, share
 from digits_jax.metrics import Metrics
+from digits_jax.ops import compilation, threefry
+from digits_jax.parallel.mesh import pad_to_devices, share
 from digits_jax.views import over_views
 
 

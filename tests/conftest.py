@@ -16,12 +16,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from configs import default
-from digits_jax import datasets
-from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.config import resolve
+from digits_jax.data import datasets
 from digits_jax.experiment import build, evaluate
 from digits_jax.metrics import Metrics, best_row
-from digits_jax.workdir import Workdir
+from digits_jax.runs.checkpoint import Checkpoints, Progress
+from digits_jax.runs.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
 TINY = """{
@@ -145,7 +145,7 @@ def write_sweep(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch)
     ) -> str:
         path = tmp_path / f"{name}.py"
         path.write_text(
-            f"{doc}\n\nfrom digits_jax.studies.plan import Sweep\n\nSMALL = {TINY}\n\n\ndef get_sweep():\n"
+            f"{doc}\n\nfrom digits_jax.studies.sweep.plan import Sweep\n\nSMALL = {TINY}\n\n\ndef get_sweep():\n"
             f"    return Sweep({config!r}, {{{variants}}}, baseline={baseline!r}, num_seeds={num_seeds})\n"
         )
         return str(path)

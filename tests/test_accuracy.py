@@ -9,9 +9,9 @@ import pytest
 from absl.testing import flagsaver
 
 from digits_jax.errors import UserError
-from digits_jax.studies import accuracy
-from digits_jax.studies.accuracy_page import MISLABELLED, Point, first_epoch
-from digits_jax.studies.post_log import EXPERIMENTS
+from digits_jax.studies.accuracy import __main__ as accuracy
+from digits_jax.studies.accuracy.page import MISLABELLED, Point, first_epoch
+from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from tests.test_report import make_result
 
 ROOT = Path(__file__).parents[1]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from digits_jax.batch_norm import BatchNorm
 from digits_jax.errors import ConfigError
+from digits_jax.ops.batch_norm import BatchNorm
 
 X = jax.random.normal(jax.random.key(0), (12, 3, 3, 2)) * 3 + jnp.arange(12.0).reshape(12, 1, 1, 1)
 

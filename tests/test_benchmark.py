@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.studies import benchmark
+from digits_jax.studies.benchmark import __main__ as benchmark
 
 RESULT = {"seconds": {"digits_jax": [1.0, 2.0], "PyTorch eager": [4.0, 6.0], "PyTorch compiled": [2.0, 7.0]}}
 

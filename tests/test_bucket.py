@@ -12,13 +12,14 @@ from etils import epath
 from gcp_storage_emulator.server import create_server
 from ml_collections import ConfigDict
 
-from digits_jax import datasets, load_model
-from digits_jax.bucket import Mirror
+from digits_jax import load_model
+from digits_jax.data import datasets
 from digits_jax.errors import UserError
-from digits_jax.interrupts import Interrupted
-from digits_jax.studies.local_executor import run_tasks
-from digits_jax.studies.plan import load_sweep
-from digits_jax.studies.tasks import create_tasks
+from digits_jax.runs.interrupts import Interrupted
+from digits_jax.storage.bucket import Mirror
+from digits_jax.studies.sweep.local_executor import run_tasks
+from digits_jax.studies.sweep.plan import load_sweep
+from digits_jax.studies.sweep.tasks import create_tasks
 from digits_jax.train import train_and_evaluate
 from tests.test_distributed import free_port
 
@@ -134,7 +135,7 @@ def test_data_on_a_bucket_are_left_there_and_found_there(
     monkeypatch.setenv("HOME", str(tmp_path / "one"))
     first = datasets.load(small_config.dataset)
     monkeypatch.setenv("HOME", str(tmp_path / "other"))
-    monkeypatch.setattr("digits_jax.tfds_store.prepare", None)  # is not called again
+    monkeypatch.setattr("digits_jax.data.tfds_store.prepare", None)  # is not called again
     second = datasets.load(small_config.dataset)
     assert second.sha256 == first.sha256
     assert second.folder.is_relative_to(tmp_path / "other")

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from digits_jax.checkpoint import Checkpoints, Progress
 from digits_jax.errors import UserError
 from digits_jax.metrics import Metrics
+from digits_jax.runs.checkpoint import Checkpoints, Progress
 from digits_jax.train_step import TrainState
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import pytest
 
-from digits_jax import compilation
+from digits_jax.ops import compilation
 
 PROGRAM = """
 import jax
-from digits_jax import compilation
+from digits_jax.ops import compilation
 compilation.enable_cache()
 print(jax.jit(lambda x: x * 2 + 1)(20.0))
 """

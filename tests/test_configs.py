@@ -11,8 +11,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from digits_jax import datasets
 from digits_jax.config import differences, resolve, validate
+from digits_jax.data import datasets
 from digits_jax.experiment import build
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import Examples
@@ -93,7 +93,7 @@ def test_fields_are_declared_and_read() -> None:
     sections = {"config": "", "dataset_config": "dataset.", "model_config": "model.", "augment_config": "augment."}
     methods = {"to_dict", "value"}
     read = set()
-    for path in (ROOT / "digits_jax").glob("*.py"):
+    for path in (ROOT / "digits_jax").rglob("*.py"):
         tree = ast.parse(path.read_text())
         for chain in attribute_chains(tree):
             start = next((i for i, name in enumerate(chain) if name in sections and chain[0] != "jax"), None)

@@ -4,7 +4,8 @@ import importlib
 
 import pytest
 
-from digits_jax import console, models
+from digits_jax import models
+from digits_jax.runs import console
 
 
 def test_layers_in_the_order_they_are_called(capsys: pytest.CaptureFixture) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from digits_jax import conv
-from digits_jax.winograd import tile_size
+from digits_jax.ops import conv
+from digits_jax.ops.winograd import tile_size
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
-from digits_jax import arrays, datasets, idx, optical_digits
+from digits_jax.data import arrays, datasets, idx, optical_digits
 from digits_jax.errors import UserError
 from tests.conftest import idx_bytes
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from digits_jax.apps import demo
-from digits_jax.apps.digit_images import find_digits
-from digits_jax.apps.digit_reader import Reading
+from digits_jax.apps.reader.digit_images import find_digits
+from digits_jax.apps.reader.digit_reader import Reading
 from digits_jax.studies.drawings import draw
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from digits_jax import dense
+from digits_jax.ops import dense
 
 PLAIN = (((1,), (0,)), ((), ()))
 

@@ -9,7 +9,7 @@ import pytest
 
 from digits_jax.apps import doctor
 from digits_jax.apps.doctor import Finding
-from digits_jax.studies import benchmark
+from digits_jax.studies.benchmark import __main__ as benchmark
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_data(data_dir: Path, trained: Path, tmp_path: Path, monkeypatch: pytest
     (folder / "digits_jax_arrays.npz").write_bytes(content)
     damaged = next(doctor.check_data())
     assert damaged.found.endswith("digits_jax_arrays.npz is damaged")
-    assert damaged.remedy.endswith("python -m digits_jax.prepare --name=optical_digits")
+    assert damaged.remedy.endswith("python -m digits_jax.data --name=optical_digits")
     (folder / "digits_jax_arrays.npz").unlink()
     (folder / "dataset_info.json").write_text("{}")
     assert "prepared, not decoded yet" in next(doctor.check_data()).found

@@ -9,11 +9,11 @@ import pytest
 from ml_collections import ConfigDict
 from scipy import special
 
-from digits_jax import ensemble
-from digits_jax.apps.evaluation import evaluate
-from digits_jax.apps.evaluation_page import write
-from digits_jax.datasets import Dataset
+from digits_jax.apps.evaluate.evaluation import evaluate
+from digits_jax.apps.evaluate.page import write
+from digits_jax.data.datasets import Dataset
 from digits_jax.errors import UserError
+from digits_jax.runs import ensemble
 from digits_jax.train import train_seeds
 
 

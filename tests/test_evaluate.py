@@ -17,14 +17,15 @@ from ml_collections import ConfigDict
 from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
-from digits_jax import datasets, load_model
-from digits_jax.apps.corruptions import CORRUPTIONS
-from digits_jax.apps.evaluation import Evaluation, evaluate
-from digits_jax.apps.evaluation_page import write
-from digits_jax.apps.scores import score, share
+from digits_jax import load_model
+from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
+from digits_jax.apps.evaluate.evaluation import Evaluation, evaluate
+from digits_jax.apps.evaluate.page import write
+from digits_jax.apps.evaluate.scores import score, share
+from digits_jax.data import datasets
 from digits_jax.errors import UserError
+from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.train import train_and_evaluate
-from digits_jax.trained_model import TrainedModel
 
 _CORRUPTIONS = {corruption.name: corruption for corruption in CORRUPTIONS}
 

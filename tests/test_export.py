@@ -15,10 +15,10 @@ import pytest
 from jax import export as jax_export
 
 from digits_jax import load_model
-from digits_jax.apps import exports
-from digits_jax.apps.model_card import build_card
+from digits_jax.apps.export import formats as exports
+from digits_jax.apps.export.model_card import build_card
 from digits_jax.errors import UserError
-from digits_jax.trained_model import TrainedModel
+from digits_jax.runs.trained_model import TrainedModel
 
 _NEEDED = {"stablehlo": ["flatbuffers"], "onnx": ["onnx", "onnxruntime"], "npz": []}
 
@@ -114,7 +114,7 @@ def test_an_extra_that_is_not_installed(
 )  # fmt: skip
 def test_an_operation_that_the_graph_does_not_know(function: object, operation: str) -> None:
     pytest.importorskip("onnx")
-    from digits_jax.apps.onnx_graph import to_onnx
+    from digits_jax.apps.export.onnx_graph import to_onnx
 
     with pytest.raises(UserError, match=f"--to=onnx does not know the operation '{operation}"):
         to_onnx(function, (28, 28, 1))  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def test_an_operation_that_the_graph_does_not_know(function: object, operation: 
 def test_padding_strides_and_constants_of_a_graph(images: np.ndarray) -> None:
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    from digits_jax.apps.onnx_graph import to_onnx
+    from digits_jax.apps.export.onnx_graph import to_onnx
 
     kernel = np.random.default_rng(0).standard_normal((3, 3, 1, 2)).astype(np.float32)
 

@@ -11,7 +11,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from digits_jax import datasets, idx
+from digits_jax.data import datasets, idx
 from digits_jax.errors import UserError
 from tests.conftest import idx_bytes
 

@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import default
-from digits_jax import datasets, models, train_step
+from digits_jax import models, train_step
 from digits_jax.augment import create_augment
+from digits_jax.data import datasets
 from digits_jax.losses import create_loss
-from digits_jax.mesh import create_mesh, put
 from digits_jax.metrics import Metrics
+from digits_jax.parallel.mesh import create_mesh, put
 from digits_jax.train_step import Examples, TrainState
 
 pytestmark = pytest.mark.devices

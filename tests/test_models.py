@@ -12,8 +12,9 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from configs import default
-from digits_jax import layers, models
+from digits_jax import models
 from digits_jax.errors import UserError
+from digits_jax.ops import layers
 
 
 def create(config: ConfigDict) -> nn.Module:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from digits_jax.apps.digit_images import find_digits
-from digits_jax.apps.pictures import decode_picture, files_of, read_picture, to_pixels
+from digits_jax.apps.reader.digit_images import find_digits
+from digits_jax.apps.reader.pictures import decode_picture, files_of, read_picture, to_pixels
 from digits_jax.errors import UserError
 from digits_jax.studies.drawings import draw
 

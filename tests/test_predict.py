@@ -13,14 +13,15 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from digits_jax import load_model, train
-from digits_jax.apps import digit_reader, familiarity, predict
-from digits_jax.apps.digit_reader import Reading, load_reader
-from digits_jax.apps.pictures import to_pixels
-from digits_jax.apps.strokes import LETTERS, scribbled_letters
-from digits_jax.datasets import Dataset
+from digits_jax.apps import predict
+from digits_jax.apps.reader import digit_reader, familiarity
+from digits_jax.apps.reader.digit_reader import Reading, load_reader
+from digits_jax.apps.reader.pictures import to_pixels
+from digits_jax.apps.reader.strokes import LETTERS, scribbled_letters
+from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
+from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.studies.drawings import draw
-from digits_jax.trained_model import TrainedModel
 
 pytestmark = pytest.mark.usefixtures("parsed_flags")
 
@@ -138,7 +139,7 @@ def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch,
     def nowhere(_: object) -> None:
         raise UserError("they are nowhere")
 
-    monkeypatch.setattr("digits_jax.datasets.load", nowhere)
+    monkeypatch.setattr("digits_jax.data.datasets.load", nowhere)
     reader = load_reader(str(run), checkpoint="best")
     assert (
         "warning: what is no digit may go unnoticed, for want of the training images: they" in capsys.readouterr().err

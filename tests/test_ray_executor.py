@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from digits_jax.errors import UserError
-from digits_jax.studies.ray_executor import Resources, connect, share
+from digits_jax.studies.sweep.ray_executor import Resources, connect, share
 from tests.test_sweep import figures, finish, start
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: ./launch.sh setup ray")

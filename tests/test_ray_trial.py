@@ -12,8 +12,8 @@ import filelock
 import pytest
 
 from digits_jax.errors import DivergedError
-from digits_jax.studies import ray_trial
-from digits_jax.studies.ray_trial import Outcome, Trial
+from digits_jax.studies.sweep import ray_trial
+from digits_jax.studies.sweep.ray_trial import Outcome, Trial
 from tests.test_sweep import create_tasks
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from digits_jax import input_pipeline, replicas, train
+from digits_jax import input_pipeline, train
 from digits_jax.config import resolve
-from digits_jax.datasets import Dataset
+from digits_jax.data.datasets import Dataset
 from digits_jax.experiment import build
-from digits_jax.interrupts import Interrupted
 from digits_jax.metrics import Metrics
+from digits_jax.parallel import replicas
+from digits_jax.runs.interrupts import Interrupted
 from digits_jax.train_step import create_keys
 from tests.test_train import interrupted_at, without_clock
 

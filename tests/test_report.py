@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from digits_jax.arrays import Arrays
+from digits_jax.data.arrays import Arrays
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.studies import ablations, load_runs, report, report_page
-from digits_jax.studies.results import read_results
-from digits_jax.studies.statistics import Comparison, Estimate, compare, estimate
-from digits_jax.studies.study import create_study, scale_of
+from digits_jax.studies import ablations, load_runs
+from digits_jax.studies.report import __main__ as report
+from digits_jax.studies.report import page as report_page
+from digits_jax.studies.report.results import read_results
+from digits_jax.studies.report.statistics import Comparison, Estimate, compare, estimate
+from digits_jax.studies.report.study import create_study, scale_of
 
 # Final test accuracy by variant and seed.
 ACCURACIES = {

@@ -12,8 +12,8 @@ from absl.testing import flagsaver
 
 from configs.sweeps import reproduction, reproduction_causes
 from digits_jax.errors import UserError
-from digits_jax.studies import reproduce
-from digits_jax.studies.post_log import EXPERIMENTS, figures_of, inside, inside_without_each, read_post_log
+from digits_jax.studies.reproduce import __main__ as reproduce
+from digits_jax.studies.reproduce.post_log import EXPERIMENTS, figures_of, inside, inside_without_each, read_post_log
 from tests.test_report import make_result
 
 ROOT = Path(__file__).parents[1]

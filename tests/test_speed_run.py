@@ -8,11 +8,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from digits_jax.config import resolve
-from digits_jax.datasets import Dataset
+from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
-from digits_jax.studies import torch_recipe
-from digits_jax.studies.benchmark import Case
-from digits_jax.studies.speed_run import race, time_cases, train
+from digits_jax.studies.benchmark import torch_recipe
+from digits_jax.studies.benchmark.__main__ import Case
+from digits_jax.studies.benchmark.speed_run import race, time_cases, train
 from digits_jax.train import train_and_evaluate
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from digits_jax.studies import statistics
+from digits_jax.studies.report import statistics
 
 RANDOM = np.random.default_rng(0)
 BASELINE = dict(enumerate(RANDOM.normal(0.99, 0.001, 7).tolist()))

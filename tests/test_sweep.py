@@ -18,10 +18,11 @@ from absl.testing import flagsaver
 from digits_jax import train
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import Scores, evaluate
-from digits_jax.interrupts import Interrupted
-from digits_jax.studies import local_executor, plan, sweep
-from digits_jax.studies import tasks as sweep_tasks
-from digits_jax.studies.results import read_results
+from digits_jax.runs.interrupts import Interrupted
+from digits_jax.studies.report.results import read_results
+from digits_jax.studies.sweep import __main__ as sweep
+from digits_jax.studies.sweep import local_executor, plan
+from digits_jax.studies.sweep import tasks as sweep_tasks
 from tests.conftest import RATES
 from tests.test_train import press_ctrl_c, without_clock
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from digits_jax import threefry
+from digits_jax.ops import threefry
 
 DRAWS: dict[str, Callable[[jax.Array], Any]] = {
     "uniform": lambda key: jax.random.uniform(key, (3, 5)),

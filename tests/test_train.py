@@ -14,14 +14,15 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from digits_jax import input_pipeline, load_model, run, train
-from digits_jax.checkpoint import Checkpoints, Progress
+from digits_jax import input_pipeline, load_model, train
 from digits_jax.config import resolve
-from digits_jax.datasets import Dataset
+from digits_jax.data.datasets import Dataset
 from digits_jax.errors import UserError
 from digits_jax.experiment import build
-from digits_jax.interrupts import Interrupted
 from digits_jax.metrics import Metrics, best_row
+from digits_jax.runs import run
+from digits_jax.runs.checkpoint import Checkpoints, Progress
+from digits_jax.runs.interrupts import Interrupted
 
 
 def without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

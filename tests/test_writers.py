@@ -11,8 +11,8 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
-from digits_jax import curves, writers
 from digits_jax.errors import UserError
+from digits_jax.runs import curves, writers
 
 ROWS = [
     {

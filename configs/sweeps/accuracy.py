@@ -3,7 +3,7 @@
 Of their runs, and of those of the six experiments as stated, `python -m digits_jax.studies.accuracy` makes a page.
 """
 
-from digits_jax.studies.plan import Sweep
+from digits_jax.studies.sweep.plan import Sweep
 
 
 def get_sweep() -> Sweep:

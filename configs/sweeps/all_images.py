@@ -5,7 +5,7 @@ normalisation before each activation and a momentum of 0.9 (of batch_norm), and 
 schedule).
 """
 
-from digits_jax.studies.plan import Sweep
+from digits_jax.studies.sweep.plan import Sweep
 
 SHORT = {"epochs": (1, 1, 1), "learning_rates": (0.01, 0.1, 0.01)}
 

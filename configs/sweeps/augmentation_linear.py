@@ -4,7 +4,7 @@ The same warps as in augmentation_vgg.
 """
 
 from configs.sweeps import augmentation_vgg
-from digits_jax.studies.plan import Sweep
+from digits_jax.studies.sweep.plan import Sweep
 
 
 def get_sweep() -> Sweep:

@@ -5,7 +5,7 @@ the running statistics, by which test images are normalised, are not left behind
 they move as far per image: a momentum of 0.99^s (configs/sweeps/batch_statistics.py asks what happens otherwise).
 """
 
-from digits_jax.studies.plan import Sweep
+from digits_jax.studies.sweep.plan import Sweep
 
 
 def get_sweep() -> Sweep:

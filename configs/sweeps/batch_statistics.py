@@ -6,7 +6,7 @@ of 1,024 images seven tenths. The rates are those of a batch of 64, times s^p fo
 ("linear", Goyal et al. 2017) or p = 1/2 ("square root", Krizhevsky 2014).
 """
 
-from digits_jax.studies.plan import Sweep
+from digits_jax.studies.sweep.plan import Sweep
 
 POWERS = {"linear": 1.0, "square root": 0.5}
 

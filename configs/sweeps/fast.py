@@ -3,7 +3,7 @@
 Each variant leaves one out: it is as the experiment bn_dropout in that respect, or as fast could have been.
 """
 
-from digits_jax.studies.plan import Sweep
+from digits_jax.studies.sweep.plan import Sweep
 
 
 def get_sweep() -> Sweep:

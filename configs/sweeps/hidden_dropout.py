@@ -1,6 +1,6 @@
 """Does dropout before the last layer help bn_dropout when there are few images, and how much of it?"""
 
-from digits_jax.studies.plan import Sweep
+from digits_jax.studies.sweep.plan import Sweep
 
 SMALL = {"dataset.train_examples": 12_000, "epochs": (1, 1, 1), "learning_rates": (0.01, 0.1, 0.01)}
 

@@ -3,8 +3,8 @@
 # Four and a half hours on two CPU cores. Of its results `python -m digits_jax.studies.reproduce` makes
 # docs/reproduction.md.
 
-from digits_jax.studies.plan import Sweep
-from digits_jax.studies.post_log import EXPERIMENTS
+from digits_jax.studies.reproduce.post_log import EXPERIMENTS
+from digits_jax.studies.sweep.plan import Sweep
 
 LINEAR = ("linear", "linear_augmented")
 

@@ -1,6 +1,6 @@
 """What explains the first figures of the post's log: which one change, from the runs as logged, brings them closer?"""
 
-from digits_jax.studies.plan import Sweep
+from digits_jax.studies.sweep.plan import Sweep
 
 FIRST = {"epochs": (3,), "num_seeds": 3}
 

@@ -5,7 +5,7 @@ square root (Krizhevsky 2014), or s itself (linear scaling, Goyal et al. 2017). 
 of the rate.
 """
 
-from digits_jax.studies.plan import Sweep
+from digits_jax.studies.sweep.plan import Sweep
 
 SIZES = (64, 256, 1024, 4096, 16384)
 _POWERS = {"constant": 0.0, "fourth root": 0.25, "square root": 0.5, "linear": 1.0}

@@ -4,7 +4,7 @@ Each has 0.1 as its highest rate: constant; as stated, a tenth of it in the firs
 cosine; one cycle, up from a 25th of it and down to nothing.
 """
 
-from digits_jax.studies.plan import Sweep
+from digits_jax.studies.sweep.plan import Sweep
 
 SMALL = {"dataset.train_examples": 12_000, "epochs": (3,), "learning_rates": (0.1,)}
 

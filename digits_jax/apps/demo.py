@@ -16,15 +16,15 @@ from urllib.parse import urlsplit
 import numpy as np
 from absl import flags
 
-from digits_jax import command_line
+from digits_jax import cli
 from digits_jax.apps.chosen_model import CHECKPOINT
-from digits_jax.apps.pictures import decode_picture
+from digits_jax.apps.reader.pictures import decode_picture
 from digits_jax.errors import UserError
 
 if TYPE_CHECKING:
     from flask import Flask, Response
 
-    from digits_jax.apps.digit_reader import Reading
+    from digits_jax.apps.reader.digit_reader import Reading
 
 HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on")
 PORT = flags.DEFINE_integer("port", 8501, "to listen on; 0 chooses a free one", lower_bound=0, upper_bound=65535)
@@ -136,13 +136,13 @@ def is_own_name(host: str, address: str) -> bool:
 
 
 def main(argv: list[str]) -> None:
-    workdir = command_line.required("workdir", "runs/bn_dropout/0123abcd")
+    workdir = cli.required("workdir", "runs/bn_dropout/0123abcd")
     try:
         import flask  # noqa: F401
         from waitress.server import create_server
     except ImportError:
         raise UserError("the demo needs Flask and waitress: ./launch.sh setup demo") from None
-    from digits_jax.apps.digit_reader import load_reader
+    from digits_jax.apps.reader.digit_reader import load_reader
 
     reader = load_reader(workdir, checkpoint=CHECKPOINT.value)
     app = create_app(
@@ -161,4 +161,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -18,12 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import digits_jax
-from digits_jax import command_line, compilation, datasets, tfds_store
-from digits_jax.arrays import read_cache
-from digits_jax.console import console
+from digits_jax import cli
+from digits_jax.data import datasets, tfds_store
+from digits_jax.data.arrays import read_cache
 from digits_jax.metrics import Metrics
-from digits_jax.studies import benchmark, contestants
-from digits_jax.workdir import describe_machine
+from digits_jax.ops import compilation
+from digits_jax.runs.console import console
+from digits_jax.runs.workdir import describe_machine
+from digits_jax.studies.benchmark import __main__ as benchmark
+from digits_jax.studies.benchmark import contestants
 
 BENCHMARKS = Path(digits_jax.__file__).parent.parent / "docs" / "benchmarks.json"
 
@@ -87,14 +90,14 @@ def check_data() -> Iterator[Finding]:
             sizes = f"{len(cached[0].train_labels):,} + {len(cached[0].test_labels):,} images"
             yield Finding(name, f"{prepared}: {sizes}, verified")
         elif cache.exists():
-            remedy = f"make it again: python -m digits_jax.prepare --name={name}"
+            remedy = f"make it again: python -m digits_jax.data --name={name}"
             yield Finding(name, f"{cache} is damaged", remedy)
         elif tfds_store.is_prepared(prepared):
             yield Finding(name, f"{prepared}: prepared, not decoded yet (the first start does it)")
         else:
             absent.append(name)
     if absent:
-        yield Finding("not here yet", f"{', '.join(absent)} (python -m digits_jax.prepare --name=...)")
+        yield Finding("not here yet", f"{', '.join(absent)} (python -m digits_jax.data --name=...)")
 
 
 def check_determinism() -> Iterator[Finding]:
@@ -175,4 +178,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

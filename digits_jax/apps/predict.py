@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from digits_jax import command_line
+from digits_jax import cli
 from digits_jax.apps.chosen_model import CHECKPOINT
-from digits_jax.apps.pictures import files_of, read_picture
+from digits_jax.apps.reader.pictures import files_of, read_picture
 from digits_jax.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from digits_jax.apps.digit_reader import DigitReader, Reading
+    from digits_jax.apps.reader.digit_reader import DigitReader, Reading
 
 JSON = flags.DEFINE_bool("json", False, "answer with one JSON document")
 SHOW = flags.DEFINE_string("show", None, "PNG to save, of what the network saw")
@@ -53,7 +53,7 @@ def _load_reader(workdir: str) -> "DigitReader":
     # Late: it imports JAX, and mistakes come first. Nothing of what is imported is garbage: looking through it, now and
     # at the end once more, would take a sixth of a short command's time.
     gc.disable()
-    from digits_jax.apps.digit_reader import load_reader
+    from digits_jax.apps.reader.digit_reader import load_reader
 
     gc.freeze()
     gc.enable()
@@ -63,7 +63,7 @@ def _load_reader(workdir: str) -> "DigitReader":
 def main(argv: list[str]) -> int:
     if len(argv) < 2:
         raise ConfigError("no picture is given: expected files, folders of them, or - for standard input")
-    workdir = command_line.required("workdir", "runs/bn_dropout/0123abcd")
+    workdir = cli.required("workdir", "runs/bn_dropout/0123abcd")
     if SHOW.value is not None and not SHOW.value.endswith(".png"):
         raise ConfigError(f"--show is {SHOW.value!r}: expected the name of a PNG, such as seen.png")
     reader, answers, shown, mistakes = None, [], [], 0
@@ -87,11 +87,11 @@ def main(argv: list[str]) -> int:
     if JSON.value:
         print(json.dumps(answers, indent=1))
     if shown:
-        from digits_jax.apps.contact_sheet import save_sheet
+        from digits_jax.apps.reader.contact_sheet import save_sheet
 
         save_sheet(shown, str(SHOW.value))
     return 1 if mistakes else 0
 
 
 if __name__ == "__main__":
-    command_line.run(main, positional=True)
+    cli.run(main, positional=True)

@@ -9,14 +9,16 @@ from pathlib import Path
 
 from absl import flags
 
-from digits_jax import bucket, command_line, datasets
-from digits_jax.checkpoint import Checkpoints, Progress
+from digits_jax import cli
 from digits_jax.config import from_recorded
-from digits_jax.console import console
+from digits_jax.data import datasets
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import build
 from digits_jax.replay import replay
-from digits_jax.workdir import Workdir
+from digits_jax.runs.checkpoint import Checkpoints, Progress
+from digits_jax.runs.console import console
+from digits_jax.runs.workdir import Workdir
+from digits_jax.storage import bucket
 
 STEPS = flags.DEFINE_string("steps", None, "FIRST:LAST, counted from 0, LAST exclusive")
 
@@ -51,4 +53,4 @@ def _show(folder: Workdir, first: int, last: int) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, positional=True)
+    cli.run(main, positional=True)

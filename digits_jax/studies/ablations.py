@@ -5,14 +5,14 @@ Each folder there holds the result files of one sweep. Run a sweep with `--resul
 
 from pathlib import Path
 
-from digits_jax import command_line
-from digits_jax.console import console
-from digits_jax.disk import replace_text
+from digits_jax import cli
 from digits_jax.errors import UserError
-from digits_jax.studies.pages import DOCS
-from digits_jax.studies.report import write_report
-from digits_jax.studies.results import read_results
-from digits_jax.studies.study import Study, create_study
+from digits_jax.runs.console import console
+from digits_jax.storage.disk import replace_text
+from digits_jax.studies.docs import DOCS
+from digits_jax.studies.report.__main__ import write_report
+from digits_jax.studies.report.results import read_results
+from digits_jax.studies.report.study import Study, create_study
 
 _INTRODUCTION = """# Ablations
 
@@ -52,4 +52,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

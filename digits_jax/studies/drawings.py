@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from digits_jax import command_line
+from digits_jax import cli
 from digits_jax.apps.chosen_model import CHECKPOINT
-from digits_jax.apps.strokes import DIGITS, LETTERS, Strokes, curve, trace
-from digits_jax.studies.pages import DOCS
+from digits_jax.apps.reader.strokes import DIGITS, LETTERS, Strokes, curve, trace
+from digits_jax.studies.docs import DOCS
 
 _STAR: Strokes = [
     [(3, 0), (4.8, 6.4)], [(4.8, 6.4), (0, 2.6)], [(0, 2.6), (6, 2.4)], [(6, 2.4), (1.2, 6.4)], [(1.2, 6.4), (3, 0)],
@@ -80,10 +80,10 @@ def pictures() -> list[Image.Image]:
 
 
 def main(argv: list[str]) -> None:
-    workdir = command_line.required("workdir", "runs/bn_dropout/0123abcd")
-    from digits_jax.apps.contact_sheet import draw_sheet
-    from digits_jax.apps.digit_reader import load_reader
-    from digits_jax.apps.pictures import to_pixels
+    workdir = cli.required("workdir", "runs/bn_dropout/0123abcd")
+    from digits_jax.apps.reader.contact_sheet import draw_sheet
+    from digits_jax.apps.reader.digit_reader import load_reader
+    from digits_jax.apps.reader.pictures import to_pixels
 
     reader = load_reader(workdir, checkpoint=CHECKPOINT.value)
     answers = [(pixels, reader.read(pixels)) for pixels in map(to_pixels, pictures())]
@@ -91,4 +91,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from digits_jax import command_line, datasets
+from digits_jax import cli
 from digits_jax.apps.chosen_model import CHECKPOINT, WORKDIR
-from digits_jax.apps.digit_reader import DigitReader, load_reader
-from digits_jax.apps.pictures import to_pixels
-from digits_jax.disk import replace_text
+from digits_jax.apps.reader.digit_reader import DigitReader, load_reader
+from digits_jax.apps.reader.pictures import to_pixels
+from digits_jax.data import datasets
 from digits_jax.errors import UserError
-from digits_jax.studies.html_page import markdown_table
-from digits_jax.studies.pages import DOCS, replace_section
+from digits_jax.pages import markdown_table
+from digits_jax.storage.disk import replace_text
+from digits_jax.studies.docs import DOCS, replace_section
 from digits_jax.studies.renderings import DIGIT_SHAPED, FONTS, HANDWRITING, OTHERS, digits_of, letters_of, others_of
 
 _AS_PICTURES = 1000  # test images that are also read as pictures, where their place and size are to be found again
@@ -124,4 +125,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.sweeps import scaling as sweep
-from digits_jax import command_line
+from digits_jax import cli
 from digits_jax.errors import UserError
-from digits_jax.studies.html_page import markdown_table
-from digits_jax.studies.pages import DOCS, replace_section
-from digits_jax.studies.results import read_results
-from digits_jax.studies.study import scale_of
+from digits_jax.pages import markdown_table
+from digits_jax.studies.docs import DOCS, replace_section
+from digits_jax.studies.report.results import read_results
+from digits_jax.studies.report.study import scale_of
 
 PARAMETERS = 594_922  # of `vgg`
 NUM_DEVICES = (1, 8, 64, 256)
@@ -115,4 +115,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -14,7 +14,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from digits_jax import command_line
+from digits_jax import cli
 from tests.chaos import trials
 
 SIGKILL = flags.DEFINE_integer("sigkill", 50, "runs killed by SIGKILL", lower_bound=0)
@@ -73,4 +73,4 @@ def _listed(counts: Counter[str]) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Finds, normalizes and classifies digits in pictures."""

@@ -1,0 +1,183 @@
+"""Small-kernel convolution as matrix products, for backends whose own convolution is slow.
+
+XLA:CPU has a fast path for convolutions in a program's entry computation only: inside `lax.scan` or a while loop,
+where training steps run, the gradients fall back to naive loops, 20 times slower (jax-ml/jax#12868). Matrix products
+are fast anywhere. A 3x3 kernel over many channels goes through Winograd's transforms (`winograd.py`) where its tiles
+fit. A first layer, over a grey or a colour image, is too thin for a product: its few terms are added up pixel by pixel
+in one pass, and only the kernel's gradient is a product, of the pixels under the kernel with dy. For the others the
+usual way (im2col) would write all kh kw pixels under the kernel side by side before it multiplies, nine times the
+image for a 3x3 kernel. Here the rows are gathered along the height only and summed along the width afterwards, so that
+both sides of the product are three times theirs:
+
+    R[b, h, w, (i, c)] = x[b, h + i, w, c]                              rows under the kernel:  [B, H', W, kh C]
+    P = R @ K          with K[(i, c), (j, o)] = kernel[i, j, c, o]      one product:            [B, H', W, kw O]
+    y[b, h, w, o] = sum_j P[b, h, w + j, (j, o)]                        summed along the width: [B, H', W', O]
+
+and backwards, with dP the pieces of dy put back to where the sum took them from:
+
+    dK = R^T @ dP       dR = dP @ K^T       dx[b, h, w, c] = sum_i dR[b, h - i, w, (i, c)]
+
+Models do not know of this: `implementation` gives them what `flax.linen.Conv` calls.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from digits_jax.ops import winograd
+
+IMPLEMENTATIONS = ("auto", "winograd", "matmul", "lax")
+_WINOGRAD_CHANNELS = 8  # products thinner than this do not pay for the transforms
+_DIRECT_TERMS = 27  # of a 3x3 kernel over a colour image: 3.2 ms by a sum, 7.5 by rows, on [64, 32, 32, 3] with O = 32
+
+
+def implementation(name: str) -> Callable[..., Any]:
+    """The function for `nn.Conv(conv_general_dilated=...)`; `name` is one of `IMPLEMENTATIONS`.
+
+    "winograd" and "matmul" take matrix products, the first after Winograd's transforms where they fit; "lax" is XLA's
+    own convolution, and `resolve` says what "auto" is.
+    """
+    name = resolve(name)
+    if name == "lax":
+        return lax.conv_general_dilated
+    return functools.partial(conv_general_dilated, transform=name == "winograd")
+
+
+def resolve(name: str, *, stacked: bool = False) -> str:
+    """What "auto" stands for: "winograd" on a CPU, elsewhere "lax".
+
+    Args:
+      name: one of `IMPLEMENTATIONS`; others than "auto" stand for themselves.
+      stacked: whether the model is `vmap`ped over kernels. A convolution is then a grouped one, which is slow on a GPU
+        too, while a matrix product stays one: "winograd".
+    """
+    if name != "auto":
+        return name
+    return "winograd" if stacked or jax.default_backend() == "cpu" else "lax"
+
+
+def conv_general_dilated(
+    lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, *, transform: bool, **kwargs: Any
+) -> jax.Array:
+    """`lax.conv_general_dilated`, by matrix products where the convolution is plain and unpadded.
+
+    Args:
+      transform: by Winograd's, where it fits.
+      lhs: images `[B, H, W, C]`.
+      rhs: kernel `[kh, kw, C, O]`.
+      window_strides, padding, kwargs: as for `lax.conv_general_dilated`. Strides, dilation, groups, padding or another
+        layout are left to that function.
+
+    Returns:
+      `[B, H - kh + 1, W - kw + 1, O]` where it is plain.
+    """
+    plain = (
+        tuple(window_strides) == (1, 1)
+        and (padding == "VALID" or all(tuple(p) == (0, 0) for p in padding))
+        and kwargs.get("lhs_dilation") in (None, (1, 1))
+        and kwargs.get("rhs_dilation") in (None, (1, 1))
+        and kwargs.get("feature_group_count", 1) == 1
+        and kwargs.get("batch_group_count", 1) == 1
+        and _is_channels_last(kwargs.get("dimension_numbers"), lhs, rhs)
+    )
+    if plain:
+        return _conv_valid(lhs, rhs, transform)
+    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
+
+
+def _is_channels_last(dimension_numbers: Any, lhs: jax.Array, rhs: jax.Array) -> bool:
+    wanted = lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC"))
+    return dimension_numbers is not None and wanted == lax.conv_dimension_numbers(
+        lhs.shape, rhs.shape, dimension_numbers
+    )
+
+
+def _conv_valid(images: jax.Array, kernel: jax.Array, transform: bool) -> jax.Array:
+    kh, kw, c, o = kernel.shape
+    m = winograd.tile_size(images.shape, kernel.shape)
+    if transform and m and min(c, o) >= _WINOGRAD_CHANNELS and images.dtype == jnp.float32:
+        return winograd.conv3x3(images, kernel, m)
+    if kh * kw * c <= _DIRECT_TERMS:
+        return _conv_direct(images, kernel)
+    return _conv_rows(images, kernel)
+
+
+@jax.custom_vjp
+def _conv_direct(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    factors = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])
+    return _sum(x[..., None] * k for x, k in zip(_pixels(images, kernel.shape), factors, strict=True))
+
+
+def _direct_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _conv_direct(images, kernel), (images, kernel)
+
+
+def _direct_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    images, kernel = residuals
+    kh, kw, channels, o = kernel.shape
+    # Dead code in a first layer, whose images need no gradient: XLA removes it.
+    dx = [dy @ k for k in kernel.reshape(-1, o)]
+    d_images = jax.linear_transpose(lambda images: _pixels(images, kernel.shape), images)(dx)[0]
+    pixels = jnp.stack(_pixels(images, kernel.shape)).reshape(kh * kw * channels, -1)
+    return d_images, (pixels @ dy.reshape(-1, o)).reshape(kernel.shape)
+
+
+_conv_direct.defvjp(_direct_forward, _direct_backward)
+
+
+def _pixels(images: jax.Array, kernel_shape: tuple[int, ...]) -> list[jax.Array]:
+    """What each of the kh kw C numbers of an output's kernel is multiplied with: `[B, H - kh + 1, W - kw + 1]`."""
+    kh, kw, channels, _ = kernel_shape
+    height, width = images.shape[1] - kh + 1, images.shape[2] - kw + 1
+    return [images[:, i : i + height, j : j + width, c] for i in range(kh) for j in range(kw) for c in range(channels)]
+
+
+@jax.custom_vjp
+def _conv_rows(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    kh, kw, _, o = kernel.shape
+    width = images.shape[2] - kw + 1
+    products = _gather_rows(images, kh) @ _as_matrix(kernel)
+    return _sum(products[:, :, j : j + width, j * o : (j + 1) * o] for j in range(kw))
+
+
+def _rows_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _conv_rows(images, kernel), (images, kernel)
+
+
+def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    images, kernel = residuals
+    kh, kw, c, o = kernel.shape
+    # Each term of the sum over j goes back to where its slice came from.
+    d_products = jnp.concatenate([jnp.pad(dy, _pad(2, j, kw - 1 - j)) for j in range(kw)], axis=-1)
+    d_rows = d_products @ _as_matrix(kernel).T
+    d_images = _sum(jnp.pad(d_rows[..., i * c : (i + 1) * c], _pad(1, i, kh - 1 - i)) for i in range(kh))
+    rows = _gather_rows(images, kh)
+    d_matrix = rows.reshape(-1, kh * c).T @ d_products.reshape(-1, kw * o)
+    return d_images, d_matrix.reshape(kh, c, kw, o).swapaxes(1, 2)
+
+
+_conv_rows.defvjp(_rows_forward, _rows_backward)
+
+
+def _gather_rows(images: jax.Array, kh: int) -> jax.Array:
+    """`[B, H, W, C]` to `[B, H - kh + 1, W, kh C]`: under each pixel, those of the kh - 1 rows below it."""
+    height = images.shape[1] - kh + 1
+    return jnp.concatenate([images[:, i : i + height] for i in range(kh)], axis=-1)
+
+
+def _as_matrix(kernel: jax.Array) -> jax.Array:
+    """`[kh, kw, C, O]` to `[kh C, kw O]`."""
+    kh, kw, c, o = kernel.shape
+    return kernel.swapaxes(1, 2).reshape(kh * c, kw * o)
+
+
+def _pad(axis: int, before: int, after: int) -> list[tuple[int, int]]:
+    return [(before, after) if i == axis else (0, 0) for i in range(4)]
+
+
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, terms)

@@ -1,0 +1,1 @@
+"""Device meshes, several seeds in one program, several processes."""

@@ -1,0 +1,208 @@
+"""Checkpoints with Orbax, closed by sums of their files: the latest two, to go on from, and the best."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from digits_jax.storage import disk
+from digits_jax.errors import UserError
+from digits_jax.metrics import Metrics
+from digits_jax.train_step import TrainState
+
+_MARGIN = 2_000_000  # bytes for what a checkpoint holds besides its arrays
+
+
+class Progress(NamedTuple):
+    """All that a run has to remember: restored, it goes on as if it had never stopped."""
+
+    state: TrainState
+    metrics: Metrics  # of the current epoch so far
+    seconds: float  # of training in the current epoch so far
+    rows: list[dict[str, Any]]  # of metrics.jsonl, one per finished epoch
+
+    @classmethod
+    def at_the_start(cls, state: TrainState) -> "Progress":
+        return cls(state=state, metrics=Metrics.zero(), seconds=0.0, rows=[])
+
+
+class _KeptSteps(checkpoint_managers.PreservationPolicy):
+    """Keeps the checkpoints of the given steps.
+
+    The steps come from the run's own history. Orbax's ranking (`BestN`) forgets every score when a process ends.
+    """
+
+    steps: frozenset[int] = frozenset()
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step in self.steps for checkpoint in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints of one run, one folder per step.
+
+    Those that are damaged are set aside, into a folder `damaged` beside theirs, where nothing deletes them.
+
+    Attributes:
+      set_aside: what was wrong with which checkpoints, a sentence each.
+
+    Raises:
+      UserError: there are checkpoints, and all are damaged: what was trained is not silently trained again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.set_aside: list[str] = []
+        self._check()
+        self._kept = _KeptSteps()
+        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(1), self._kept])
+        # Of several processes each has a folder of its own; Orbax would have all write into one.
+        process = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy, enable_async_checkpointing=False, multiprocessing_options=alone, create=False
+        )
+        handlers = {"arrays": ocp.StandardCheckpointHandler(), "history": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+
+    def _check(self) -> None:
+        self._remove_leftovers()
+        steps = sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
+        for step in steps:
+            wrong = disk.damage(self._folder / str(step))
+            if wrong:
+                self._set_aside(step, wrong)
+        # A run saves its state at step 0. Where only that one is damaged, nothing has been trained yet.
+        if len(self.set_aside) == len(steps) and any(steps):
+            raise UserError(
+                f"{'; '.join(self.set_aside)}: no checkpoint is left to go on from; "
+                f"to train from the beginning, remove {self._folder.parent}"
+            )
+
+    def _remove_leftovers(self) -> None:
+        """Of a process that ended, or of a disk that was full, while it saved."""
+        for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _set_aside(self, step: int, wrong: str) -> None:
+        damaged = self._folder.parent / "damaged"
+        try:
+            damaged.mkdir(exist_ok=True)
+            place = next(path for n in range(1, 1_000) if not (path := damaged / f"{step}-{n}").exists())
+            os.replace(self._folder / str(step), place)
+        except OSError as error:
+            raise UserError(disk.refusal(damaged, error)) from None
+        self.set_aside.append(f"the checkpoint of step {step} is damaged ({wrong}) and is now {place}")
+
+    def save(self, progress: Progress, *, best: int | None) -> None:
+        """Saves the progress, and deletes all checkpoints but it, those of the last two epochs and the best.
+
+        Two, because Orbax deletes before the sums of the new one are written. One in mid-epoch is kept while it is the
+        latest: a run that was interrupted ends with the same checkpoints as one that was not.
+
+        Args:
+          progress: of the run.
+          best: the step of the best epoch so far; None: no epoch is finished.
+
+        Raises:
+          UserError: the disk is full, or cannot be written. Earlier checkpoints are left as they were.
+        """
+        step = int(progress.state.step)
+        if self.has(step):
+            return
+        ends = [0, *(row["step"] for row in progress.rows)]
+        self._kept.steps = frozenset([*ends[-2:], step if best is None else best])
+        # As numpy arrays, which are of no device: any number of devices and processes goes on from them.
+        arrays = jax.device_get({"state": progress.state, "metrics": progress.metrics})
+        needed = _MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        contents = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(arrays),
+            history=ocp.args.JsonSave({"seconds": progress.seconds, "rows": progress.rows}),
+        )
+        try:
+            # Asked first, because TensorStore's threads print a page when a write fails.
+            if shutil.disk_usage(self._folder).free < needed:
+                raise OSError(errno.ENOSPC, "there is too little room")
+            self._manager.save(step, args=contents)
+            disk.write_manifest(self._folder / str(step))
+        except (OSError, ValueError) as error:
+            # TensorStore raises a ValueError for what the operating system refuses, with the code in its text.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if isinstance(error, ValueError):
+                if code is None:
+                    raise
+                error = OSError(int(code[1]), os.strerror(int(code[1])))
+            self._remove_leftovers()  # they would keep the disk full
+            raise UserError(
+                f"the checkpoint of step {step} is not saved: {disk.refusal(self._folder, error, needed=needed)}; "
+                "earlier ones are intact: mend this, then start the same command again"
+            ) from None
+
+    def has(self, step: int) -> bool:
+        return step in self._manager.all_steps()
+
+    def restore(self, template: Progress, *, step: int | None = None) -> Progress | None:
+        """A checkpoint in the shapes of `template`, or None where there is none.
+
+        Args:
+          template: any state of the same experiment.
+          step: the latest that is not after this step; None: the latest.
+
+        Raises:
+          UserError: it is of another model, or of another step than its folder says.
+        """
+        steps = [saved for saved in self._manager.all_steps() if step is None or saved <= step]
+        if not steps:
+            return None
+        step = max(steps)
+        shapes = {"state": template.state, "metrics": template.metrics}
+        # Before anything of their size is made.
+        check_arrays(self._manager.item_metadata(step).arrays, shapes, self._folder / str(step))
+        arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(arrays=ocp.args.StandardRestore(arrays), history=ocp.args.JsonRestore()),
+        )
+        progress = Progress(**jax.tree.map(jnp.asarray, restored.arrays), **restored.history)
+        if int(progress.state.step) != step:
+            raise UserError(
+                f"{self._folder / str(step)} holds step {int(progress.state.step)}: expected {step}; put it back"
+            )
+        return progress
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def check_arrays(saved: Any, expected: Any, place: Path) -> None:
+    """Compares what a checkpoint holds, arrays or their descriptions, with what fits.
+
+    Raises:
+      UserError: an array is missing, is of another shape or type, or is one too many; it names the `place`.
+    """
+    found_by_name = dict(_by_name(saved))
+    for name, leaf in _by_name(expected):
+        found = found_by_name.pop(name, None)
+        if found is None or tuple(found.shape) != leaf.shape or found.dtype != leaf.dtype:
+            what = f"{found.dtype}{list(found.shape)}" if found is not None else "nothing"
+            raise UserError(f"{place} has {what} as {name}: expected {leaf.dtype}{list(leaf.shape)}")
+    if found_by_name:
+        raise UserError(f"{place} has {min(found_by_name)}, which this model has not")
+
+
+def _by_name(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves of a tree, each with its path: attributes of a state and keys of what was saved read the same."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [(re.sub(r"\W+", "/", jax.tree_util.keystr(path)).strip("/"), leaf) for path, leaf in leaves]

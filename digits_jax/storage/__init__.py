@@ -1,0 +1,1 @@
+"""Atomic files, SHA-256 manifests and buckets."""

@@ -1,0 +1,1 @@
+"""Measures the speed of training and evaluation: `python -m digits_jax.studies.benchmark`."""

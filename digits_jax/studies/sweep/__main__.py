@@ -1,0 +1,146 @@
+"""Trains all runs of a sweep: `python -m digits_jax.studies.sweep --sweep=configs/sweeps/hidden_dropout.py`
+
+One process trains one run after the other; those that differ in their seed only share a compiled program, and all of
+them the data on the device; with `--executor=ray` the nodes of a Ray cluster do so. Each run has the workdir that
+`digits_jax.main` would give it, so it resumes there, and leaves a small result file in `<results>/<sweep>/`. A run
+whose result is there already, in another sweep's folder or in a workdir is not trained again.
+"""
+
+import math
+import re
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from absl import flags
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from digits_jax import cli
+from digits_jax.errors import ConfigError
+from digits_jax.ops import compilation
+from digits_jax.runs import console
+from digits_jax.runs.interrupts import Interrupted
+from digits_jax.storage.bucket import local_folder
+from digits_jax.studies.sweep import ray_executor
+from digits_jax.studies.sweep.local_executor import Executor, run_tasks
+from digits_jax.studies.sweep.plan import Sweep, load_sweep
+from digits_jax.studies.sweep.tasks import Task, create_tasks, estimate
+
+
+def _local() -> AbstractContextManager[Executor]:
+    return nullcontext(Executor(run_tasks, at_once=1))
+
+
+def _ray() -> AbstractContextManager[Executor]:
+    return ray_executor.connect(RAY_ADDRESS.value, cpus=RAY_CPUS.value, gpus=RAY_GPUS.value)
+
+
+EXECUTORS: dict[str, Callable[[], AbstractContextManager[Executor]]] = {"local": _local, "ray": _ray}
+
+SWEEP = flags.DEFINE_string("sweep", None, "its file, for example configs/sweeps/hidden_dropout.py")
+RESULTS = flags.DEFINE_string("results", "runs/sweeps", "folder of the result files, one folder per sweep")
+RUNS = flags.DEFINE_string("runs", "runs", "folder of the workdirs, as digits_jax.main has them; also gs://BUCKET/DIR")
+SHARD = flags.DEFINE_string("shard", "0/1", "i/n: train every n-th run from the i-th on, i from 0; for job arrays")
+BUDGET = flags.DEFINE_float("budget", None, "minutes after which no further run is started", lower_bound=0)
+SOURCE = flags.DEFINE_string("source_dir", None, "folder with the data's original files, where it is not prepared yet")
+PLAN_ONLY = flags.DEFINE_bool("plan_only", False, "print the plan and train nothing")
+EXECUTOR = flags.DEFINE_enum("executor", "local", list(EXECUTORS), "what trains: this process, or a Ray cluster")
+RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address",
+    None,
+    "HOST:PORT of its head, or auto on one of its nodes; default: $RAY_ADDRESS, else starts one here",
+)
+RAY_CPUS = flags.DEFINE_integer("ray_cpus", None, "CPUs for each run; default: this machine's", lower_bound=1)
+RAY_GPUS = flags.DEFINE_integer("ray_gpus", None, "GPUs for each run; default: 1 if there are any", lower_bound=0)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "i/n" as two integers.
+
+    Raises:
+      ConfigError: it is not 0 <= i < n.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ConfigError(f"--shard is {text!r}: expected i/n with i from 0 to n - 1, such as 0/4")
+    return int(found[1]), int(found[2])
+
+
+def table(sweep: Sweep, tasks: list[Task]) -> Table:
+    """How far each variant is."""
+    view = Table(
+        "variant", "runs", "test accuracy, final epoch", "now", title=sweep.question, title_justify="left", box=None
+    )
+    for name in sweep.variants:
+        mine = [task for task in tasks if task.run.variant == name]
+        finished = [task.accuracy for task in mine if task.accuracy is not None]
+        running = [f"seed {task.run.seed}, {task.status}" for task in mine if task.status.startswith("epoch")]
+        spread = f" +- {100 * statistics.stdev(finished):.2f}" if len(finished) > 1 else ""
+        accuracy = f"{100 * statistics.mean(finished):.2f}{spread} %" if finished else ""
+        label = f"{name} (baseline)" if name == sweep.baseline else name
+        view.add_row(label, f"{len(finished)}/{len(mine)}", accuracy, ", ".join(running))
+    left = sum(task.estimate for task in tasks if task.accuracy is None)
+    view.caption = f"about {console.duration(left)} left" if left else None
+    view.caption_justify = "left"
+    return view
+
+
+def main(argv: list[str]) -> int:
+    sweep = load_sweep(cli.required("sweep", "configs/sweeps/hidden_dropout.py"))
+    shard, results = parse_shard(SHARD.value), local_folder("results", RESULTS.value)
+    deadline = math.inf if BUDGET.value is None else time.time() + 60 * BUDGET.value
+    compilation.enable_cache()
+    tasks = create_tasks(sweep, results=results, runs=RUNS.value, shard=shard, source_dir=SOURCE.value)
+    with EXECUTORS[EXECUTOR.value]() as executor:
+        return train(sweep, tasks, executor, deadline=deadline)
+
+
+def train(sweep: Sweep, tasks: list[Task], executor: Executor, *, deadline: float) -> int:
+    """Trains what is waiting, shows how far it is, and returns the command's exit code."""
+    terminal = Console(highlight=False, soft_wrap=True)
+    states = Counter(task.status for task in tasks)
+    if executor.at_once:
+        with terminal.status("measuring a step of each program") if terminal.is_terminal else terminal:
+            estimate(tasks, at_once=executor.at_once)
+    left = sum(task.estimate for task in tasks)
+    terminal.print(
+        f"{sweep.name}: {len(tasks)} runs, {states['done']} done, {states['reused']} reused from elsewhere, "
+        f"{states['waiting']} to train"
+        + (f" in about {console.duration(left)}" if executor.at_once else "")
+        + (f", {executor.at_once} at a time" if executor.at_once > 1 else "")
+    )
+    if PLAN_ONLY.value:
+        for task in tasks:
+            terminal.print(f"{task.status:8} {task.run.variant}, seed {task.run.seed}: {task.run.command}")
+        return 0
+    live: AbstractContextManager[object] = nullcontext()
+    if terminal.is_terminal:
+        live = Live(console=terminal, get_renderable=lambda: table(sweep, tasks))
+    try:
+        with live:
+            for task in executor.run(sweep, tasks, deadline):
+                if not terminal.is_terminal:
+                    outcome = task.status if task.accuracy is None else console.percent(task.accuracy)
+                    terminal.print(f"{task.run.variant}, seed {task.run.seed}: {outcome}")
+        if not terminal.is_terminal:
+            terminal.print(table(sweep, tasks))
+    except Interrupted as interrupted:
+        print(f"interrupted and saved; go on with\n  {cli.again()}")
+        return interrupted.exit_code
+    if waiting := sum(task.status == "waiting" for task in tasks):
+        print(f"stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; go on with\n  {cli.again()}")
+    else:
+        print(f"results in {tasks[0].result_file.parent if tasks else RESULTS.value}")
+    failed = [task for task in tasks if task.status.startswith("failed")]
+    for task in failed:
+        print(f"{task.run.variant}, seed {task.run.seed} {task.status}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    cli.run(main)

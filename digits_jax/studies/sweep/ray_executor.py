@@ -1,0 +1,229 @@
+"""Trains the tasks of a sweep on a Ray cluster. Which node trains what, and what when one is lost, is left to Ray.
+
+The nodes get a copy of this process's code, and need what it imports. A group whose node is lost is begun again on
+another one, where it goes on from its latest checkpoints if its workdirs are there.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+import configs
+import digits_jax
+from digits_jax.errors import ConfigError, DivergedError, UserError
+from digits_jax.ops.compilation import num_cores
+from digits_jax.runs import console
+from digits_jax.runs.interrupts import Interrupted, StopRequest
+from digits_jax.runs.workdir import GIT_REVISION, git_revision
+from digits_jax.storage.bucket import is_bucket
+from digits_jax.studies.sweep import ray_trial
+from digits_jax.studies.sweep.local_executor import Executor
+from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies.sweep.tasks import Task, fail, finish, groups, set_status
+
+_LOCAL = "local"  # Ray's name for a cluster of this machine, for as long as this process runs
+_OBJECT_STORE = 80 * 2**20  # bytes; Ray wants 75 MiB, and results are kilobytes
+_RETRIES = 10  # not for ever: a run may end its process each time
+
+
+class Resources(NamedTuple):
+    """What a group of runs has to itself."""
+
+    cpus: int
+    gpus: int
+
+
+@contextlib.contextmanager
+def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Iterator[Executor]:
+    """Joins a Ray cluster, or starts one on this machine; leaves, or ends it.
+
+    Args:
+      address: HOST:PORT of its head, "auto" on one of its nodes, "local" to start one; None: `$RAY_ADDRESS`, else
+        "local".
+      cpus: for each group of runs; None: as many cores as this process has, or with GPUs their share.
+      gpus: for each group of runs; None: one, where the cluster has any.
+
+    Raises:
+      ConfigError: this machine has not what a group is to have.
+      UserError: Ray is not installed, or there is no cluster at the address.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options: dict[str, Any] = {}
+    if address == _LOCAL:
+        # 1, Ray's choice on Linux, would replace 127.0.0.1 by the machine's address in its network.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        options = {
+            "_node_ip_address": "127.0.0.1",
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE,
+            "num_cpus": num_cores(),
+        }
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--executor=ray needs Ray: ./launch.sh setup ray") from None
+    if address not in (_LOCAL, "auto"):
+        _check_answers(address)
+    with tempfile.TemporaryDirectory() as code:
+        _copy_code(Path(code))
+        try:
+            ray.init(
+                address,
+                runtime_env={"working_dir": code, "env_vars": _environment()},
+                log_to_driver=False,
+                logging_level="ERROR",
+                **options,
+            )
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the Ray cluster {address!r} cannot be used ({reason})") from None
+    try:
+        jax.config.update("jax_platforms", "cpu")  # GPUs are for the trials, and JAX would take most of one's memory
+        resources, at_once = share(ray.nodes(), cpus=cpus, gpus=gpus)
+        if not at_once:
+            lacking = f"no node has the {resources.cpus} CPUs of --ray_cpus and {resources.gpus} GPUs of --ray_gpus"
+            if address == _LOCAL:
+                raise ConfigError(f"{lacking}: this machine has {num_cores()} CPUs")
+            console.warn(f"{lacking}: waiting until one joins")
+        yield Executor(functools.partial(_run_tasks, resources), at_once=0 if resources.gpus else max(at_once, 1))
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises a UserError where nobody listens: Ray would try for five minutes, and then end this process."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {address!r} ({error}): expected HOST:PORT as `ray start --head` prints it, or "
+            "auto on one of its nodes"
+        ) from None
+
+
+def _copy_code(folder: Path) -> None:
+    """To a place where nobody edits it: processes that start later are to have the code of those that started first."""
+    for package in (configs, digits_jax):
+        shutil.copytree(package.__path__[0], folder / package.__name__, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _environment() -> dict[str, str]:
+    """What decides here how JAX computes and where data are, and which code it is."""
+    names = [name for name in os.environ if name.startswith(("JAX_", "XLA_")) or name == "TFDS_DATA_DIR"]
+    revision = git_revision()
+    return {name: os.environ[name] for name in names} | ({GIT_REVISION: revision} if revision else {})
+
+
+def share(nodes: list[dict[str, Any]], *, cpus: int | None, gpus: int | None) -> tuple[Resources, int]:
+    """What a group of runs gets of a cluster, and how many groups at once get it.
+
+    Args:
+      nodes: as `ray.nodes()` lists them.
+      cpus: as for `connect`.
+      gpus: as for `connect`.
+    """
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    have = [Resources(cpus=int(node.get("CPU", 0)), gpus=int(node.get("GPU", 0))) for node in alive]
+    all_cpus, all_gpus = sum(node.cpus for node in have), sum(node.gpus for node in have)
+    if gpus is None:
+        gpus = min(all_gpus, 1)
+    if cpus is None:
+        cpus = max(1, gpus * all_cpus // all_gpus) if gpus and all_gpus else num_cores()
+    at_once = sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in have)
+    return Resources(cpus, gpus), at_once
+
+
+def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> Iterator[Task]:
+    """As `local_executor.run_tasks`; what has begun before the deadline is finished."""
+    import ray
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    told = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    train = ray.remote(
+        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=_RETRIES, retry_exceptions=[ray_trial.Stopped]
+    )(_train)
+    pending: dict[Any, list[Task]] = {}
+    with StopRequest() as stop:
+        try:
+            for group in groups(tasks):
+                folder = str(group[0].workdir.parent)
+                trial = ray_trial.Trial(
+                    runs=[task.run for task in group],
+                    folder=folder if is_bucket(folder) else os.path.abspath(folder),
+                    sha256=group[0].dataset.sha256,
+                    start=os.getcwd(),
+                    cores=resources.cpus,
+                    deadline=deadline if pending else math.inf,
+                )
+                pending[train.remote(trial, told)] = group
+            while pending:
+                ready, _ = ray.wait(list(pending), timeout=0.5)
+                statuses = dict(told.get_nowait_batch(told.qsize()))
+                for group in pending.values():
+                    set_status(group, statuses.get(group[0].run.hash, group[0].status))
+                if stop.poll():
+                    raise Interrupted(stop.signum)
+                for result in ready:
+                    yield from _settle(sweep, pending.pop(result), result)
+        finally:
+            for result in pending:
+                ray.cancel(result)
+            for result, group in pending.items():  # waits until it is saved; what is finished meanwhile is kept
+                with contextlib.suppress(UserError, ray.exceptions.RayError):
+                    _settle(sweep, group, result)
+
+
+def _train(trial: ray_trial.Trial, told: Any) -> ray_trial.Outcome:
+    """Trains on a node, and tells how far it is."""
+    import ray
+
+    def tell(status: str) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):
+            told.put((trial.runs[0].hash, status))
+
+    return ray_trial.train(trial, tell)
+
+
+def _settle(sweep: Sweep, group: list[Task], result: Any) -> list[Task]:
+    """Takes what a node returned, and returns the tasks that are finished, or have failed, by it.
+
+    Raises:
+      UserError: a run cannot go on.
+    """
+    import ray
+
+    lost = (
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.WorkerCrashedError,
+        ray_trial.Stopped,
+    )
+    try:
+        outcome = ray.get(result)
+    except lost as error:
+        fail(group, f"its process ended {_RETRIES + 1} times, the last time by {type(error).__name__}")
+        return group
+    print(outcome.said, end="", file=sys.stderr)
+    if isinstance(outcome.error, DivergedError):
+        fail(group, outcome.error)
+    elif outcome.error:
+        raise outcome.error
+    elif outcome.results is None:
+        return []
+    else:
+        finish(sweep, group, outcome.results)
+    return group
