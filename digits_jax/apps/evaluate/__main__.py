@@ -58,9 +58,9 @@ def main(argv: list[str]) -> None:
 def _load(name: str) -> Dataset:
     if name not in datasets.DATASETS:
         raise ConfigError(f"--dataset is {name!r}: expected one of {', '.join(datasets.DATASETS)}")
-    config = default.get_config().dataset
-    config.name, config.source_dir = name, SOURCE_DIR.value
-    return datasets.load(config)
+    dataset_config = default.get_config().dataset
+    dataset_config.name, dataset_config.source_dir = name, SOURCE_DIR.value
+    return datasets.load(dataset_config)
 
 
 def _progress_bar(cases: Cases) -> Cases:
