@@ -209,7 +209,7 @@ def test_optical_digits_have_no_source(tmp_path: Path) -> None:
 def test_cached_data_load_without_tfds(tiny: ConfigDict, data_dir: Path) -> None:
     datasets.load(dataset_config("optical_digits", data_dir))
     code = (
-        "import sys; from ml_collections import ConfigDict; from digits_jax import datasets;"
+        "import sys; from ml_collections import ConfigDict; from digits_jax.data import datasets;"
         f"datasets.load(ConfigDict(dict(name='optical_digits', data_dir={str(data_dir)!r}, source_dir=None,"
         "validation_examples=0, train_examples=None)));"
         "print({'tensorflow_datasets', 'sklearn', 'PIL'} & set(sys.modules))"
