@@ -1,20 +1,18 @@
 """How accurate does one network become in twenty minutes on two CPU cores?
 
-As `fast`, for longer: the first block as narrow, because that is where a CPU spends its time, the second as wide as in
+As `fast`, for longer: the first block as narrow, because a CPU spends most of its time there, the second as wide as in
 the experiments; augmented images, and the moving average of the weights.
 
-Command:  python -m digits_jax.main --config=configs/strong.py
-Expected: final test accuracy 99.68 +- 0.02 % (mean and standard deviation of 5 seeds, docs/accuracy.md)
+Command:  python -m digits_jax.main --config=strong
+Expected: final test accuracy 99.68 +- 0.02% (mean and standard deviation over 5 seeds, docs/accuracy.md)
 Time:     15 to 20 minutes on two CPU cores
 """
 
-from ml_collections import ConfigDict
-
-from configs import default, fast
+from digits_jax.config import ConfigDict, experiment
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    config = fast.get_config()
+@experiment(base="fast")
+def get_config(config: ConfigDict) -> None:
     config.epochs = (38,)
     config.learning_rates = (0.05,)
     config.average_decay = 0.999
@@ -26,4 +24,3 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.width_shift = 0.06
     config.augment.zoom = 0.08
     config.augment.shear = 0.1
-    return default.apply_argument(config, arg)

@@ -1,14 +1,13 @@
-"""How far does a small VGG-like CNN get without regularisation?
+"""How far does a small VGG-like CNN get without regularization?
 
-Command:  python -m digits_jax.main --config=configs/vgg.py
-Expected: final test accuracy 99.26 +- 0.14 % (mean and standard deviation of 3 seeds, docs/reproduction.md)
+Command:  python -m digits_jax.main --config=vgg
+Expected: final test accuracy 99.26 +- 0.14% (mean and standard deviation over 3 seeds, docs/reproduction.md)
 Time:     6 minutes on two CPU cores
 """
 
-from ml_collections import ConfigDict
-
-from configs import default
+from digits_jax.config import ConfigDict, experiment
 
 
-def get_config(arg: str = "") -> ConfigDict:
-    return default.get_config(arg)
+@experiment()
+def get_config(config: ConfigDict) -> None:
+    config.model.name = "vgg"

@@ -1,49 +1,50 @@
-"""Augmentation in JAX, on the device, inside the compiled step: random affine warps, and the table they stand in.
+"""Augmentation in JAX, on the device: random affine warps in training, and test-time augmentation.
 
 The warps are those of Keras 1's `ImageDataGenerator` (`random_transform` in keras/preprocessing/image.py, releases
-1.0.8 to 1.2.2), which the post used. Each image draws, uniformly,
+1.0.8 to 1.2.2), which the post used. For each image, uniformly at random,
 
     theta in +-rotation (degrees)                       t_h in +-height_shift x H, t_w in +-width_shift x W (pixels)
     s     in +-shear (radians, not degrees)             z_h, z_w in 1 +- zoom
 
-and its pixel at (row, column) o is read from the source at M o, about the centre c = (H / 2 + 0.5, W / 2 + 0.5):
+and the pixel at (row, column) o is read from the source at M o, about the center c = (H / 2 + 0.5, W / 2 + 0.5):
 
     M = T(c) R(theta) T(t_h, t_w) S(s) Z(z_h, z_w) T(-c)
 
     R = [[cos, -sin], [sin, cos]]      S = [[1, -sin s], [0, cos s]]      Z = [[z_h, 0], [0, z_w]]
 
-Outside the source its edge is repeated. Keras samples the nearest pixel (`order=0`); bilinear is there to compare with.
+Beyond the source its edge is repeated. Keras samples the nearest pixel (`order=0`).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
 from ml_collections import ConfigDict
 
 INTERPOLATIONS = ("nearest", "bilinear")
 RANGES = ("rotation", "height_shift", "width_shift", "shear", "zoom")
 
-# Takes a key and images [B, H, W, C] in [0, 255]; returns them warped, as float32, or untouched.
+# Takes a key and images [B, H, W, C] in [0, 255]; returns them augmented, float32 or as they were.
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def identity(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Returns the images as they are."""
+    return images
+
+
 def affine(augment_config: ConfigDict) -> Augment:
-    """Random warps; with all ranges at zero, the identity, which costs nothing."""
-    if all(augment_config[name] == 0 for name in RANGES):
-        return lambda key, images: images
+    """Builds random affine warps; with all ranges at zero, the identity, which costs nothing."""
+    ranges = {name: augment_config[name] for name in RANGES}
+    if not any(ranges.values()):
+        return identity
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
-        matrices = random_affine(
-            key,
-            images.shape[0],
-            image_shape=(images.shape[1], images.shape[2]),
-            rotation=augment_config.rotation,
-            height_shift=augment_config.height_shift,
-            width_shift=augment_config.width_shift,
-            shear=augment_config.shear,
-            zoom=augment_config.zoom,
-        )
+        batch, height, width, _ = images.shape
+        matrices = random_affine(key, batch, image_shape=(height, width), **ranges)
         return warp(images, matrices, interpolation=augment_config.interpolation)
 
     return augment
@@ -53,12 +54,12 @@ AUGMENTATIONS: dict[str, Callable[[ConfigDict], Augment]] = {"affine": affine}
 
 
 def create_augment(augment_config: ConfigDict) -> Augment:
-    """What `config.augment` describes."""
+    """Builds the augmentation of training images that `config.augment` describes."""
     return AUGMENTATIONS[augment_config.name](augment_config)
 
 
 def create_test_augment(augment_config: ConfigDict) -> Augment:
-    """The same for test images, with the ranges that are given for these."""
+    """Builds the augmentation of test images: the same, with their own ranges where these are given."""
     ranges = dict(zip(RANGES, augment_config.test_ranges, strict=True)) if augment_config.test_ranges else {}
     return create_augment(ConfigDict({**augment_config, **ranges}))
 
@@ -86,7 +87,6 @@ def random_affine(
       zoom: fraction by which each axis may grow or shrink.
     """
     height, width = image_shape
-    # An image's draws depend on its place in the batch, not on the batch's size: one may be filled up.
     draws = jax.random.uniform(key, (count, 6), minval=-1.0, maxval=1.0).T
     theta, shear_angle = jnp.deg2rad(rotation) * draws[0], shear * draws[1]
     shift_h, shift_w = height_shift * height * draws[2], width_shift * width * draws[3]
@@ -143,3 +143,38 @@ def warp(images: jax.Array, matrices: jax.Array, *, interpolation: str) -> jax.A
     upper = (1 - part_w) * pixels(low_h, low_w) + part_w * pixels(low_h, high_w)
     lower = (1 - part_w) * pixels(high_h, low_w) + part_w * pixels(high_h, high_w)
     return (1 - part_h) * upper + part_h * lower
+
+
+def shifts(images: jax.Array) -> jax.Array:
+    """Returns images `[B, H, W, C]` as they are, and shifted by a pixel up, down, left and right: `[5, B, H, W, C]`.
+
+    What is shifted in is 0.
+    """
+    _, height, width, _ = images.shape
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    corners = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))
+    return jnp.stack([padded[:, top : top + height, left : left + width] for top, left in corners])
+
+
+TEST_TIME_AUGMENTATIONS: dict[str, Callable[[jax.Array], jax.Array] | None] = {"none": None, "shifts": shifts}
+
+
+def average_over_versions(apply: Callable[[jax.Array], Any], name: str) -> Callable[[jax.Array], jax.Array]:
+    """Averages a model's predictions over the augmented versions of an image.
+
+    Args:
+      apply: takes images `[B, H, W, C]` and returns logits `[B, num_classes]`.
+      name: a key of `TEST_TIME_AUGMENTATIONS`; "none" returns `apply` itself.
+
+    Returns:
+      A function from images to logits whose softmax is the mean of the softmaxes over the versions.
+    """
+    versions = TEST_TIME_AUGMENTATIONS[name]
+    if versions is None:
+        return apply
+
+    def averaged(images: jax.Array) -> jax.Array:
+        log_probs = lax.map(lambda version: nn.log_softmax(apply(version)), versions(images))
+        return nn.logsumexp(log_probs, axis=0) - jnp.log(len(log_probs))
+
+    return averaged

@@ -1,20 +1,25 @@
-"""What every command shares: flags are parsed, and a user's mistake becomes one line and an exit code.
+"""Shared by all commands: parses flags, turns a user's mistake into one line and an exit code, prints.
 
-Exit codes: 0 done, 1 the run cannot go on (data, files), 2 the command line or config is wrong, 75 stopped by
-SIGTERM or SIGUSR1 and 130 by Ctrl-C, everything saved.
+Exit codes: 0 done, 1 data or files are unusable or training diverged, 2 the command line or config is wrong, 75 stopped
+by SIGTERM or SIGUSR1 and 130 by Ctrl-C, everything saved.
 """
 
+import contextlib
 import functools
 import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
+from rich.console import Console
 
 from digits_jax.errors import ConfigError, UserError
+
+console = Console(highlight=False, soft_wrap=True)
 
 
 def run(main: Callable[[list[str]], int | None], *, positional: bool = False) -> NoReturn:
@@ -42,7 +47,39 @@ def run(main: Callable[[list[str]], int | None], *, positional: bool = False) ->
     raise AssertionError("app.run exits")
 
 
+def config_path(name: str) -> str:
+    """Returns the path of the config file that `--config=NAME[:ARGUMENT]` names, with the argument.
+
+    A name without a directory and a suffix, such as `bn_dropout`, is one of the project's experiments, found wherever
+    the command is run. Anything else is a path already.
+    """
+    file, colon, argument = name.partition(":")
+    if file in known_configs():
+        file = str(_configs_directory() / f"{file}.py")
+    return f"{file}{colon}{argument}"
+
+
+def known_configs() -> list[str]:
+    """Returns the names of the project's experiments."""
+    return sorted(path.stem for path in _configs_directory().glob("*.py") if path.stem != "__init__")
+
+
+def expected_configs() -> str:
+    """Returns what a config may be, in words."""
+    return f"expected the path of one, or one of {', '.join(known_configs())}"
+
+
+def _configs_directory() -> Path:
+    package = Path(__file__).parent
+    installed = package / "configs"  # of a wheel; a checkout has them beside the package
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
 def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
+    argv = [
+        f"--config={config_path(argument.removeprefix('--config='))}" if argument.startswith("--config=") else argument
+        for argument in _joined(argv, "--config")
+    ]
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
@@ -59,15 +96,26 @@ def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
     return rest
 
 
+def _joined(argv: list[str], flag: str) -> list[str]:
+    """Returns the arguments with `--flag value` written as `--flag=value`."""
+    joined: list[str] = []
+    for argument in argv:
+        if joined and joined[-1] == flag:
+            joined[-1] = f"{flag}={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def _one_line(error: Exception, argv: list[str]) -> str:
-    """What is wrong with the command line, in one line that names the argument; ml_collections prints a page."""
+    """Describes what is wrong with the command line in one line; ml_collections prints a page."""
     config = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), None)
     if config is None and any(a.startswith("--config.") for a in argv):
-        return "a field is given but no config: add --config=configs/bn_dropout.py"
+        return "a field is given but no config: add --config=bn_dropout"
     text = str(error)
     file = str(config).partition(":")[0]
     if "No such file" in text or "Is a directory" in text:
-        return f"config file {file!r} not found: configs/ holds those that come with the project"
+        return f"config file {file!r} not found: {expected_configs()}"
 
     # Raised inside the config file: either the error itself, or its traceback as a text.
     trace = "".join(traceback.format_exception(error))
@@ -84,7 +132,7 @@ def _one_line(error: Exception, argv: list[str]) -> str:
 
 
 def _plain(message: str) -> str:
-    """What ml_collections says of a field that is not declared or of another type, in plain words."""
+    """Rewords ml_collections' messages about a field that is not declared or has another type."""
     types = r"override field '(\w+)'.*?\. (.*) is of .*<class '([\w.]+)'> and .* <class '([\w.]+)'>"
     if wrong_type := re.search(types, message):
         name, value, given, expected = wrong_type.groups()
@@ -96,12 +144,12 @@ def _plain(message: str) -> str:
 
 def _unknown_field(field: str, message: str) -> str:
     hint = re.search(r"Did you mean \W*(\w+)\W* instead", message)
-    rest = f"did you mean {hint[1]!r}?" if hint else "configs/default.py declares them all"
+    rest = f"did you mean {hint[1]!r}?" if hint else "FIELDS in digits_jax/config.py declares them all"
     return f"unknown config field {field}: {rest}"
 
 
 def required(name: str, example: str) -> Any:
-    """The value of the flag `name`; raises a ConfigError where it was not given."""
+    """Returns the value of the flag `name`; raises a ConfigError where it was not given."""
     value = flags.FLAGS[name].value
     if value is None:
         raise ConfigError(f"--{name} is missing; for example --{name}={example}")
@@ -109,7 +157,33 @@ def required(name: str, example: str) -> Any:
 
 
 def again() -> str:
-    """The command that started this process."""
+    """Returns the command that started this process."""
     module = sys.modules["__main__"].__spec__
     name = module.name.removesuffix(".__main__") if module else "digits_jax.main"
     return f"python -m {name} {shlex.join(sys.argv[1:])}"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Suppresses what is printed to `console`."""
+    console.quiet = True
+    try:
+        yield
+    finally:
+        console.quiet = False
+
+
+def warn(text: str) -> None:
+    """Prints one line on standard error, also under `quiet`."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False)
+
+
+def percent(fraction: float) -> str:
+    """Formats a fraction as a percentage with two decimals."""
+    return f"{100 * fraction:.2f}%"
+
+
+def duration(seconds: float) -> str:
+    """Formats seconds as minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,7 +1,7 @@
-"""The order in which training sees the images, a pure function of (seed, epoch), and how they reach the step.
+"""The order of an epoch, a pure function of (seed, epoch), and how its batches reach the training step.
 
-Two feeds yield the same batches, bit for bit: `DeviceFeed` keeps all images on the device and hands over indices;
-`HostFeed` gathers the images of the next calls on the host, in a thread, for data that do not fit.
+Two pipelines yield the same batches, bit for bit: `DevicePipeline` keeps all images on the device and passes indices;
+`HostPipeline` gathers the images of the next call on the host, in a thread, for data that do not fit.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,16 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from digits_jax.train_step import Examples
+IMAGES_ON = ("device", "host")
 
-FEEDS = ("device", "host")
+
+class Examples(NamedTuple):
+    """Labeled images."""
+
+    images: jax.Array  # uint8 [N, H, W, C]
+    labels: jax.Array  # int32 [N]
 
 
 def epoch_batches(order_key: jax.Array, epoch: int, *, num_examples: int, batch_size: int) -> list[jax.Array]:
-    """A permutation of `range(num_examples)`, cut into batches of indices.
+    """Permutes `range(num_examples)` and cuts it into batches of indices.
 
     Args:
-      order_key: the run's key for the order.
+      order_key: the run's key for the order of images.
       epoch: from 0; each has its own permutation.
       num_examples: N.
       batch_size: at most N.
@@ -38,25 +43,25 @@ def epoch_batches(order_key: jax.Array, epoch: int, *, num_examples: int, batch_
 
 
 def stream_order(key: jax.Array, num_examples: int, *, batch_size: int) -> jax.Array:
-    """As many indices as there are examples, out of the middle of an endless stream of shuffled batches.
+    """Returns as many indices as there are examples, from the middle of an endless stream of shuffled batches.
 
-    They are the end of one shuffle and the beginning of the next, cut at any batch: some examples come twice, others
-    not at all. This is what Keras 1 validates on: `evaluate_generator` takes `nb_val_samples` from where the generator
-    stands, and up to ten batches that its queue has fetched ahead are thrown away when it returns, so that the next
-    call starts somewhere else (keras/engine/training.py, releases 1.0.8 to 1.2.2).
+    They are the end of one shuffle and the beginning of the next, cut at a random batch: some examples occur twice,
+    others not at all. Keras 1 validates on such a stream: `evaluate_generator` takes `nb_val_samples` from wherever the
+    generator is, and drops the up to ten batches that its queue has prefetched, so that the next call starts elsewhere
+    (keras/engine/training.py, releases 1.0.8 to 1.2.2).
 
     Returns:
       int32 `[num_examples]`.
     """
-    first, second, place = jax.random.split(key, 3)
+    first, second, offset = jax.random.split(key, 3)
     stream = jnp.concatenate([jax.random.permutation(k, num_examples) for k in (first, second)])
     batches = -(-num_examples // batch_size)  # of one shuffle, the last one short
-    start = batch_size * jax.random.randint(place, (), 0, batches)
+    start = batch_size * jax.random.randint(offset, (), 0, batches)
     return lax.dynamic_slice_in_dim(stream, start, num_examples)
 
 
 class Call(NamedTuple):
-    """What one compiled call trains on: the rows `start` to `stop` of `batches`."""
+    """The arguments of one compiled call: it trains on the rows `start` to `stop` of `batches`."""
 
     examples: Examples
     batches: jax.Array  # int32 [num_batches, B], indices into `examples`; [R, num_batches, B] for R replicas
@@ -64,22 +69,22 @@ class Call(NamedTuple):
     stop: int
 
 
-class Feed(Protocol):
-    """How an epoch's batches reach the compiled steps."""
+class Pipeline(Protocol):
+    """A way for an epoch's batches to reach the compiled steps."""
 
     num_examples: int
 
     def calls(self, parts: list[jax.Array], *, first_step: int) -> Iterator[Call]:
-        """Cuts an epoch, from its step `first_step` on, into calls."""
+        """Yields an epoch, from its step `first_step` on, as calls."""
         ...
 
     def empty_calls(self, parts: list[jax.Array]) -> list[Call]:
-        """A call of no steps for each shape that `calls` yields, to compile with."""
+        """Returns a call of no steps for each shape that `calls` yields, to compile with."""
         ...
 
 
-class DeviceFeed:
-    """All images on the device, once."""
+class DevicePipeline:
+    """An input pipeline with all images on the device."""
 
     def __init__(self, examples: Examples, *, steps_per_call: int) -> None:
         self._examples = examples
@@ -94,12 +99,12 @@ class DeviceFeed:
         return [Call(self._examples, batches, 0, 0) for batches in parts]
 
 
-# Takes indices; returns their images [n, H, W, C] and labels [n].
+# Takes indices [n]; returns their images [n, H, W, C] and labels [n].
 Gather = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-class HostFeed:
-    """The images of each call gathered on the host while the call before it runs."""
+class HostPipeline:
+    """An input pipeline that gathers the images of each call on the host while the call before it runs."""
 
     def __init__(self, gather: Gather, *, num_examples: int, image_shape: tuple[int, ...], steps_per_call: int) -> None:
         self._gather = gather
@@ -120,7 +125,7 @@ class HostFeed:
         return [self._call(batches, 0, 0) for batches in parts]
 
     def _call(self, batches: jax.Array, start: int, stop: int) -> Call:
-        # Always the full number of rows, so that a call of fewer steps has the same shape and needs no compilation.
+        # Padded to the full number of rows, so that a call of fewer steps has the same shape: nothing is recompiled.
         steps, batch_size = min(self._steps_per_call, len(batches)), batches.shape[1]
         images = np.zeros((steps * batch_size, *self._image_shape), np.uint8)
         labels = np.zeros(steps * batch_size, np.int32)

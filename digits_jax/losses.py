@@ -1,4 +1,4 @@
-"""What training minimises, and the table that a config chooses from."""
+"""Losses: what training minimizes."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,12 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-# Takes float32 logits [B, num_classes] and int32 labels [B]; returns each example's loss [B], whose mean is minimised.
+# Takes float32 logits [B, num_classes] and int32 labels [B]; returns each example's loss [B], whose mean is minimized.
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(config: ConfigDict) -> Loss:
-    """Softmax cross-entropy in nats, to labels smoothed by `label_smoothing` (Szegedy et al. 2016, section 7)."""
+    """Builds softmax cross-entropy in nats, with labels smoothed by `label_smoothing` (Szegedy et al. 2016, sec. 7)."""
     if not config.label_smoothing:
         return optax.softmax_cross_entropy_with_integer_labels
 
@@ -26,5 +26,5 @@ LOSSES: dict[str, Callable[[ConfigDict], Loss]] = {"cross_entropy": cross_entrop
 
 
 def create_loss(config: ConfigDict) -> Loss:
-    """What `config.loss` names."""
+    """Builds the configured loss."""
     return LOSSES[config.loss](config)

@@ -13,39 +13,40 @@ class Metrics(struct.PyTreeNode):
     """Sums over examples, so that batches of any size add up exactly."""
 
     loss_sum: jax.Array  # float32 [], softmax cross-entropy in nats
-    correct: jax.Array  # int32 []
+    correct: jax.Array  # int32 [], correctly classified examples
     count: jax.Array  # int32 []
 
     @classmethod
     def zero(cls) -> "Metrics":
+        """Returns the metrics of no examples."""
         return cls(
             loss_sum=jnp.zeros((), jnp.float32), correct=jnp.zeros((), jnp.int32), count=jnp.zeros((), jnp.int32)
         )
 
     @classmethod
-    def of_batch(cls, logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> "Metrics":
-        """Of `[B, num_classes]` logits and `[B]` labels; with a mask `[B]`, of the examples where it is true."""
+    def of_batch(cls, logits: jax.Array, labels: jax.Array) -> "Metrics":
+        """Returns the metrics of logits `[B, num_classes]` and labels `[B]`."""
         return cls(
-            loss_sum=optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum(where=mask),
-            correct=jnp.sum(logits.argmax(-1) == labels, dtype=jnp.int32, where=mask),
-            count=jnp.asarray(len(labels) if mask is None else mask.sum(), jnp.int32),
+            loss_sum=optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum(),
+            correct=jnp.sum(logits.argmax(-1) == labels, dtype=jnp.int32),
+            count=jnp.asarray(len(labels), jnp.int32),
         )
 
     def __add__(self, other: "Metrics") -> "Metrics":
         return jax.tree.map(jnp.add, self, other)
 
     def compute(self, prefix: str) -> dict[str, float]:
-        """The means, as Python numbers: `{prefix}/loss` in nats and `{prefix}/accuracy` in [0, 1]."""
+        """Returns the means as Python numbers: `{prefix}/loss` in nats and `{prefix}/accuracy` in [0, 1]."""
         sums = jax.device_get(self)
         count = int(sums.count)
         return {f"{prefix}/loss": float(sums.loss_sum) / count, f"{prefix}/accuracy": int(sums.correct) / count}
 
 
 def score_key(config: FrozenConfigDict) -> str:
-    """The metric that the best epoch is selected by: on the images held out, where there are any."""
+    """Returns the metric that selects the best epoch: on the held-out images if there are any, else on the test set."""
     return "validation/accuracy" if config.dataset.validation_examples else "test/accuracy"
 
 
 def best_row(rows: list[dict[str, Any]], key: str) -> dict[str, Any]:
-    """The first epoch with the highest score."""
+    """Returns the first epoch's row with the highest score."""
     return max(rows, key=lambda row: row[key])

@@ -1,72 +1,51 @@
-"""The effects: loops over epochs, evaluates, writes, saves."""
+"""The training loop: trains epochs, evaluates, logs and saves. It owns the state of each run, a `Progress`."""
 
 import contextlib
 import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import input_pipeline
+from digits_jax import data, parallel, runs
 from digits_jax.config import resolve, validate
-from digits_jax.data import datasets
-from digits_jax.experiment import Experiment, build, evaluate
-from digits_jax.metrics import Metrics
-from digits_jax.parallel import distributed, replicas
-from digits_jax.runs import console
-from digits_jax.runs.interrupts import Interrupted, StopRequest
-from digits_jax.runs.profiling import StepProfiler
-from digits_jax.runs.run import Row, Run
-from digits_jax.runs.writers import Writer
-from digits_jax.storage import bucket
+from digits_jax.evaluate import evaluate
+from digits_jax.experiment import Experiment, build
+from digits_jax.input_pipeline import epoch_batches
+from digits_jax.metrics import Metrics, best_row, score_key
+from digits_jax.runs import Progress, Row, Run, console
+from digits_jax.storage import PathLike
 from digits_jax.train_step import create_keys
 
 
-def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: epath.PathLike, **options: Any) -> list[Row]:
-    """Trains a config to its end, going on from the workdir's latest checkpoint where there is one.
-
-    Args:
-      config: fields as in `configs/default.py`; of its `num_seeds`, only `seed`.
-      workdir: the run's folder, which may be on a bucket (`gs://`); made where it is missing.
-      options: as for `train_seeds`.
-
-    Returns:
-      One row of metrics per epoch, as in `metrics.jsonl`.
-
-    Raises:
-      UserError: the config, the data or the workdir is not usable.
-      Interrupted: a signal asked for it; everything is saved.
-    """
+def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: PathLike, **options: Any) -> list[Row]:
+    """Trains a config to its end; returns its rows of metrics. As `train_seeds` with the one seed `config.seed`."""
     return train_seeds(config, [config.seed], lambda _: workdir, **options)[0]
 
 
 def train_seeds(
     config: ConfigDict | FrozenConfigDict,
     seeds: Sequence[int],
-    workdir_of: Callable[[FrozenConfigDict], epath.PathLike],
+    workdir_of: Callable[[FrozenConfigDict], PathLike],
     *,
     name: str | None = None,
-    dataset: datasets.Dataset | None = None,
-    writers: Sequence[Writer] = (),
+    dataset: data.Dataset | None = None,
+    writers: Sequence[runs.Writer] = (),
     wandb_project: str | None = None,
     profile_steps: int = 0,
-    stop: StopRequest | None = None,
+    stop: runs.StopRequest | None = None,
 ) -> list[list[Row]]:
-    """Trains a config with each of the seeds: a run each, as many at once as `replicas.at_once` says.
+    """Trains a config with each of the seeds to its end: a run each, resumed from its latest checkpoint if it has one.
 
     Args:
-      config: fields as in `configs/default.py`, of which `seed` is replaced.
-      seeds: distinct.
-      workdir_of: takes the resolved config of a run and returns its folder, in which it goes on from the latest
-        checkpoint.
+      config: fields as in `digits_jax.config.FIELDS`, of which `seed` is replaced.
+      seeds: distinct; as many at once as `parallel.seeds_at_once` says.
+      workdir_of: takes the resolved config of a run and returns its directory, which may be on a bucket (`gs://`).
       name: what to call the experiment on the terminal and in plots; else the model's name.
       dataset: its data where they are already loaded.
       writers: of the rows of all runs, besides those of their workdirs.
@@ -78,114 +57,102 @@ def train_seeds(
       For each seed one row of metrics per epoch, as in `metrics.jsonl`.
 
     Raises:
-      UserError: the config, the data or a workdir is not usable.
+      UserError: the config, the data or a workdir is not usable, or training diverged.
       Interrupted: a signal asked for it; everything is saved.
     """
     validate(config)
-    with distributed.together():
-        dataset = dataset or datasets.load(config.dataset)
+    with parallel.together():
+        dataset = dataset or data.load_configured(config.dataset)
         configs = [resolve(config, dataset, seed=seed) for seed in seeds]
-    distributed.check_same(configs[0], dataset)
-    size = 1 if wandb_project else replicas.at_once(config, len(configs))
-    finished: list[Run] = []
-    with contextlib.nullcontext(stop) if stop else StopRequest(distributed.Agreement()) as stop:
+    parallel.check_same(runs.describe_run(configs[0], dataset))
+    size = 1 if wandb_project else parallel.seeds_at_once(config, len(configs))
+    experiment_of = functools.cache(lambda replicas: build(configs[0], dataset, num_replicas=replicas))
+    options = {"name": name or config.model.name, "writers": writers, "wandb_project": wandb_project}
+    finished: dict[Run, Progress] = {}
+    with contextlib.nullcontext(stop) if stop else runs.StopRequest(parallel.Agreement()) as stop:
         for start in range(0, len(configs), size):
-            with contextlib.ExitStack() as at_exit:
-                runs = []
-                for run_config in configs[start : start + size]:
-                    place, mirror = workdir_of(run_config), None
-                    if not distributed.is_first():  # does the same as process 0, and forgets what it writes
-                        place = at_exit.enter_context(TemporaryDirectory())
-                    with distributed.together():
-                        mirror = at_exit.enter_context(bucket.local_copy(place))
-                    run = Run(
-                        run_config,
-                        dataset,
-                        mirror.local if mirror else Path(place),
-                        name=name or config.model.name,
-                        writers=writers,
-                        wandb_project=wandb_project,
-                        mirror=mirror,
-                    )
-                    at_exit.callback(run.close)
-                    runs.append(run)
-                profiler = StepProfiler(runs[0].folder.profile, steps=0 if finished else profile_steps)
-                at_exit.callback(profiler.close)
-                _announce(runs, is_first=not finished)
-                for run in runs:
-                    run.write()  # an earlier process may have ended between a checkpoint and its row
-                unfinished = sorted((run for run in runs if not run.is_finished), key=_step)
-                for _, group in itertools.groupby(unfinished, _step):
-                    _train_together(list(group), stop, profiler)
-                for run in runs:
-                    run.finish()
-                finished += runs
+            with contextlib.ExitStack() as stack:
+                opened = stack.enter_context(
+                    runs.open_runs(configs[start : start + size], dataset, workdir_of, **options)
+                )
+                steps = 0 if finished else profile_steps
+                profiler = stack.enter_context(runs.StepProfiler(opened[0].profile, steps=steps))
+                single = experiment_of(1)
+                progress = {run: run.restore(single.create_state(np.uint32(run.config.seed))) for run in opened}
+                runs.announce(single, progress, is_first=not finished)
+                for run in opened:
+                    run.write(progress[run].rows)  # an earlier process may have ended between a checkpoint and its row
+                todo = sorted((run for run in opened if not run.is_finished(progress[run].rows)), key=lambda run: progress[run].step)
+                for _, members in itertools.groupby(todo, lambda run: progress[run].step):
+                    group = {run: progress[run] for run in members}
+                    progress |= _train_together(experiment_of(len(group)), group, stop, profiler)
+                for run in opened:
+                    _finish(single, run, progress[run])
+                finished |= progress
                 if len(finished) < len(configs) and stop.poll():
-                    raise Interrupted(stop.signum)
-    console.show_results([run.result for run in finished if run.result], [run.place for run in finished])
-    return [run.rows for run in finished]
+                    raise runs.Interrupted(stop.signum)
+    runs.show_results(list(finished))
+    return [progress.rows for progress in finished.values()]
 
 
-def _step(run: Run) -> int:
-    return int(run.progress.state.step)
+def _train_together(
+    experiment: Experiment, progress: dict[Run, Progress], stop: runs.StopRequest, profiler: runs.StepProfiler
+) -> dict[Run, Progress]:
+    """Trains runs that are at the same step to their end, in one program."""
+    while not all(run.is_finished(done.rows) for run, done in progress.items()):
+        progress = _train_epoch(experiment, progress, stop, profiler)
+        for run, done in progress.items():
+            if not _is_finite((done.state, done.metrics.loss_sum)):
+                raise runs.diagnose(run, done)
+        is_complete = all(int(done.metrics.count) == experiment.pipeline.num_examples for done in progress.values())
+        if is_complete:
+            progress = _finish_epoch(experiment, progress)
+        for run, done in progress.items():
+            run.save(done)
+        if not is_complete:
+            raise runs.Interrupted(stop.signum)
+        for run, done in progress.items():
+            run.write(done.rows)
+    return progress
 
 
-def _train_together(runs: list[Run], stop: StopRequest, profiler: StepProfiler) -> None:
-    """Trains runs that are equally far, in one program, to their end."""
-    experiment = build(runs[0].config, runs[0].dataset, num_replicas=len(runs))
-    while not runs[0].is_finished:
-        _train_epoch(experiment, runs, stop, profiler)
-        for run in runs:
-            if not _is_finite((run.progress.state, run.progress.metrics.loss_sum)):
-                raise run.diagnose()
-        finished = int(runs[0].progress.metrics.count) == experiment.feed.num_examples
-        if finished:
-            _finish_epoch(experiment, runs)
-        for run in runs:
-            run.save()
-        if not finished:
-            raise Interrupted(stop.signum)
-        for run in runs:
-            run.write()
-
-
-def _train_epoch(experiment: Experiment, runs: list[Run], stop: StopRequest, profiler: StepProfiler) -> None:
-    """The rest of the epoch that the runs are in, or the part of it until a stop is requested."""
-    epoch, num_epochs, count = len(runs[0].rows), experiment.num_epochs, len(runs)
-    num_examples = experiment.feed.num_examples
-    make_batches = functools.partial(
-        input_pipeline.epoch_batches,
-        epoch=epoch,
-        num_examples=num_examples,
-        batch_size=experiment.config.batch_size,
+def _train_epoch(
+    experiment: Experiment, progress: dict[Run, Progress], stop: runs.StopRequest, profiler: runs.StepProfiler
+) -> dict[Run, Progress]:
+    """Trains the rest of the current epoch, or the part of it until a stop is requested."""
+    pipeline, count, first = experiment.pipeline, len(progress), next(iter(progress.values()))
+    epoch, num_epochs = len(first.rows), sum(experiment.config.epochs)
+    shuffle = functools.partial(
+        epoch_batches, epoch=epoch, num_examples=pipeline.num_examples, batch_size=experiment.config.batch_size
     )
-    batches = replicas.stack([make_batches(create_keys(run.progress.state.seed).order) for run in runs])
-    state, metrics = replicas.stack([(run.progress.state, run.progress.metrics) for run in runs])
-    first_step = _step(runs[0]) - epoch * experiment.steps_per_epoch
+    batches = parallel.stack([shuffle(create_keys(done.state.seed).order) for done in progress.values()])
+    state, metrics = parallel.stack([(done.state, done.metrics) for done in progress.values()])
     # A call of no steps only compiles, so that the clock measures training.
     with console.compiling():
-        for call in experiment.feed.empty_calls(batches):
+        for call in pipeline.empty_calls(batches):
             state, metrics = experiment.train_steps(state, metrics, *call)
-    begin = time.perf_counter() - count * runs[0].progress.seconds
-    label = f"epoch {epoch + 1}/{num_epochs}"
-    remaining = count * num_examples * (num_epochs - epoch)
-    with console.progress_bar(label, total=count * num_examples, remaining=remaining) as bar:
-        for call in experiment.feed.calls(batches, first_step=first_step):
+    begin = time.perf_counter() - count * first.seconds
+    total = count * pipeline.num_examples
+    with console.progress_bar(epoch + 1, num_epochs, total=total) as bar:
+        for call in pipeline.calls(batches, first_step=first.step - epoch * experiment.steps_per_epoch):
             if stop.poll():
                 break
             previous = metrics
             profiler.before_call()
             state, metrics = experiment.train_steps(state, metrics, *call)
             profiler.after_call(call.stop - call.start, metrics)
-            # Waits for the call before this one, while this one runs: never more than two are under way.
+            # Waits for the call before this one, while this one runs: never more than two are in flight.
             sums = jax.tree.map(np.sum, jax.device_get(previous))
             bar(sums, seconds=time.perf_counter() - begin)
             if not np.isfinite(sums.loss_sum):
                 break
         jax.block_until_ready(metrics)
-    seconds = (time.perf_counter() - begin) / count  # each one's share
-    for run, (run_state, run_metrics) in zip(runs, replicas.unstack((state, metrics), count), strict=True):
-        run.progress = run.progress._replace(state=run_state, metrics=run_metrics, seconds=seconds)
+    seconds = (time.perf_counter() - begin) / count  # each run's share
+    results = parallel.unstack((state, metrics), count)
+    return {
+        run: done._replace(state=state, metrics=metrics, seconds=seconds)
+        for (run, done), (state, metrics) in zip(progress.items(), results, strict=True)
+    }
 
 
 @jax.jit
@@ -193,59 +160,40 @@ def _is_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _finish_epoch(experiment: Experiment, runs: list[Run]) -> None:
-    """Evaluates, adds the epoch's row to each run and starts the next epoch's sums."""
-    rate = float(experiment.schedule(_step(runs[0]) - 1))
-    if experiment.before_scoring:
-        together = experiment.before_scoring(replicas.stack([run.progress.state for run in runs]))
-        for run, state in zip(runs, replicas.unstack(together, len(runs)), strict=True):
-            run.progress = run.progress._replace(state=state)
-    scores = evaluate(experiment.after_each_epoch, [run.progress.state for run in runs])
-    rows = []
-    for run, score in zip(runs, scores, strict=True):
+def _finish_epoch(experiment: Experiment, progress: dict[Run, Progress]) -> dict[Run, Progress]:
+    """Evaluates, appends the epoch's row to each run's history and resets the epoch's sums."""
+    states = [done.state for done in progress.values()]
+    if experiment.update_statistics:
+        states = parallel.unstack(experiment.update_statistics(parallel.stack(states)), len(states))
+    scores = evaluate(experiment.after_each_epoch, states)
+    ended = {}
+    for (run, done), state, score in zip(progress.items(), states, scores, strict=True):
         row = {
-            "epoch": len(run.rows) + 1,
-            "step": _step(run),
-            "train/learning_rate": float(f"{rate:.6g}"),  # float32 would print 0.00999999
-            **run.progress.metrics.compute("train"),
+            "epoch": len(done.rows) + 1,
+            "step": done.step,
+            "train/learning_rate": float(f"{float(experiment.schedule(done.step - 1)):.6g}"),  # not 0.00999999
+            **done.metrics.compute("train"),
             **score.metrics,
-            "train/seconds": round(run.progress.seconds, 3),
+            "train/seconds": round(done.seconds, 3),
         }
-        rows.append(row)
-        run.progress = run.progress._replace(metrics=Metrics.zero(), seconds=0.0, rows=[*run.rows, row])
+        ended[run] = Progress(state, Metrics.zero(), 0.0, [*done.rows, row])
         run.scores = score
-    _show_epoch(experiment, rows)
+    runs.show_epoch(experiment, [done.rows[-1] for done in ended.values()])
+    return ended
 
 
-def _show_epoch(experiment: Experiment, rows: list[Row]) -> None:
-    """One line: of several seeds, the means."""
-    means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-    means["epoch"] = rows[0]["epoch"]
-    speed = experiment.feed.num_examples / max(means["train/seconds"], 1e-3)  # seconds are rounded to milliseconds
-    console.show_epoch(means, num_epochs=experiment.num_epochs, images_per_second=speed)
-
-
-def _announce(runs: list[Run], *, is_first: bool) -> None:
-    experiment, dataset = runs[0].experiment, runs[0].dataset
-    if is_first:
-        held_out = len(dataset.validation_labels)
-        console.console.print(
-            f"{runs[0].name} on {dataset.name}: {experiment.feed.num_examples:,} images to train on, "
-            + (f"{held_out:,} of the training images held out to select the epoch, " if held_out else "")
-            + f"{len(dataset.arrays.test_labels):,} to test, on {jax.devices()[0].device_kind}\n"
-        )
-        console.show_layers(experiment.model, dataset.image_shape)
-    for run in runs:
-        status = ""
-        if run.is_finished:
-            status = "; it is finished, nothing is left to train"
-        elif step := _step(run):
-            status = f"; going on from step {step:,} ({len(run.rows)} epochs done)"
-        console.console.print(f"seed {run.config.seed} in {run.place}{status}")
-        for warning in run.warnings:
-            console.warn(warning)
-    if len(runs) > 1:
-        console.console.print(f"{len(runs)} seeds in one program; below are their means")
-    console.show_header(["train", *experiment.after_each_epoch])
-    for rows in zip(*(run.rows for run in runs), strict=False):
-        _show_epoch(experiment, list(rows))
+def _finish(experiment: Experiment, run: Run, progress: Progress) -> None:
+    """Scores what is scored at the end only, and writes the result and the curves; once per run."""
+    if run.result:
+        return  # it names the code and versions that it is from: these may be others
+    best, at_the_end = best_row(progress.rows, score_key(run.config)), experiment.at_the_end
+    is_last = best["step"] == progress.step or not at_the_end
+    best_state = progress.state if is_last else run.restore_step(progress, best["step"]).state
+    final_scores, best_scores = (evaluate(at_the_end, [state])[0] for state in (progress.state, best_state))
+    scores = run.scores or evaluate(experiment.after_each_epoch, [progress.state])[0]
+    run.write_result(
+        progress,
+        final={**progress.rows[-1], **final_scores.metrics},
+        best={**best, **best_scores.metrics},
+        test_errors=(scores.misclassified | final_scores.misclassified)["test"],
+    )

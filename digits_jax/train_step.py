@@ -1,11 +1,6 @@
-"""The pure core: one training step, a chunk of them in one compiled call, and evaluation.
-
-Everything here is a function of its arguments; the effects are in `train.py`. The images stay on the device as uint8,
-and a batch is a row of indices into them.
-"""
+"""The pure core: the training state, one training step, and a chunk of steps as one compiled call."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,28 +11,37 @@ from flax import struct
 from jax import lax
 from jax.sharding import Mesh
 
-from digits_jax import averaging
+from digits_jax import ops, parallel
 from digits_jax.augment import Augment
+from digits_jax.input_pipeline import Examples
 from digits_jax.losses import Loss
 from digits_jax.metrics import Metrics
-from digits_jax.ops import compilation, threefry
-from digits_jax.parallel.mesh import pad_to_devices, share
-from digits_jax.views import over_views
+from digits_jax.optimizer import averaged_params
 
 
 class TrainState(struct.PyTreeNode):
-    """What training changes, and the seed of its draws: states of several seeds can be stacked and `vmap`ped over."""
+    """What training changes, and the seed of its random numbers: states of several seeds can be stacked and vmapped."""
 
     seed: jax.Array  # uint32 []
     step: jax.Array  # int32 [], steps taken
     params: Any
-    batch_stats: Any  # running means and variances; {} for a model without batch normalisation
+    batch_stats: Any  # running means and variances; {} for a model without batch normalization
     opt_state: optax.OptState
 
     @property
-    def scored(self) -> Any:
-        """The variables that evaluation takes: with the average of the weights, if there is one."""
-        return averaging.scored(self.params, self.batch_stats, self.opt_state)
+    def eval_variables(self) -> dict[str, Any]:
+        """The variables that evaluation takes, with averaged weights if the optimizer keeps an average."""
+        return {"params": averaged_params(self.params, self.opt_state), "batch_stats": self.batch_stats}
+
+
+class Recipe(NamedTuple):
+    """What a training step is made of, besides its state and batch."""
+
+    model: nn.Module
+    tx: optax.GradientTransformation
+    augment: Augment
+    loss: Loss
+    microbatch_size: int  # images per gradient; see `compute_gradients`
 
 
 class Keys(NamedTuple):
@@ -51,93 +55,36 @@ class Keys(NamedTuple):
     test_stream: jax.Array
 
 
-class Examples(NamedTuple):
-    """Labelled images on the device."""
-
-    images: jax.Array  # uint8 [N, H, W, C]
-    labels: jax.Array  # int32 [N]
-    mask: jax.Array | None = None  # bool [N], false where a batch was filled up; None: all count
-
-
 def create_keys(seed: int | jax.Array) -> Keys:
-    """The streams of one seed. Each is folded in by its own number, so that a new stream changes no other."""
-    root = threefry.key(seed)
+    """Returns the streams of a seed. Each is folded in by its own number, so that a new stream changes no other."""
+    root = ops.key(seed)
     return Keys(*(jax.random.fold_in(root, number) for number in range(len(Keys._fields))))
 
 
-def create_train_state(
-    model: nn.Module, tx: optax.GradientTransformation, seed: jax.Array, *, image_shape: tuple[int, ...]
-) -> TrainState:
-    """A new state for `(H, W, C)` images."""
-    variables = model.init(threefry.in_loops(create_keys(seed).init), jnp.zeros((1, *image_shape)), train=False)
-    params = variables["params"]
+def create_train_state(recipe: Recipe, seed: jax.Array, *, image_shape: tuple[int, ...]) -> TrainState:
+    """Returns the initial state for `(H, W, C)` images."""
+    init_key = ops.in_loops(create_keys(seed).init)
+    variables = recipe.model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
     return TrainState(
         seed=seed,
         step=jnp.zeros((), jnp.int32),
-        params=params,
+        params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=tx.init(params),
+        opt_state=recipe.tx.init(variables["params"]),
     )
 
 
-def train_step(
-    state: TrainState,
-    batch: Examples,
-    *,
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    augment: Augment,
-    loss: Loss,
-    microbatch_size: int,
-) -> tuple[TrainState, Metrics]:
-    """One step down the gradient of the batch's mean loss.
-
-    Args:
-      state: the state before the step.
-      batch: images `[B, H, W, C]` and labels `[B]`; where its mask is false, an example counts for nothing.
-      model: takes `(images, train)`.
-      tx: the optimizer that made `state.opt_state`.
-      augment: takes a key and the images.
-      loss: takes the logits and the labels.
-      microbatch_size: the gradient is summed over so many images at a time where they divide the batch, which keeps
-        activations in the cache of a CPU; each part draws its own dropout. A model with batch normalisation needs the
-        statistics of the whole batch, and takes it at once.
+def train_step(state: TrainState, batch: Examples, recipe: Recipe) -> tuple[TrainState, Metrics]:
+    """Takes one step down the gradient of the batch's mean loss.
 
     Returns:
-      The state after the step, and the batch's metrics, computed on the way (with dropout, before the update).
+      The state after the step, and the batch's metrics as computed on the way: with dropout, before the update.
     """
     keys = create_keys(state.seed)
-    batch = batch._replace(images=augment(jax.random.fold_in(keys.augment, state.step), batch.images))
+    images = recipe.augment(jax.random.fold_in(keys.augment, state.step), batch.images)
     dropout_key = jax.random.fold_in(keys.dropout, state.step)
-
-    def loss_fn(params: Any, part: Examples, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            part.images,
-            train=True,
-            mask=part.mask,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-        metrics = Metrics.of_batch(logits, part.labels, part.mask)
-        return loss(logits, part.labels).sum(where=part.mask) / count, (metrics, updates.get("batch_stats", {}))
-
-    batch_size = len(batch.labels)
-    count = batch_size if batch.mask is None else batch.mask.sum()
-    gradient = jax.grad(loss_fn, has_aux=True)
-    if state.batch_stats or batch_size % microbatch_size or batch_size == microbatch_size:
-        gradients, (metrics, batch_stats) = gradient(state.params, batch, dropout_key)
-    else:
-
-        def add(sums: Any, part: tuple[Examples, jax.Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, gradient(state.params, *part)), None
-
-        # Every n-th image: a part has as many from each device that holds a stretch of the batch.
-        parts = jax.tree.map(lambda x: x.reshape(microbatch_size, -1, *x.shape[1:]).swapaxes(0, 1), batch)
-        part_keys = jax.random.split(dropout_key, batch_size // microbatch_size)
-        zeros = jax.tree.map(jnp.zeros_like, state.params), (Metrics.zero(), state.batch_stats)
-        (gradients, (metrics, batch_stats)), _ = lax.scan(add, zeros, (parts, part_keys))
-    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    gradients, metrics, batch_stats = compute_gradients(state, batch._replace(images=images), dropout_key, recipe)
+    updates, opt_state = recipe.tx.update(gradients, state.opt_state, state.params)
     return state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
@@ -146,32 +93,62 @@ def train_step(
     ), metrics
 
 
+def compute_gradients(
+    state: TrainState, batch: Examples, dropout_key: jax.Array, recipe: Recipe
+) -> tuple[Any, Metrics, Any]:
+    """Computes the gradients of the batch's mean loss, its metrics and the new batch statistics.
+
+    Where `microbatch_size` divides the batch, gradients are accumulated over parts of that size, which keeps the
+    activations in a CPU's cache; each part draws its own dropout. Batch normalization needs the statistics of the whole
+    batch, and takes it at once.
+    """
+    batch_size = len(batch.labels)
+
+    def loss_fn(params: Any, part: Examples, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        logits, updates = recipe.model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            part.images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        loss = recipe.loss(logits, part.labels).sum() / batch_size
+        return loss, (Metrics.of_batch(logits, part.labels), updates.get("batch_stats", {}))
+
+    gradient = jax.grad(loss_fn, has_aux=True)
+    size = recipe.microbatch_size
+    if state.batch_stats or batch_size % size or batch_size == size:
+        gradients, (metrics, batch_stats) = gradient(state.params, batch, dropout_key)
+        return gradients, metrics, batch_stats
+
+    def add(sums: Any, part: tuple[Examples, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, gradient(state.params, *part)), None
+
+    # Every n-th image: a part has equally many from each device's shard of the batch.
+    parts = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]).swapaxes(0, 1), batch)
+    keys = jax.random.split(dropout_key, batch_size // size)
+    zeros = jax.tree.map(jnp.zeros_like, state.params), (Metrics.zero(), state.batch_stats)
+    (gradients, (metrics, batch_stats)), _ = lax.scan(add, zeros, (parts, keys))
+    return gradients, metrics, batch_stats
+
+
 TrainSteps = Callable[[TrainState, Metrics, Examples, jax.Array, int, int], tuple[TrainState, Metrics]]
 
 
-def make_train_steps(
-    *,
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    augment: Augment,
-    loss: Loss,
-    microbatch_size: int,
-    mesh: Mesh,
-    stacked: bool = False,
-) -> TrainSteps:
+def make_train_steps(recipe: Recipe, *, mesh: Mesh, kernels: str = "auto", stacked: bool = False) -> TrainSteps:
     """Compiles a chunk of training steps into one call.
 
     Args:
-      model, tx, augment, loss, microbatch_size: as for `train_step`.
-      mesh: of the devices that share each batch. Where they cannot do so evenly it is filled up, and masked.
-      stacked: whether state, metrics and batches are those of several replicas, along a leading axis.
+      recipe: as for `train_step`.
+      mesh: the devices that share each batch.
+      kernels: the convolutions, see `ops.using`.
+      stacked: whether state, metrics and batches are those of several seeds, along a leading axis.
 
     Returns:
       `train_steps(state, metrics, examples, batches, start, stop)`: takes the steps `start` to `stop` (exclusive) of
       `batches`, integers `[num_batches, B]` that index `examples`, and adds their metrics to `metrics`. The state
-      is donated. `start` and `stop` are not compiled in, so that a step is the same machine code whatever
-      chunk it falls into: this is what makes a resumed run bit-identical. The seed is part of the state, so that all
-      seeds share a program.
+      is donated. `start` and `stop` are not compiled in, so that a step is the same machine code whatever chunk it is
+      part of: this makes a resumed run bit-identical. The seed is part of the state, so that all seeds share a program.
     """
 
     def train_steps(
@@ -179,74 +156,19 @@ def make_train_steps(
     ) -> tuple[TrainState, Metrics]:
         def body(index: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, metrics = carry
-            batch = _gather(examples, batches[index], mesh)
-            state, batch_metrics = train_step(
-                state, batch, model=model, tx=tx, augment=augment, loss=loss, microbatch_size=microbatch_size
-            )
+            batch = gather(examples, batches[index], mesh)
+            state, batch_metrics = train_step(state, batch, recipe)
             return state, metrics + batch_metrics
 
-        return lax.fori_loop(start, stop, body, (state, metrics))
+        with ops.using(kernels, vmapped=stacked):
+            return lax.fori_loop(start, stop, body, (state, metrics))
 
     if stacked:
         train_steps = jax.vmap(train_steps, in_axes=(0, 0, None, 0, None, None), spmd_axis_name="seed")
-    return compilation.jit(train_steps, donate_argnums=0)
+    return ops.jit(train_steps, donate_argnums=0)
 
 
-def _gather(examples: Examples, rows: jax.Array, mesh: Mesh) -> Examples:
-    """The batch of these rows `[B]`, filled up to what the devices share evenly."""
-    shared = share(pad_to_devices(rows, mesh), mesh)
-    mask = share(jnp.arange(len(shared)) < len(rows), mesh) if len(shared) > len(rows) else None
-    images, labels = share((examples.images[shared], examples.labels[shared]), mesh)
-    return Examples(images, labels, mask)
-
-
-EvalSteps = Callable[[TrainState, Examples], tuple[Metrics, jax.Array]]
-Order = Callable[[jax.Array, int], jax.Array]  # Takes a key and N; returns N indices into as many examples.
-
-
-def each_once(key: jax.Array, num_examples: int) -> jax.Array:
-    return jnp.arange(num_examples)
-
-
-def make_eval_steps(
-    *,
-    model: nn.Module,
-    batch_size: int,
-    augment: Augment,
-    mesh: Mesh,
-    order: Order = each_once,
-    views: str = "one",
-    stacked: bool = False,
-) -> EvalSteps:
-    """Compiles the evaluation of a whole set; of several states along a leading axis where they are `stacked`.
-
-    Returns:
-      `eval_steps(state, examples)`: the metrics over all N examples in `order`, and whether each of these is classified
-      wrongly, bool `[N]`. The last batch is filled up with copies that are cut off again. What `augment` and `order`
-      draw is a function of the state's seed and step.
-    """
-
-    def eval_steps(state: TrainState, examples: Examples) -> tuple[Metrics, jax.Array]:
-        num_examples = len(examples.labels)
-        size = min(batch_size, num_examples)
-        keys = create_keys(state.seed)
-        indices = order(jax.random.fold_in(keys.test_stream, state.step), num_examples)
-        labels = examples.labels[indices]
-        filled_up = jnp.minimum(jnp.arange(-(-num_examples // size) * size), num_examples - 1)
-        rows = indices[filled_up].reshape(-1, size)
-        key = jax.random.fold_in(keys.test_augment, state.step)
-
-        answer = over_views(partial(model.apply, state.scored, train=False), views)
-
-        def logits_of(batch: tuple[jax.Array, jax.Array]) -> Any:
-            index, rows = batch
-            images = augment(jax.random.fold_in(key, index), _gather(examples, rows, mesh).images)
-            return answer(images)[:size]
-
-        batches = lax.map(logits_of, (jnp.arange(len(rows)), rows))
-        logits = batches.reshape(rows.size, -1)[:num_examples]
-        return Metrics.of_batch(logits, labels), logits.argmax(-1) != labels
-
-    if stacked:
-        eval_steps = jax.vmap(eval_steps, in_axes=(0, None), spmd_axis_name="seed")
-    return compilation.jit(eval_steps)
+def gather(examples: Examples, indices: jax.Array, mesh: Mesh) -> Examples:
+    """Returns the examples at the indices `[B]`, sharded over the devices where these divide B, else replicated."""
+    indices = parallel.shard_batch(indices, mesh)
+    return parallel.shard_batch(Examples(examples.images[indices], examples.labels[indices]), mesh)

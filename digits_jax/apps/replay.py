@@ -1,52 +1,115 @@
-"""Steps of a run, one by one, with their numbers: `python -m digits_jax.apps.replay runs/vgg/HASH --steps=40:60`
+"""Replays steps of a run one by one and prints their numbers: `python -m digits_jax.apps.replay RUN --steps=40:60`
 
-It goes on from the last checkpoint before them and saves nothing. Data that is not in the default place is found by
-$TFDS_DATA_DIR.
+It resumes from the last checkpoint before them and saves nothing. Data that is not in the default directory is found
+by `$TFDS_DATA_DIR`.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 from absl import flags
+from jax.flatten_util import ravel_pytree
+from ml_collections import FrozenConfigDict
 
-from digits_jax import cli
-from digits_jax.config import from_recorded
-from digits_jax.data import datasets
+from digits_jax import cli, data, parallel, storage
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.experiment import build
-from digits_jax.replay import replay
+from digits_jax.experiment import create_recipe
+from digits_jax.metrics import Metrics
 from digits_jax.runs.checkpoint import Checkpoints, Progress
-from digits_jax.runs.console import console
+from digits_jax.runs.diagnosis import build_single_steps, largest_parameter, single_steps
+from digits_jax.runs.recorded import from_recorded
 from digits_jax.runs.workdir import Workdir
-from digits_jax.storage import bucket
+from digits_jax.train_step import make_train_steps
 
 STEPS = flags.DEFINE_string("steps", None, "FIRST:LAST, counted from 0, LAST exclusive")
 
 
+class StepReport(NamedTuple):
+    """The numbers of one step."""
+
+    step: int  # as counted before it
+    learning_rate: float
+    loss: float  # nats, mean over the batch
+    gradient_norm: float  # over all parameters, Euclidean
+    largest_parameter: float  # in absolute value, after the step
+
+    @property
+    def bad(self) -> str | None:
+        """The first of its quantities, in the order of computation, that is not finite."""
+        quantities = {"the loss": self.loss, "the gradient": self.gradient_norm, "a parameter": self.largest_parameter}
+        return next((f"{name} is {value}" for name, value in quantities.items() if not np.isfinite(value)), None)
+
+
+def replay(
+    config: FrozenConfigDict, dataset: data.Dataset, start: Progress, *, first: int, last: int
+) -> Iterator[StepReport]:
+    """Takes the steps after a checkpoint as the run took them, and yields a report of each from `first` to `last`.
+
+    Args:
+      config: the run's, resolved.
+      dataset: its data.
+      start: a checkpoint of it.
+      first: a step at or after the checkpoint's.
+      last: at most the end of the run; exclusive.
+    """
+    experiment = build_single_steps(config, dataset)
+    # With this optimizer, a step is the gradient.
+    sgd = optax.sgd(1.0)
+    recipe = create_recipe(config, dataset.num_classes, experiment.steps_per_epoch)._replace(tx=sgd)
+    take_gradient = make_train_steps(recipe, mesh=parallel.create_mesh(), kernels=config.execution.kernels)
+    # Copies, because the steps are given their state's memory.
+    state, zero = parallel.stack([(jax.tree.map(jnp.copy, start.state), Metrics.zero())])
+    for step, call in single_steps(experiment, start.state, last=last):
+        norm = np.nan
+        if step >= first:
+            before = jax.tree.map(jnp.copy, state).replace(opt_state=sgd.init(state.params))
+            moved, _ = take_gradient(jax.tree.map(jnp.copy, before), zero, *call)
+            gradient, _ = ravel_pytree(jax.tree.map(jnp.subtract, before.params, moved.params))
+            norm = float(jnp.linalg.norm(gradient))
+        state, metrics = experiment.train_steps(state, zero, *call)
+        if step >= first:
+            yield StepReport(
+                step=step,
+                learning_rate=float(f"{float(experiment.schedule(step)):.6g}"),
+                loss=metrics.compute("train")["train/loss"],
+                gradient_norm=norm,
+                largest_parameter=largest_parameter(state),
+            )
+
+
 def main(argv: list[str]) -> None:
+    """Prints a line for each of the steps."""
     if len(argv) != 2:
-        raise ConfigError("expected one folder of a run, such as runs/vgg/0123abcd")
+        raise ConfigError("expected the directory of one run, such as runs/vgg/0123abcd")
     found = re.fullmatch(r"(\d+):(\d+)", STEPS.value or "")
     if not found or int(found[1]) >= int(found[2]):
         raise ConfigError(f"--steps is {STEPS.value!r}: expected FIRST:LAST with FIRST below LAST, such as 40:60")
     first, last = int(found[1]), int(found[2])
-    with bucket.local_copy(argv[1]) as mirror:
+    with storage.local_copy(argv[1]) as mirror:
         _show(Workdir(mirror.local if mirror else Path(argv[1])), first, last)
 
 
 def _show(folder: Workdir, first: int, last: int) -> None:
     config = from_recorded(folder.read_run()["config"])
-    dataset = datasets.load(config.dataset)
+    dataset = data.load_configured(config.dataset)
     folder.open(config, dataset)
     checkpoints = Checkpoints(folder.checkpoints)
     try:
-        start = checkpoints.restore(Progress.at_the_start(build(config, dataset).initial_state), step=first)
+        initial_state = build_single_steps(config, dataset).create_state(np.uint32(config.seed))
+        start = checkpoints.restore(Progress.at_the_start(initial_state), step=first)
         if start is None:
-            raise UserError(f"{folder.checkpoints} has no checkpoint of step {first} or of one before it any more")
-        console.print("    step  learning rate          loss  gradient norm  largest parameter")
+            raise UserError(f"{folder.checkpoints} no longer has a checkpoint of step {first} or before it")
+        cli.console.print("    step  learning rate          loss  gradient norm  largest parameter")
         for report in replay(config, dataset, start, first=first, last=last):
             step, rate, loss, norm, largest = report
-            console.print(f"{step:8}{rate:15.6g}{loss:14.6g}{norm:15.6g}{largest:19.6g}  {report.bad or ''}".rstrip())
+            line = f"{step:8}{rate:15.6g}{loss:14.6g}{norm:15.6g}{largest:19.6g}  {report.bad or ''}"
+            cli.console.print(line.rstrip())
     finally:
         checkpoints.close()
         folder.close()

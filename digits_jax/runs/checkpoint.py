@@ -1,4 +1,4 @@
-"""Checkpoints with Orbax, closed by sums of their files: the latest two, to go on from, and the best."""
+"""Orbax checkpoints with SHA-256 manifests; keeps those of the last two epochs, the best and the latest."""
 
 import errno
 import os
@@ -14,25 +14,32 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from digits_jax.storage import disk
+from digits_jax import storage
 from digits_jax.errors import UserError
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import TrainState
 
+Row = dict[str, Any]  # the metrics of one epoch, a line of `metrics.jsonl`
 _MARGIN = 2_000_000  # bytes for what a checkpoint holds besides its arrays
 
 
 class Progress(NamedTuple):
-    """All that a run has to remember: restored, it goes on as if it had never stopped."""
+    """The state of a run between two compiled calls: all that it takes to resume it."""
 
     state: TrainState
     metrics: Metrics  # of the current epoch so far
     seconds: float  # of training in the current epoch so far
-    rows: list[dict[str, Any]]  # of metrics.jsonl, one per finished epoch
+    rows: list[Row]  # one per finished epoch
 
     @classmethod
     def at_the_start(cls, state: TrainState) -> "Progress":
+        """Returns the progress of a run that has not taken a step."""
         return cls(state=state, metrics=Metrics.zero(), seconds=0.0, rows=[])
+
+    @property
+    def step(self) -> int:
+        """The number of training steps taken."""
+        return int(self.state.step)
 
 
 class _KeptSteps(checkpoint_managers.PreservationPolicy):
@@ -48,15 +55,15 @@ class _KeptSteps(checkpoint_managers.PreservationPolicy):
 
 
 class Checkpoints:
-    """The checkpoints of one run, one folder per step.
+    """The checkpoints of one run, one directory per step.
 
-    Those that are damaged are set aside, into a folder `damaged` beside theirs, where nothing deletes them.
+    Corrupted ones are moved to a directory `damaged` beside theirs and never deleted.
 
     Attributes:
-      set_aside: what was wrong with which checkpoints, a sentence each.
+      set_aside: what is wrong with which checkpoints, a sentence each.
 
     Raises:
-      UserError: there are checkpoints, and all are damaged: what was trained is not silently trained again.
+      UserError: there are checkpoints, and all are corrupted: nothing is silently trained again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,7 +72,7 @@ class Checkpoints:
         self._check()
         self._kept = _KeptSteps()
         policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(1), self._kept])
-        # Of several processes each has a folder of its own; Orbax would have all write into one.
+        # Each process has a directory of its own; Orbax would have all write to one.
         process = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
@@ -81,18 +88,18 @@ class Checkpoints:
         self._remove_leftovers()
         steps = sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
         for step in steps:
-            wrong = disk.damage(self._folder / str(step))
+            wrong = storage.damage(self._folder / str(step))
             if wrong:
                 self._set_aside(step, wrong)
         # A run saves its state at step 0. Where only that one is damaged, nothing has been trained yet.
         if len(self.set_aside) == len(steps) and any(steps):
             raise UserError(
-                f"{'; '.join(self.set_aside)}: no checkpoint is left to go on from; "
+                f"{'; '.join(self.set_aside)}: no checkpoint is left to resume from; "
                 f"to train from the beginning, remove {self._folder.parent}"
             )
 
     def _remove_leftovers(self) -> None:
-        """Of a process that ended, or of a disk that was full, while it saved."""
+        """Removes what a process left that ended, or a disk that was full, during a save."""
         for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -103,14 +110,14 @@ class Checkpoints:
             place = next(path for n in range(1, 1_000) if not (path := damaged / f"{step}-{n}").exists())
             os.replace(self._folder / str(step), place)
         except OSError as error:
-            raise UserError(disk.refusal(damaged, error)) from None
-        self.set_aside.append(f"the checkpoint of step {step} is damaged ({wrong}) and is now {place}")
+            raise UserError(storage.refusal(damaged, error)) from None
+        self.set_aside.append(f"the checkpoint of step {step} is corrupted ({wrong}) and is now {place}")
 
     def save(self, progress: Progress, *, best: int | None) -> None:
         """Saves the progress, and deletes all checkpoints but it, those of the last two epochs and the best.
 
-        Two, because Orbax deletes before the sums of the new one are written. One in mid-epoch is kept while it is the
-        latest: a run that was interrupted ends with the same checkpoints as one that was not.
+        Two, because Orbax deletes before the manifest of the new one is written. One in mid-epoch is kept while it is
+        the latest: an interrupted and resumed run ends with the same checkpoints as an uninterrupted one.
 
         Args:
           progress: of the run.
@@ -124,7 +131,7 @@ class Checkpoints:
             return
         ends = [0, *(row["step"] for row in progress.rows)]
         self._kept.steps = frozenset([*ends[-2:], step if best is None else best])
-        # As numpy arrays, which are of no device: any number of devices and processes goes on from them.
+        # As NumPy arrays, which are of no device: any number of devices and processes can resume from them.
         arrays = jax.device_get({"state": progress.state, "metrics": progress.metrics})
         needed = _MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         contents = ocp.args.Composite(
@@ -136,7 +143,7 @@ class Checkpoints:
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, "there is too little room")
             self._manager.save(step, args=contents)
-            disk.write_manifest(self._folder / str(step))
+            storage.write_manifest(self._folder / str(step))
         except (OSError, ValueError) as error:
             # TensorStore raises a ValueError for what the operating system refuses, with the code in its text.
             code = re.search(r"os_error_code='(\d+)'", str(error))
@@ -146,15 +153,16 @@ class Checkpoints:
                 error = OSError(int(code[1]), os.strerror(int(code[1])))
             self._remove_leftovers()  # they would keep the disk full
             raise UserError(
-                f"the checkpoint of step {step} is not saved: {disk.refusal(self._folder, error, needed=needed)}; "
-                "earlier ones are intact: mend this, then start the same command again"
+                f"the checkpoint of step {step} is not saved: {storage.refusal(self._folder, error, needed=needed)}; "
+                "earlier ones are intact: make room, then start the same command again"
             ) from None
 
     def has(self, step: int) -> bool:
+        """Returns whether there is a checkpoint of this step."""
         return step in self._manager.all_steps()
 
     def restore(self, template: Progress, *, step: int | None = None) -> Progress | None:
-        """A checkpoint in the shapes of `template`, or None where there is none.
+        """Restores a checkpoint; returns None where there is none.
 
         Args:
           template: any state of the same experiment.
@@ -183,14 +191,15 @@ class Checkpoints:
         return progress
 
     def close(self) -> None:
+        """Closes Orbax's manager."""
         self._manager.close()
 
 
 def check_arrays(saved: Any, expected: Any, place: Path) -> None:
-    """Compares what a checkpoint holds, arrays or their descriptions, with what fits.
+    """Compares the arrays of a checkpoint, or their descriptions, with those expected.
 
     Raises:
-      UserError: an array is missing, is of another shape or type, or is one too many; it names the `place`.
+      UserError: an array is missing, has another shape or type, or is one too many; the message names the `place`.
     """
     found_by_name = dict(_by_name(saved))
     for name, leaf in _by_name(expected):
@@ -203,6 +212,6 @@ def check_arrays(saved: Any, expected: Any, place: Path) -> None:
 
 
 def _by_name(tree: Any) -> list[tuple[str, Any]]:
-    """The leaves of a tree, each with its path: attributes of a state and keys of what was saved read the same."""
+    """Returns the leaves of a tree with their paths: attributes of a state and keys of a saved one read the same."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return [(re.sub(r"\W+", "/", jax.tree_util.keystr(path)).strip("/"), leaf) for path, leaf in leaves]

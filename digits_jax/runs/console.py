@@ -1,24 +1,60 @@
-"""What a person sees on the terminal: the parameter table, a progress bar, one line per epoch, a summary."""
+"""Terminal output of training: the parameter table, a progress bar, one line per epoch, a summary."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from digits_jax.cli import console, duration, percent, warn
+from digits_jax.experiment import Experiment
 from digits_jax.metrics import Metrics
+from digits_jax.runs.checkpoint import Progress, Row
 
-console = Console(highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from digits_jax.runs.run import Run
 
 
-def show_layers(model: nn.Module, image_shape: tuple[int, ...]) -> None:
-    """A table of the layers in the order they are called: output shape of one image, number of parameters."""
+def announce(experiment: Experiment, progress: Mapping["Run", Progress], *, is_first: bool) -> None:
+    """Prints what is trained, on what, where it is resumed from, and the epochs that are done.
+
+    Args:
+      experiment: the runs'.
+      progress: of the runs that are trained together.
+      is_first: whether the model and the data have still to be described.
+    """
+    run, *others = progress
+    if is_first:
+        held_out = len(run.dataset.validation_labels)
+        console.print(
+            f"{run.name} on {run.dataset.name}: {experiment.pipeline.num_examples:,} training images, "
+            + (f"{held_out:,} held out to select the best epoch, " if held_out else "")
+            + f"{len(run.dataset.arrays.test_labels):,} test images, on {jax.devices()[0].device_kind}\n"
+        )
+        show_parameters(experiment.model, run.dataset.image_shape)
+    for run, done in progress.items():
+        status = f"; resuming from step {done.step:,} ({len(done.rows)} epochs done)" if done.step else ""
+        if run.is_finished(done.rows):
+            status = "; finished, nothing is left to train"
+        console.print(f"seed {run.config.seed} in {run.path}{status}", markup=False)
+        for warning in run.warnings:
+            warn(warning)
+    if others:
+        console.print(f"{len(progress)} seeds in one program; below are their means")
+    cells = [f"{_loss_name(prefix)}  accuracy" for prefix in ("train", *experiment.after_each_epoch)]
+    console.print("  ".join([f"{'epoch':>7}", f"{'rate':>6}", *cells, "seconds", "images/s"]), style="bold")
+    for rows in zip(*(done.rows for done in progress.values()), strict=False):
+        show_epoch(experiment, rows)
+
+
+def show_parameters(model: nn.Module, image_shape: tuple[int, ...]) -> None:
+    """Prints a table of the layers: output shape of one image, number of parameters."""
     if console.quiet:
         return
     outputs: dict[str, tuple[int, ...]] = {}
@@ -45,34 +81,25 @@ def show_layers(model: nn.Module, image_shape: tuple[int, ...]) -> None:
     console.print()
 
 
-def show_header(prefixes: list[str]) -> None:
-    """The names of the columns of `show_epoch`, with a loss and an accuracy for each prefix of metrics."""
-    cells = [f"{'epoch':>7}", f"{'rate':>6}"]
-    cells += [f"{_loss_name(prefix)}  accuracy" for prefix in prefixes]
-    console.print("  ".join([*cells, "seconds", "images/s"]), style="bold")
-
-
-def show_epoch(row: dict[str, Any], *, num_epochs: int, images_per_second: float) -> None:
-    """One line for a finished epoch."""
-    cells = [f"{row['epoch']}/{num_epochs}".rjust(7), f"{row['train/learning_rate']:6.4g}"]
+def show_epoch(experiment: Experiment, rows: Sequence[Row]) -> None:
+    """Prints one line for a finished epoch; the means of several seeds."""
+    row = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    speed = experiment.pipeline.num_examples / max(row["train/seconds"], 1e-3)  # seconds are rounded to milliseconds
+    cells = [f"{rows[0]['epoch']}/{sum(experiment.config.epochs)}".rjust(7), f"{row['train/learning_rate']:6.4g}"]
     cells += [
         f"{row[f'{prefix}/loss']:{len(_loss_name(prefix))}.4f}  {percent(row[f'{prefix}/accuracy']):>8}"
         for prefix in (key.removesuffix("/loss") for key in row if key.endswith("/loss"))
     ]
-    console.print("  ".join([*cells, f"{row['train/seconds']:7.1f}", f"{images_per_second:8,.0f}"]))
+    console.print("  ".join([*cells, f"{row['train/seconds']:7.1f}", f"{speed:8,.0f}"]))
 
 
 def _loss_name(prefix: str) -> str:
     return f"{prefix.replace('_', ' ')} loss"
 
 
-def show_results(results: Sequence[dict[str, Any]], workdirs: Sequence[str]) -> None:
-    """The final and the best epoch, and by which images the best one was selected; of several seeds, as a table.
-
-    Args:
-      results: as in `result.json`, one per seed.
-      workdirs: where the rest is.
-    """
+def show_results(finished: Sequence["Run"]) -> None:
+    """Prints the final and the best epoch, and what selected the best one; of several seeds, as a table."""
+    results = [run.result for run in finished if run.result]
     selected_by = results[0]["selected_by"].removesuffix("/accuracy")
     best = f"best on the {selected_by} {'set' if selected_by == 'test' else 'images'}"
     console.print()
@@ -89,15 +116,16 @@ def show_results(results: Sequence[dict[str, Any]], workdirs: Sequence[str]) -> 
             table.add_column(f"{_accuracy_name(metric)}, {'final' if key == 'final' else best}", justify="right")
         for result in results:
             table.add_row(str(result["config"]["seed"]), *(percent(result[key][metric]) for key, metric in columns))
-        of_all = [[result[key][metric] for result in results] for key, metric in columns]
-        table.add_row("mean", *(percent(statistics.mean(values)) for values in of_all), style="bold")
-        table.add_row("standard deviation", *(percent(statistics.stdev(values)) for values in of_all))
+        values = [[result[key][metric] for result in results] for key, metric in columns]
+        table.add_row("mean", *(percent(statistics.mean(column)) for column in values), style="bold")
+        table.add_row("standard deviation", *(percent(statistics.stdev(column)) for column in values))
         console.print(table)
     seconds = sum(row["train/seconds"] for result in results for row in result["epochs"])
-    console.print(f"trained in {duration(seconds)}; everything is in {', '.join(workdirs)}")
+    workdirs = ", ".join(run.path for run in finished)
+    console.print(f"trained in {duration(seconds)}; everything is in {workdirs}", markup=False)
 
 
-def _scores(row: dict[str, Any]) -> list[str]:
+def _scores(row: Row) -> list[str]:
     return [metric for metric in row if metric.endswith("/accuracy") and not metric.startswith("train/")]
 
 
@@ -105,36 +133,28 @@ def _accuracy_name(metric: str) -> str:
     return f"{metric.removesuffix('/accuracy').replace('_', ' ')} accuracy"
 
 
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 class Bar(Protocol):
-    """Moves the progress bar; see `progress_bar`."""
+    """A function that moves the progress bar; see `progress_bar`."""
 
-    def __call__(self, metrics: Metrics, *, seconds: float) -> None: ...
+    def __call__(self, metrics: Metrics, *, seconds: float) -> None:
+        """Shows the epoch's metrics so far, and the seconds that they took."""
 
 
 @contextmanager
-def progress_bar(label: str, *, total: int, remaining: int) -> Iterator[Bar]:
-    """A bar over one epoch that is gone when left; only on a terminal.
+def progress_bar(epoch: int, num_epochs: int, *, total: int) -> Iterator[Bar]:
+    """Shows a bar over one epoch, only on a terminal; it disappears on exit.
 
     Args:
-      label: what stands before it.
-      total: images in the epoch.
-      remaining: images from the epoch's start to the end of the run.
+      epoch: from 1.
+      num_epochs: of the run.
+      total: images in an epoch.
 
     Yields:
-      A function that takes the epoch's metrics so far and the seconds they took.
+      A function that moves it.
     """
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[status]}"))
-    with Progress(*columns, console=console, transient=True, disable=not _is_live()) as progress:
-        task = progress.add_task(label, total=total, status="")
+    with RichProgress(*columns, console=console, transient=True, disable=not _is_live()) as progress:
+        task = progress.add_task(f"epoch {epoch}/{num_epochs}", total=total, status="")
 
         def bar(metrics: Metrics, *, seconds: float) -> None:
             count = int(metrics.count)
@@ -142,35 +162,21 @@ def progress_bar(label: str, *, total: int, remaining: int) -> Iterator[Bar]:
                 return
             means = metrics.compute("train")
             speed = count / seconds
+            remaining = total * (num_epochs - epoch + 1) - count
             progress.update(
                 task,
                 completed=count,
                 status=f"loss {means['train/loss']:.4f}  accuracy {percent(means['train/accuracy'])}  "
-                f"{speed:,.0f} images/s  {duration((remaining - count) / speed)} left",
+                f"{speed:,.0f} images/s  {duration(remaining / speed)} left",
             )
 
         yield bar
 
 
 def compiling() -> AbstractContextManager[object]:
-    """Says so while entered; only on a terminal."""
+    """Shows that a program is being compiled, only on a terminal."""
     return console.status("compiling") if _is_live() else nullcontext()
 
 
 def _is_live() -> bool:
     return console.is_terminal and not console.quiet
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Prints nothing while entered: a study shows many runs in its own way."""
-    console.quiet = True
-    try:
-        yield
-    finally:
-        console.quiet = False
-
-
-def warn(text: str) -> None:
-    """One line on standard error, also where `quiet` holds."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False)

@@ -1,4 +1,4 @@
-"""The learning curves of a run as a picture."""
+"""A run's learning curves as a plot."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
-# Colours that stay apart for colour-blind readers (Okabe & Ito 2008).
-_COLOURS = {
+# Colors that color-blind readers can tell apart (Okabe & Ito 2008).
+_COLORS = {
     "train": "#999999",
     "test": "#0072B2",
     "validation": "#009E73",
@@ -16,11 +16,11 @@ _COLOURS = {
     "test_stream": "#CC79A7",
 }
 _LABELS = {
-    "train": "training images, as trained on",
+    "train": "training images",
     "test": "test images",
     "validation": "held-out training images",
     "test_augmented": "test images, augmented",
-    "test_stream": "test images out of a stream",
+    "test_stream": "stream of test images",
 }
 # Ticks for a wide and for a narrow range of values; those of the loss are factors of powers of ten.
 _ACCURACY_TICKS = (
@@ -31,13 +31,13 @@ _LOSS_TICKS = ((2, 3, 5), (1.5, 2, 2.5, 3, 4, 5, 6, 8))
 
 
 def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str, title: str, path: Path) -> None:
-    """Saves loss and accuracy by epoch as a PNG, with the steps of the learning rate and the best epoch marked.
+    """Saves loss and accuracy by epoch as a PNG; marks changes of the learning rate and the best epoch.
 
     Args:
       rows: as in `metrics.jsonl`, at least one.
-      best_epoch: which one to mark.
+      best_epoch: the epoch to mark.
       selected_by: the metric that selected it.
-      title: what the run was.
+      title: of the figure.
       path: of the file.
     """
     figure = Figure(figsize=(10, 4.2), dpi=150, layout="constrained")
@@ -47,11 +47,11 @@ def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for prefix in prefixes:
             values = [row[f"{prefix}/{metric}"] for row in rows]
-            axes.plot(epochs, values, color=_COLOURS[prefix], marker="o", markersize=3.5, label=_LABELS[prefix])
+            axes.plot(epochs, values, color=_COLORS[prefix], marker="o", markersize=3.5, label=_LABELS[prefix])
         selected = next(key for key in prefixes if selected_by.startswith(f"{key}/"))
         best = rows[best_epoch - 1][f"{selected}/{metric}"]
         axes.plot(
-            best_epoch, best, marker="*", markersize=15, color=_COLOURS[selected], markeredgecolor="white",
+            best_epoch, best, marker="*", markersize=15, color=_COLORS[selected], markeredgecolor="white",
             linestyle="none", zorder=3, label=f"best on the {_LABELS[selected]}",
         )  # fmt: skip
         axes.set_xlabel("epoch")
@@ -69,7 +69,7 @@ def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str
 
 
 def scale_losses(axes: Any) -> None:
-    """Makes the vertical axis logarithmic, with ticks that can be read."""
+    """Makes the vertical axis logarithmic, with readable ticks."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     low, high = axes.get_ylim()
@@ -78,9 +78,9 @@ def scale_losses(axes: Any) -> None:
 
 
 def scale_accuracies(axes: Any, values: Sequence[float]) -> None:
-    """Makes the vertical axis logit, with ticks in per cent around the accuracies that it shows.
+    """Makes the vertical axis logit, with ticks in percent around the accuracies that it shows.
 
-    99 % and 99.5 % are then as far apart as 90 % and 95 %, and one bad epoch does not flatten the others.
+    99% and 99.5% are then as far apart as 90% and 95%, and one bad epoch does not flatten the others.
     """
     axes.set_yscale("logit", nonpositive="clip")
     low, high = max(min(values), 0.01), min(max(values), 0.9999)
@@ -88,12 +88,12 @@ def scale_accuracies(axes: Any, values: Sequence[float]) -> None:
     low, high = axes.get_ylim()
     wide, narrow = ([tick for tick in ticks if low <= tick <= high] for ticks in _ACCURACY_TICKS)
     axes.yaxis.set_major_locator(FixedLocator(wide if len(wide) >= 3 else narrow))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _mark_learning_rates(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """A line where the rate changes, and the rate at the top of each stretch."""
+    """Marks where the learning rate changes, and prints the rate above each part."""
     rates = [row["train/learning_rate"] for row in rows]
     starts = [i for i in range(len(rates)) if i == 0 or rates[i] != rates[i - 1]]
     for start in starts:

@@ -1,4 +1,4 @@
-"""Signals as a request that the training loop answers between two compiled calls."""
+"""Signals that ask training to stop: recorded here, acted on by the training loop between two compiled calls."""
 
 import signal
 import threading
@@ -22,10 +22,10 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """While entered, the first signal only sets `signum`; a second Ctrl-C interrupts at once.
+    """A context in which the first signal only sets `signum`; a second Ctrl-C interrupts at once.
 
     Args:
-      agree: takes this process's `signum`, and returns that of all processes of the program.
+      agree: takes this process's `signum` and returns that of all processes of the program.
     """
 
     def __init__(self, agree: Callable[[int], int] = lambda signum: signum) -> None:
@@ -34,7 +34,7 @@ class StopRequest:
         self._previous = {number: signal.getsignal(number) for number in _EXIT_CODES}
 
     def poll(self) -> bool:
-        """Whether to stop; all processes have to ask at the same places, and get the same answer."""
+        """Returns whether to stop; all processes have to ask at the same places, and get the same answer."""
         agreed = self._agree(self.signum)
         self.signum = self.signum or agreed
         return agreed != 0

@@ -4,24 +4,31 @@ from pathlib import Path
 
 import jax
 
-from digits_jax.runs import console
+from digits_jax.cli import console
 
 
 class StepProfiler:
-    """Traces the first `steps` training steps after compilation, rounded up to whole calls; 0: none."""
+    """A context that traces the first `steps` training steps after compilation, rounded up to whole calls; 0: none."""
 
     def __init__(self, folder: Path, *, steps: int) -> None:
         self._folder = folder
         self._left = steps
         self._tracing = False
 
+    def __enter__(self) -> "StepProfiler":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def before_call(self) -> None:
+        """Starts the trace before the first call."""
         if self._left > 0 and not self._tracing:
             jax.profiler.start_trace(self._folder)
             self._tracing = True
 
     def after_call(self, steps: int, results: object) -> None:
-        """Counts the call's steps, and ends the trace once there are enough and `results` are ready."""
+        """Counts the call's steps; ends the trace once there are enough and `results` are ready."""
         if not self._tracing:
             return
         self._left -= steps
@@ -30,8 +37,8 @@ class StepProfiler:
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that is under way."""
+        """Ends a trace that is in progress."""
         if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False
-            console.console.print(f"profile saved; look at it with: xprof --logdir {self._folder}")
+            console.print(f"profile saved; view it with: xprof --logdir {self._folder}", markup=False)

@@ -1,4 +1,4 @@
-"""What a run's folder holds, and what `run.json` says about the run."""
+"""A run's directory, and `run.json`, which describes the run."""
 
 import importlib.metadata
 import json
@@ -14,25 +14,25 @@ import jax
 from ml_collections import FrozenConfigDict
 
 import digits_jax
-from digits_jax.storage import disk
-from digits_jax.ops.compilation import num_cores
-from digits_jax.config import config_hash, differences, differences_to_recorded, to_json
-from digits_jax.data.datasets import Dataset
-from digits_jax.storage.disk import replace_text
+from digits_jax import storage
+from digits_jax.config import config_hash, differences, to_json
+from digits_jax.data import Dataset
 from digits_jax.errors import InUseError, UserError
+from digits_jax.runs.recorded import differences_to_recorded
+from digits_jax.storage import num_cores, replace_text
 
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
-GIT_REVISION = "DIGITS_JAX_GIT_REVISION"  # of the code, where it is a copy outside of a clone
+GIT_REVISION = "DIGITS_JAX_GIT_REVISION"  # environment variable with the code's revision, for a copy outside a clone
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def default_workdir(name: str, config: FrozenConfigDict) -> Path:
-    """`runs/<name>/<hash of the resolved config>`: the same command finds its run again."""
+    """Returns `runs/<name>/<hash of the resolved config>`: the same command finds its run again."""
     return Path("runs") / name / config_hash(config)
 
 
 class Workdir:
-    """The folder of one run, and the names of what it holds."""
+    """The directory of one run, and the paths in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,11 +46,11 @@ class Workdir:
         self._lock = filelock.FileLock(path / "lock", timeout=0)
 
     def open(self, config: FrozenConfigDict, dataset: Dataset) -> None:
-        """Writes `run.json` into a new folder, or checks that the folder's run is this one; keeps others out.
+        """Locks the directory; writes `run.json` to a new one, or checks that it holds this run.
 
         Raises:
-          InUseError: another process has it.
-          UserError: the folder cannot be written, or holds a run of another config or other data.
+          InUseError: another process has locked it.
+          UserError: it cannot be written, or holds a run with another config or other data.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -61,43 +61,45 @@ class Workdir:
                 _write_json(self.run_file, describe_run(config, dataset))
         except filelock.Timeout:
             raise InUseError(
-                f"{self.path} is in use by another process: wait for its end, or give another, --workdir=FOLDER"
+                f"{self.path} is in use by another process: wait for its end, or give another, --workdir=DIR"
             ) from None
         except OSError as error:
             raise self._unwritable(error) from None
 
     def close(self) -> None:
+        """Unlocks the directory."""
         self._lock.release()
 
     @property
     def has_metrics(self) -> bool:
+        """Whether an epoch has been finished."""
         return self.metrics_file.exists() and self.metrics_file.stat().st_size > 0
 
     def write_result(self, config: FrozenConfigDict, dataset: Dataset, result: dict[str, Any]) -> dict[str, Any]:
-        """Writes `result.json`, all that is worth keeping of a finished run in a few kilobytes, and returns it.
+        """Writes `result.json`, which is all of a finished run that is kept in a study, and returns its content.
 
         Args:
           config: the resolved config.
           dataset: its data.
           result: `selected_by`, the rows `final` and `best`, all rows as `epochs`, `test_errors`, the indices of the
-            test images that the final epoch gets wrong, and `state_sha256`, that of the final state's bits.
+            test images that the final state misclassifies, and `state_sha256`, that of the final state's bits.
         """
         result = {**describe_run(config, dataset), **result}
         write_result_file(self.result_file, result)
         return result
 
     def read_result(self) -> dict[str, Any] | None:
-        """What `write_result` wrote; None where there is no such file, or a damaged one."""
+        """Returns what `write_result` wrote; None where there is no such file, or a corrupted one."""
         try:
             return json.loads(self.result_file.read_text())
         except (OSError, ValueError):
             return None
 
     def read_run(self) -> dict[str, Any]:
-        """What `run.json` says.
+        """Returns the content of `run.json`.
 
         Raises:
-          UserError: there is no such file, or a damaged one.
+          UserError: there is no such file, or a corrupted one.
         """
         try:
             run = json.loads(self.run_file.read_text())
@@ -105,17 +107,15 @@ class Workdir:
                 raise ValueError("it has no config or no dataset")
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(
-                f"{self.run_file} cannot be read ({error}): expected what a run writes there, or another folder"
+                f"{self.run_file} cannot be read ({error}): expected what a run writes there, or another directory"
             ) from None
         return run
 
     def record_machine(self) -> list[str]:
-        """Adds this machine to `run.json` where the run was on another one before, and warns of what is different.
-
-        Bits can then be others.
+        """Adds this machine to `run.json` if the run was on another one before; returns warnings of what differs.
 
         Raises:
-          UserError: the folder cannot be written.
+          UserError: the directory cannot be written.
         """
         before = self.read_run()
         machine = describe_machine()
@@ -130,10 +130,10 @@ class Workdir:
             _write_json(self.run_file, {**before, "resumed_on": [*machines[1:], machine]})
         except OSError as error:
             raise self._unwritable(error) from None
-        return [f"{', '.join(changed)}: from here on the run's bits may be others than they would have been"]
+        return [f"{', '.join(changed)}: from here on, the run may not be bit-identical to an uninterrupted one"]
 
     def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"the workdir {disk.refusal(self.path, error)}: give another, --workdir=FOLDER")
+        return UserError(f"the workdir {storage.refusal(self.path, error)}: give another, --workdir=DIR")
 
     def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
         for field, ours, theirs in differences_to_run(config, dataset, self.read_run()):
@@ -143,7 +143,7 @@ class Workdir:
 
 
 def write_result_file(path: Path, result: dict[str, Any]) -> None:
-    """A field a line, an epoch a line: short, and still to be read in a diff."""
+    """Writes a result as JSON with one field or epoch per line."""
     rows = ",\n".join(f"  {json.dumps(row)}" for row in result["epochs"])
     fields = [f' "{key}": {json.dumps(value)}' for key, value in result.items() if key != "epochs"]
     replace_text(path, "{\n" + ",\n".join([*fields, f' "epochs": [\n{rows}\n ]']) + "\n}\n")
@@ -156,17 +156,18 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def differences_to_run(
     config: FrozenConfigDict, dataset: Dataset, recorded: dict[str, Any]
 ) -> list[tuple[str, Any, Any]]:
-    """The fields in which a run differs from that of a `run.json` or `result.json`: (name, value, recorded value)."""
-    of_data = differences(describe_dataset(dataset), recorded["dataset"], "dataset.")
-    return differences_to_recorded(config, recorded["config"]) + of_data
+    """Returns where a run differs from that of a `run.json` or `result.json`: (name, value, recorded value)."""
+    data_differences = differences(describe_dataset(dataset), recorded["dataset"], "dataset.")
+    return differences_to_recorded(config, recorded["config"]) + data_differences
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    """Returns what identifies a data set."""
     return {"name": dataset.name, "sha256": dataset.sha256, "test_examples": len(dataset.arrays.test_labels)}
 
 
 def describe_run(config: FrozenConfigDict, dataset: Dataset) -> dict[str, Any]:
-    """All that made the run what it is, and nothing that names the machine."""
+    """Returns what identifies a run and what it was computed with; nothing names the machine."""
     return {
         "config_hash": config_hash(config),
         "config": json.loads(to_json(config)),
@@ -179,7 +180,7 @@ def describe_run(config: FrozenConfigDict, dataset: Dataset) -> dict[str, Any]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Its hardware and versions; nothing that names it."""
+    """Returns the hardware and versions of this machine; nothing that names it."""
     return {
         "devices": [device.device_kind for device in jax.devices()],
         "cpu": _cpu_model(),
@@ -193,7 +194,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _cpu_model() -> str:
-    """Its name and its widest vectors, which decide how XLA computes and are not the same for all of a name."""
+    """Returns the processor's name and its widest vectors, which decide how XLA computes."""
     try:
         described = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
@@ -204,9 +205,9 @@ def _cpu_model() -> str:
 
 
 def git_revision() -> str | None:
-    """The commit that the code comes from, with "+changes" where files differ from it; None outside a clone.
+    """Returns the commit that the code comes from, with "+changes" if files differ from it; None outside a clone.
 
-    A copy of a clone's code has it in the environment, as `GIT_REVISION`.
+    For a copy of a clone's code, the environment variable `GIT_REVISION` names it.
     """
     if GIT_REVISION in os.environ:
         return os.environ[GIT_REVISION]

@@ -1,24 +1,31 @@
-"""Where the rows of a run are written: `metrics.jsonl`, TensorBoard, Weights & Biases."""
+"""Writers of a run's metrics: `metrics.jsonl`, TensorBoard, Weights & Biases."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
+from ml_collections import FrozenConfigDict
+
 from digits_jax.storage.disk import replace_text
+from digits_jax.config import config_hash
 from digits_jax.errors import UserError
+from digits_jax.runs.workdir import Workdir
 
 
 class Writer(Protocol):
-    """Is given all rows of the run so far, after each epoch and at the start of a process."""
+    """A receiver of all rows of a run so far, after each epoch and at the start of a process."""
 
-    def write(self, rows: list[dict[str, Any]]) -> None: ...
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Writes the rows that are new."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Closes files and connections."""
 
 
 class JsonlWriter:
-    """One JSON object a line."""
+    """A writer of one JSON object per line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -31,9 +38,9 @@ class JsonlWriter:
 
 
 class TensorBoardWriter:
-    """Event files for TensorBoard, by step; written anew by each process, so that a resumed run has no row twice.
+    """A writer of TensorBoard event files, rewritten by each process, so that a resumed run has no row twice.
 
-    The config is there as a text, so that runs side by side can be told apart.
+    They hold the config as a text, so that runs side by side can be told apart.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
@@ -57,7 +64,7 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """A Weights & Biases run; needs the extra `wandb`. A resumed run goes on in the same one."""
+    """A writer to Weights & Biases; needs the extra `wandb`. A resumed run continues the same W&B run."""
 
     def __init__(self, *, project: str, run_id: str, name: str, config: dict[str, Any], folder: Path) -> None:
         try:
@@ -75,3 +82,15 @@ class WandbWriter:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def create_writers(folder: Workdir, config: FrozenConfigDict, *, name: str, wandb_project: str | None) -> list[Writer]:
+    """Creates the writers of a run: TensorBoard if tensorboardX is installed, Weights & Biases if a project is given."""
+    writers: list[Writer] = [JsonlWriter(folder.metrics_file)]
+    if importlib.util.find_spec("tensorboardX"):
+        writers.append(TensorBoardWriter(folder.tensorboard, config.to_dict()))
+    if wandb_project:
+        run_id = config_hash(config)
+        fields = {"run_id": run_id, "name": f"{name} {run_id}", "config": config.to_dict(), "folder": folder.path}
+        writers.append(WandbWriter(project=wandb_project, **fields))
+    return writers

@@ -1,0 +1,177 @@
+"""Evaluation: what is scored and when, each as one compiled call over a whole split."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from digits_jax import input_pipeline, ops, parallel
+from digits_jax.augment import Augment, average_over_versions, create_test_augment, identity
+from digits_jax.input_pipeline import Examples
+from digits_jax.metrics import Metrics
+from digits_jax.models import create_model
+from digits_jax.train_step import TrainState, create_keys, gather
+
+Order = Callable[[jax.Array, int], jax.Array]  # takes a key and N; returns N indices into as many examples
+# By metric prefix: takes a state; returns the metrics on a set of N images, and which are misclassified, bool [N].
+Evaluations = dict[str, Callable[[TrainState], tuple[Metrics, jax.Array]]]
+_STATISTICS_IMAGES = 10_000  # training images that batch statistics are estimated from
+
+
+class Scores(NamedTuple):
+    """The result of evaluating one state."""
+
+    metrics: dict[str, float]  # `{prefix}/loss` in nats and `{prefix}/accuracy`
+    misclassified: dict[str, list[int]]  # by prefix, the indices of the misclassified images
+
+
+def evaluate(evaluations: Evaluations, states: Sequence[TrainState]) -> list[Scores]:
+    """Evaluates each state; several at once, as replicas."""
+    scores = [Scores({}, {}) for _ in states]
+    for prefix, run in evaluations.items():
+        results = parallel.unstack(run(parallel.stack(states)), len(states))
+        for score, (metrics, misclassified) in zip(scores, results, strict=True):
+            score.metrics.update(metrics.compute(prefix))
+            score.misclassified[prefix] = np.flatnonzero(misclassified).tolist()
+    return scores
+
+
+def each_once(key: jax.Array, num_examples: int) -> jax.Array:
+    """Returns the indices of all examples in their order."""
+    return jnp.arange(num_examples)
+
+
+def make_eval_steps(
+    model: nn.Module,
+    config: FrozenConfigDict,
+    *,
+    augment: Augment = identity,
+    order: Order = each_once,
+    mesh: Mesh,
+    stacked: bool = False,
+) -> Callable[[TrainState, Examples], tuple[Metrics, jax.Array]]:
+    """Compiles the evaluation of a whole set; of several states along a leading axis where they are `stacked`.
+
+    Returns:
+      `eval_steps(state, examples)`: the metrics over all N examples in `order`, and whether each of these is
+      misclassified, bool `[N]`. The last batch is padded with copies that are not scored. The random numbers of
+      `augment` and `order` are a function of the state's seed and step.
+    """
+
+    def eval_steps(state: TrainState, examples: Examples) -> tuple[Metrics, jax.Array]:
+        num_examples = len(examples.labels)
+        size = min(config.eval_batch_size, num_examples)
+        keys = create_keys(state.seed)
+        indices = order(jax.random.fold_in(keys.test_stream, state.step), num_examples)
+        labels = examples.labels[indices]
+        padded = jnp.minimum(jnp.arange(-(-num_examples // size) * size), num_examples - 1)
+        batches = indices[padded].reshape(-1, size)
+        augment_key = jax.random.fold_in(keys.test_augment, state.step)
+        apply = functools.partial(model.apply, state.eval_variables, train=False)
+        predict = average_over_versions(apply, config.test_time_augmentation)
+
+        def logits_of(batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+            number, indices = batch
+            images = gather(examples, indices, mesh).images
+            return predict(augment(jax.random.fold_in(augment_key, number), images))
+
+        with ops.using(config.execution.kernels, vmapped=stacked):
+            logits = lax.map(logits_of, (jnp.arange(len(batches)), batches))
+        logits = logits.reshape(batches.size, -1)[:num_examples]
+        return Metrics.of_batch(logits, labels), logits.argmax(-1) != labels
+
+    if stacked:
+        eval_steps = jax.vmap(eval_steps, in_axes=(0, None), spmd_axis_name="seed")
+    return ops.jit(eval_steps)
+
+
+def create_evaluations(
+    config: FrozenConfigDict, model: nn.Module, on_device: Callable[[str], Examples], *, mesh: Mesh, stacked: bool
+) -> tuple[Evaluations, Evaluations]:
+    """Builds what is evaluated after each epoch, and what at the end only.
+
+    The test set is of the second kind where held-out images select the best epoch.
+
+    Args:
+      config: resolved.
+      model: the model.
+      on_device: takes a split, "validation" or "test", and returns its examples.
+      mesh, stacked: as for `make_eval_steps`.
+    """
+
+    def on(split: str, augment: Augment = identity, order: Order = each_once) -> Callable[[TrainState], Any]:
+        eval_steps = make_eval_steps(model, config, augment=augment, order=order, mesh=mesh, stacked=stacked)
+        return lambda state: eval_steps(state, on_device(split))
+
+    test = {"test": on("test")}
+    augment = create_test_augment(config.augment) if config.augment.test else identity
+    if config.augment.test:
+        test["test_augmented"] = on("test", augment)
+    if config.test_stream:
+        order = functools.partial(input_pipeline.stream_order, batch_size=config.eval_batch_size)
+        test["test_stream"] = on("test", augment, order)
+    return ({"validation": on("validation")}, test) if config.dataset.validation_examples else (test, {})
+
+
+def create_statistics_model(model_config: ConfigDict, num_classes: int) -> nn.Module:
+    """Builds the model without dropout, whose batch statistics become those of the latest batch."""
+    no_dropout = {"hidden_dropout": 0.0, "block_dropout": (0.0,) * len(model_config.block_dropout)}
+    return create_model(ConfigDict({**model_config.to_dict(), **no_dropout, "bn_momentum": 0.0}), num_classes)
+
+
+def estimate_batch_stats(model: nn.Module, params: Any, batches: jax.Array) -> Any:
+    """Returns the means over batches of each batch normalization's batch mean and variance.
+
+    The running statistics are those of the latest weights and do not fit averaged ones, and neither does their own
+    average: they are estimated from training images (Izmailov et al. 2018, section 3.2). Training does not read them.
+
+    Args:
+      model: from `create_statistics_model`.
+      params: the weights.
+      batches: images `[N, B, H, W, C]`.
+    """
+    init = functools.partial(model.init, jax.random.key(0), train=False)
+    shapes = jax.eval_shape(init, batches[0])["batch_stats"]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def add(sums: Any, images: jax.Array) -> tuple[Any, None]:
+        _, updates = model.apply({"params": params, "batch_stats": zeros}, images, train=True, mutable=["batch_stats"])
+        return jax.tree.map(jnp.add, sums, updates["batch_stats"]), None
+
+    sums, _ = lax.scan(add, zeros, batches)
+    return jax.tree.map(lambda leaf: leaf / len(batches), sums)
+
+
+def create_statistics_update(
+    config: FrozenConfigDict, num_classes: int, images: np.ndarray, *, mesh: Mesh, stacked: bool
+) -> Callable[[TrainState], TrainState] | None:
+    """Builds the update of a state's batch statistics before averaged weights are evaluated; None: none is needed.
+
+    Args:
+      config: resolved.
+      num_classes: of the data.
+      images: the training images `[N, H, W, C]`.
+      mesh, stacked: as for `make_eval_steps`.
+    """
+    if not config.average_decay or config.model.batch_norm == "none":
+        return None
+    model = create_statistics_model(config.model, num_classes)
+    size = config.batch_size
+    images = images[: min(len(images), _STATISTICS_IMAGES) // size * size]
+    batches = parallel.put(jnp.asarray(images.reshape(-1, size, *images.shape[1:])), mesh)
+
+    def estimate(state: TrainState, batches: jax.Array) -> TrainState:
+        with ops.using(config.execution.kernels, vmapped=stacked):
+            return state.replace(batch_stats=estimate_batch_stats(model, state.eval_variables["params"], batches))
+
+    if stacked:
+        estimate = jax.vmap(estimate, in_axes=(0, None), spmd_axis_name="seed")
+    estimate = ops.jit(estimate)
+    return lambda state: estimate(state, batches)
