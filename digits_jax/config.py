@@ -144,8 +144,8 @@ FIELDS: dict[str, Field] = {
     "model.bn_momentum": Field(0.99, _number(0, 1), "weight of the old running mean and variance in each update"),
     "model.bn_epsilon": Field(1e-5, _number(0), "added to the variance; Keras 1.0.8 to 1.1.2 have this value"),
     # How a run is computed. Those in `SAME_BITS` leave its bits alone.
-    "execution.steps_per_call": Field(20, _integer(1), "steps per compiled call; Ctrl-C and the progress bar wait for it"),
-    "execution.microbatch_size": Field(0, _integer(0), "images per gradient, summed; 0: 64 for a CNN on a CPU, else all"),
+    "execution.steps_per_call": Field(20, _integer(1), "steps per compiled call; Ctrl-C waits for its end"),
+    "execution.microbatch_size": Field(0, _integer(0), "images per gradient; 0: 64 for CNNs on a CPU, else all"),
     "execution.seeds_at_once": Field(0, _integer(0), "seeds per compiled program; 0: 1 on one CPU, elsewhere all"),
     "execution.images_on": Field("device", _one_of(input_pipeline.IMAGES_ON), "where the training images are kept"),
     "execution.kernels": Field("auto", _one_of(ops.KERNELS), "convolutions; auto: winograd on a CPU, elsewhere lax"),
@@ -257,8 +257,9 @@ def validate(config: ConfigDict) -> None:
         "learning_rates", rates, f"one, such as (0.1,), with schedule={config.schedule!r}",
     )  # fmt: skip
     _require(len(dropout) == blocks, "model.block_dropout", dropout, f"{blocks} of them, one per block of model.widths")
+    one_by_one = config.early_stopping_epochs or config.execution.images_on == "host"
     _require(
-        config.execution.seeds_at_once <= 1 or not (config.early_stopping_epochs or config.execution.images_on == "host"),
+        config.execution.seeds_at_once <= 1 or not one_by_one,
         "execution.seeds_at_once", config.execution.seeds_at_once,
         "0 or 1 with early_stopping_epochs or execution.images_on='host'",
     )  # fmt: skip

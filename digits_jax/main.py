@@ -11,7 +11,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a name
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "the run's directory, or with several seeds that of their runs, also gs://BUCKET/DIR; default: runs/<config>/<hash>",
+    "the run's directory, or with several seeds that of all; may be gs://BUCKET/DIR; default: runs/<config>/<hash>",
 )
 PROFILE = flags.DEFINE_integer("profile", 0, "number of training steps to trace with jax.profiler", lower_bound=0)
 WANDB_PROJECT = flags.DEFINE_string("wandb_project", None, "also log to this Weights & Biases project")

@@ -43,7 +43,7 @@ def triangle(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
 
 
 def one_cycle(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
-    """Builds a warm-up from 1/25 of the peak during 30% of the steps, then a decay to 1/250,000 (Smith & Topin 2018)."""
+    """Builds a warm-up from 1/25 of the peak in 30% of the steps, then a decay to 1/250,000 (Smith & Topin 2018)."""
     return optax.cosine_onecycle_schedule(sum(config.epochs) * epoch_steps, config.learning_rates[0])
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -82,10 +81,7 @@ def train_seeds(
                 runs.announce(single, progress, is_first=not finished)
                 for run in opened:
                     run.write(progress[run].rows)  # an earlier process may have ended between a checkpoint and its row
-                todo = sorted((run for run in opened if not run.is_finished(progress[run].rows)), key=lambda run: progress[run].step)
-                for _, members in itertools.groupby(todo, lambda run: progress[run].step):
-                    group = {run: progress[run] for run in members}
-                    progress |= _train_together(experiment_of(len(group)), group, stop, profiler)
+                progress = _train_to_the_end(experiment_of, progress, stop, profiler)
                 for run in opened:
                     _finish(single, run, progress[run])
                 finished |= progress
@@ -95,24 +91,32 @@ def train_seeds(
     return [progress.rows for progress in finished.values()]
 
 
-def _train_together(
-    experiment: Experiment, progress: dict[Run, Progress], stop: runs.StopRequest, profiler: runs.StepProfiler
+def _train_to_the_end(
+    experiment_of: Callable[[int], Experiment],
+    progress: dict[Run, Progress],
+    stop: runs.StopRequest,
+    profiler: runs.StepProfiler,
 ) -> dict[Run, Progress]:
-    """Trains runs that are at the same step to their end, in one program."""
-    while not all(run.is_finished(done.rows) for run, done in progress.items()):
-        progress = _train_epoch(experiment, progress, stop, profiler)
-        for run, done in progress.items():
-            if not _is_finite((done.state, done.metrics.loss_sum)):
-                raise runs.diagnose(run, done)
-        is_complete = all(int(done.metrics.count) == experiment.pipeline.num_examples for done in progress.values())
-        if is_complete:
-            progress = _finish_epoch(experiment, progress)
-        for run, done in progress.items():
-            run.save(done)
-        if not is_complete:
-            raise runs.Interrupted(stop.signum)
-        for run, done in progress.items():
-            run.write(done.rows)
+    """Trains runs to their end; those at the same step together, in one program."""
+    unfinished = {run: done for run, done in progress.items() if not run.is_finished(done.rows)}
+    for step in sorted({done.step for done in unfinished.values()}):
+        group = {run: done for run, done in unfinished.items() if done.step == step}
+        experiment = experiment_of(len(group))
+        while not all(run.is_finished(done.rows) for run, done in group.items()):
+            group = _train_epoch(experiment, group, stop, profiler)
+            for run, done in group.items():
+                if not _is_finite((done.state, done.metrics.loss_sum)):
+                    raise runs.diagnose(run, done)
+            is_complete = all(int(done.metrics.count) == experiment.pipeline.num_examples for done in group.values())
+            if is_complete:
+                group = _finish_epoch(experiment, group)
+            for run, done in group.items():
+                run.save(done)
+            if not is_complete:
+                raise runs.Interrupted(stop.signum)
+            for run, done in group.items():
+                run.write(done.rows)
+        progress = progress | group
     return progress
 
 
@@ -122,6 +126,7 @@ def _train_epoch(
     """Trains the rest of the current epoch, or the part of it until a stop is requested."""
     pipeline, count, first = experiment.pipeline, len(progress), next(iter(progress.values()))
     epoch, num_epochs = len(first.rows), sum(experiment.config.epochs)
+    first_step = first.step - epoch * experiment.steps_per_epoch  # read before the state is donated
     shuffle = functools.partial(
         epoch_batches, epoch=epoch, num_examples=pipeline.num_examples, batch_size=experiment.config.batch_size
     )
@@ -134,7 +139,7 @@ def _train_epoch(
     begin = time.perf_counter() - count * first.seconds
     total = count * pipeline.num_examples
     with console.progress_bar(epoch + 1, num_epochs, total=total) as bar:
-        for call in pipeline.calls(batches, first_step=first.step - epoch * experiment.steps_per_epoch):
+        for call in pipeline.calls(batches, first_step=first_step):
             if stop.poll():
                 break
             previous = metrics

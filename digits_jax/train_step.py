@@ -57,13 +57,13 @@ class Keys(NamedTuple):
 
 def create_keys(seed: int | jax.Array) -> Keys:
     """Returns the streams of a seed. Each is folded in by its own number, so that a new stream changes no other."""
-    root = ops.key(seed)
+    root = ops.threefry.key(seed)
     return Keys(*(jax.random.fold_in(root, number) for number in range(len(Keys._fields))))
 
 
 def create_train_state(recipe: Recipe, seed: jax.Array, *, image_shape: tuple[int, ...]) -> TrainState:
     """Returns the initial state for `(H, W, C)` images."""
-    init_key = ops.in_loops(create_keys(seed).init)
+    init_key = ops.threefry.in_loops(create_keys(seed).init)
     variables = recipe.model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
     return TrainState(
         seed=seed,

@@ -15,8 +15,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from configs import default
-from digits_jax.config import resolve
+from digits_jax.config import get_config, resolve
 from digits_jax.data import datasets
 from digits_jax.experiment import build, evaluate
 from digits_jax.metrics import Metrics, best_row
@@ -60,7 +59,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _small_config(data_dir: Path) -> ConfigDict:
-    config = default.get_config()
+    config = get_config()
     config.dataset.name = "optical_digits"
     config.dataset.data_dir = str(data_dir)
     config.dataset.train_examples = 100

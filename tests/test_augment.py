@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from configs import default
 from digits_jax import augment
+from digits_jax.config import get_config
 
 POST: dict[str, Any] = {"rotation": 8.0, "height_shift": 0.08, "width_shift": 0.08, "shear": 0.3, "zoom": 0.08}
 NONE = dict.fromkeys(POST, 0.0)
@@ -100,12 +100,12 @@ def test_known_warps() -> None:
 
 
 def test_without_ranges_images_pass_untouched() -> None:
-    config = default.get_config().augment
+    config = get_config().augment
     assert augment.create_augment(config)(jax.random.key(0), IMAGES) is IMAGES
 
 
 def test_test_images_have_ranges_of_their_own() -> None:
-    config = default.get_config().augment
+    config = get_config().augment
     key = jax.random.key(0)
     config.test_ranges = (8.0, 0.08, 0.08, 0.3, 0.08)
     warped = augment.create_test_augment(config)(key, IMAGES)
@@ -116,7 +116,7 @@ def test_test_images_have_ranges_of_their_own() -> None:
 
 
 def test_each_image_and_each_key_has_its_own_warp() -> None:
-    config = default.get_config().augment
+    config = get_config().augment
     config.update(POST)
     same = jnp.broadcast_to(IMAGES[:1], (4, 28, 28, 1))
     warped = [augment.create_augment(config)(jax.random.key(seed), same) for seed in (0, 0, 1)]

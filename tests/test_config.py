@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import default
 from digits_jax import config as config_lib
+from digits_jax.config import get_config
 from digits_jax.data.arrays import Arrays
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
 
 
 def change(field: str, value: Any) -> ConfigDict:
-    config = default.get_config()
+    config = get_config()
     with config.ignore_type():  # as a tuple given on the command line, which ml_collections does not check
         config.update_from_flattened_dict({field: value})
     return config
@@ -104,7 +104,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), np.uint8)
 
 
 def test_resolving_fills_in_what_the_data_say() -> None:
-    config = default.get_config()
+    config = get_config()
     config.dataset.source_dir = "/somewhere"
     resolved = config_lib.resolve(config, dataset(PIXELS))
     assert resolved.model.mean == pytest.approx(PIXELS.mean())
@@ -126,9 +126,9 @@ def test_resolving_finds_contradictions_with_the_data() -> None:
     with pytest.raises(UserError, match=r"config.batch_size is 65: expected at most the 64 training images"):
         config_lib.resolve(change("batch_size", 65), dataset(PIXELS))
     with pytest.raises(UserError, match=r"config.model.widths is .* leave nothing of an image of 8x8"):
-        config_lib.resolve(default.get_config(), dataset(PIXELS[:, :8, :8]))
+        config_lib.resolve(get_config(), dataset(PIXELS[:, :8, :8]))
     with pytest.raises(UserError, match="all training pixels are equal"):
-        config_lib.resolve(default.get_config(), dataset(np.full_like(PIXELS, 7)))
+        config_lib.resolve(get_config(), dataset(np.full_like(PIXELS, 7)))
 
 
 def test_the_hash_names_the_experiment_and_not_the_place() -> None:

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from configs import default
-from digits_jax.config import differences, resolve, validate
+from digits_jax.config import differences, get_config, resolve, validate
 from digits_jax.data import datasets
 from digits_jax.experiment import build
 from digits_jax.metrics import Metrics
@@ -33,24 +32,19 @@ def field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 @pytest.mark.parametrize(
     ("name", "argument"),
     [
-        *(
-            (name, argument)
-            for name in CONFIGS
-            for argument in default.ARGUMENTS
-            if name not in OURS or argument != LOG
-        ),
+        *((name, argument) for name in CONFIGS for argument in ARGUMENTS if name not in OURS or argument != LOG),
         ("fast", "sprint"),
     ],
 )
 def test_config_is_complete(name: str, argument: str) -> None:
     config = importlib.import_module(f"configs.{name}").get_config(argument)
-    assert list(field_names(config)) == list(field_names(default.get_config()))
+    assert list(field_names(config)) == list(field_names(get_config()))
     validate(config)
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "default"])  # which is vgg
 def test_config_takes_one_step(name: str, data_dir: Path) -> None:
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = load_config(name)
     config.dataset.update({"name": "optical_digits", "data_dir": str(data_dir), "train_examples": 64})
     config.batch_size = 64
     if name != "bn_dropout":
@@ -89,7 +83,7 @@ def attribute_chains(tree: ast.AST) -> Iterator[list[str]]:
 
 
 def test_fields_are_declared_and_read() -> None:
-    declared = set(field_names(default.get_config()))
+    declared = set(field_names(get_config()))
     sections = {"config": "", "dataset_config": "dataset.", "model_config": "model.", "augment_config": "augment."}
     read = set()
     for path in (ROOT / "digits_jax").rglob("*.py"):
@@ -129,7 +123,7 @@ def test_as_logged_changes_the_schedule_the_initial_weights_and_what_is_scored(n
 
 def test_the_posts_augmentation() -> None:
     for name in EXPERIMENTS:
-        augment = importlib.import_module(f"configs.{name}").get_config().augment
+        augment = load_config(name).augment
         ranges = (augment.rotation, augment.height_shift, augment.width_shift, augment.shear, augment.zoom)
         augmented = name.endswith("augmented")
         assert ranges == ((8.0, 0.08, 0.08, 0.3, 0.08) if augmented else (0.0,) * 5)

@@ -1,7 +1,5 @@
 """What a person sees."""
 
-import importlib
-
 import pytest
 
 from digits_jax import models
@@ -9,7 +7,7 @@ from digits_jax.runs import console
 
 
 def test_layers_in_the_order_they_are_called(capsys: pytest.CaptureFixture) -> None:
-    config = importlib.import_module("configs.bn_dropout").get_config()
+    config = load_config("bn_dropout")
     config.model.update(mean=33.0, std=78.0)
     console.show_layers(models.create_model(config.model, num_classes=10), (28, 28, 1))
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]

@@ -112,7 +112,7 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str], message: str) ->
 def test_an_error_inside_a_config_file_names_the_line(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text(
-        f"from configs import default\n\n\ndef get_config(arg=''):\n    config = default.get_config()\n    {line}\n"
+        f"from digits_jax.config import get_config\n\n\ndef get_config(arg=''):\n    config = get_config()\n    {line}\n"
         "    return config\n"
     )
     returned, _, err = finish(start(f"--config={path}"))

@@ -13,9 +13,9 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from configs import default
 from digits_jax import models, train_step
 from digits_jax.augment import create_augment
+from digits_jax.config import get_config
 from digits_jax.data import datasets
 from digits_jax.losses import create_loss
 from digits_jax.metrics import Metrics
@@ -100,7 +100,7 @@ def assert_close(ours: Steps, theirs: Steps, *, atol: float = 1e-5) -> None:
 def test_devices_share_a_step_of_the_whole_network(
     small_config: ConfigDict, conv: str, batch_norm: str, count: int, atol: float, losses_rtol: float
 ) -> None:
-    config = default.get_config()
+    config = get_config()
     config.model.update(conv=conv, batch_norm=batch_norm)
     examples = real_examples(small_config, count * 64)
     alone = take_steps(config, create_mesh(num_devices=1), examples, count=count)

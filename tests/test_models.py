@@ -1,6 +1,5 @@
 """The models: sizes, normalisation inside, dependence between examples, pooling."""
 
-import importlib
 from functools import partial
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from configs import default
 from digits_jax import models, ops
+from digits_jax.config import get_config
 from digits_jax.errors import UserError
 
 
@@ -27,7 +26,7 @@ def init(model: nn.Module, seed: int = 0) -> dict:
 
 @pytest.fixture
 def thin_config() -> ConfigDict:
-    config = default.get_config()
+    config = get_config()
     config.model.widths = ((2, 3), (4,))
     config.model.hidden_width = 6
     return config
@@ -40,19 +39,19 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), np.uint8)
     ("name", "count"), [("linear", 7_850), ("vgg", 594_922), ("dropout", 594_922), ("bn_dropout", 596_330)]
 )
 def test_parameter_count(name: str, count: int) -> None:
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = load_config(name)
     params = jax.eval_shape(lambda: init(create(config)))["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
 def test_running_statistics_of_bn_dropout() -> None:
-    config = importlib.import_module("configs.bn_dropout").get_config()
+    config = load_config("bn_dropout")
     stats = jax.eval_shape(lambda: init(create(config)))["batch_stats"]
     assert sorted(leaf.shape for leaf in jax.tree.leaves(stats)) == sorted([(32,), (32,), (64,), (64,), (512,)] * 2)
 
 
 def test_initial_weights_are_glorot_uniform_and_biases_zero() -> None:
-    params = init(create(default.get_config()))["params"]
+    params = init(create(get_config()))["params"]
     for kernel, fans in [(params["Dense_0"]["kernel"], 1024 + 512), (params["Conv_1"]["kernel"], 9 * (32 + 32))]:
         limit = (6 / fans) ** 0.5
         assert abs(kernel).max() <= limit
@@ -78,7 +77,7 @@ def test_keras1_weights_start_smaller_in_convolutions() -> None:
 
 
 def test_linear_is_softmax_regression_on_normalised_pixels() -> None:
-    config = default.get_config()
+    config = get_config()
     config.model.name = "linear"
     model = create(config)
     variables = init(model)
@@ -173,7 +172,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(thin_config: ConfigDict
 
 
 def test_image_too_small_for_the_convolutions() -> None:
-    config = default.get_config()
+    config = get_config()
     models.check_image_shape(config.model, (16, 16, 1))
     with pytest.raises(UserError, match=r"config.model.widths is .* leave nothing of an image of 15x28"):
         models.check_image_shape(config.model, (15, 28, 1))

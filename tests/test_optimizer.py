@@ -1,13 +1,11 @@
 """The schedule at its boundaries, and the update."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import default
 from digits_jax import optimizer
+from digits_jax.config import get_config
 
 EPOCH_STEPS = 938  # 60,000 images in batches of 64, the last one of 32
 
@@ -27,13 +25,13 @@ def test_steps_per_epoch() -> None:
     ],
 )  # fmt: skip
 def test_schedule_around_its_boundaries(name: str, rates: dict[int, float]) -> None:
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = load_config(name)
     schedule = optimizer.create_schedule(config, EPOCH_STEPS)
     assert {step: float(schedule(step)) for step in rates} == pytest.approx(rates, rel=1e-6)
 
 
 def test_a_constant_rate() -> None:
-    config = default.get_config()
+    config = get_config()
     config.learning_rates, config.epochs = (0.05,), (3,)
     schedule = optimizer.create_schedule(config, 10)
     assert [float(schedule(step)) for step in (0, 9, 10, 29)] == pytest.approx([0.05] * 4)
@@ -48,14 +46,14 @@ def test_a_constant_rate() -> None:
     ],
 )
 def test_schedules_with_one_rate(name: str, expected: dict[int, float]) -> None:
-    config = default.get_config()
+    config = get_config()
     config.schedule, config.learning_rates, config.epochs = name, (0.1,), (3,)
     schedule = optimizer.create_schedule(config, 10)
     assert {step: float(schedule(step)) for step in expected} == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
 def test_nesterov_looks_ahead() -> None:
-    config = default.get_config()
+    config = get_config()
     config.optimizer, config.learning_rates, config.epochs = "nesterov", (1.0,), (1,)
     tx = optimizer.create_optimizer(config, 2)
     gradient = {"w": jnp.array([1.0])}
@@ -66,7 +64,7 @@ def test_nesterov_looks_ahead() -> None:
 
 
 def test_muon_moves_kernels_as_far_in_all_directions() -> None:
-    config = default.get_config()
+    config = get_config()
     config.optimizer, config.learning_rates, config.epochs = "muon", (0.1,), (1,)
     tx = optimizer.create_optimizer(config, 2)
     params = {"kernel": jnp.zeros((3, 3, 4, 8)), "bias": jnp.zeros(8)}
@@ -80,7 +78,7 @@ def test_muon_moves_kernels_as_far_in_all_directions() -> None:
 
 
 def test_plain_gradient_descent() -> None:
-    config = default.get_config()
+    config = get_config()
     config.learning_rates, config.epochs = (0.5, 0.25), (1, 1)
     tx = optimizer.create_optimizer(config, 1)
     params = {"w": jnp.array([1.0, 2.0])}

@@ -13,8 +13,8 @@ import pytest
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from configs import default
 from digits_jax import models, ops, train_step
+from digits_jax.config import get_config
 from digits_jax.data.datasets import DATASETS, Dataset
 from digits_jax.metrics import Metrics
 from digits_jax.parallel.mesh import create_mesh
@@ -241,7 +241,7 @@ def test_evaluation_on_augmented_images_draws_by_seed_and_step(vgg_config: Confi
 def test_a_step_of_the_whole_network_agrees_with_xlas_convolution(name: str, batch_norm: str) -> None:
     changes = {}
     for conv in (name, "lax"):
-        model, before = create(default.get_config(), batch_norm=batch_norm, hidden_dropout=0.5)
+        model, before = create(get_config(), batch_norm=batch_norm, hidden_dropout=0.5)
         with ops.using(conv):
             after, _ = step(model, before)
         changes[conv] = jax.tree.map(jnp.subtract, after.params, before.params)  # -0.1 x the gradients
@@ -255,7 +255,7 @@ def test_twenty_losses_agree_with_xlas_convolution(small_dataset: Dataset) -> No
     images, labels = small_dataset.arrays.train_images, small_dataset.arrays.train_labels
     losses = {}
     for conv in ("winograd", "lax"):
-        model, state = create(default.get_config())
+        model, state = create(get_config())
         tx = optax.sgd(0.01)
         take = jax.jit(ops.using(conv)(partial(take_step, model=model, tx=tx, microbatch_size=20)))
         losses[conv] = []
@@ -273,7 +273,7 @@ def test_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source: Path, tmp_
     batches = np.random.default_rng(0).permutation(60_000)[: 937 * 64].reshape(937, 64)
     accuracies = {}
     for conv in ("winograd", "lax"):
-        model, state = create(default.get_config())
+        model, state = create(get_config())
         tx = optax.sgd(0.01)
         # One step a call: inside a loop XLA's own convolution would take a quarter of an hour.
         take = jax.jit(ops.using(conv)(partial(take_step, model=model, tx=tx, microbatch_size=64)))

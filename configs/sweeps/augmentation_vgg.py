@@ -3,10 +3,9 @@
 The test images are warped as the post warps them, whatever the training images were.
 """
 
-from configs import default
 from digits_jax.studies.sweep.plan import Sweep
 
-POST = {f"augment.{name}": value for name, value in default.POST_AUGMENTATION.items()}
+POST = {f"augment.{name}": value for name, value in POST_AUGMENTATION.items()}
 MILD = {"augment.rotation": 5.0, "augment.height_shift": 0.04, "augment.width_shift": 0.04, "augment.zoom": 0.04}
 AUGMENTATIONS = {
     "none": {},

@@ -21,10 +21,10 @@ def at_once(config: ConfigDict | FrozenConfigDict, count: int) -> int:
     take 1.3 times as long for `vgg`, 1.2 for `bn_dropout` and 0.8 for `linear`, which takes seconds anyway. Where seeds
     may stop at different epochs, images come from the host, or there are several processes, they do so too.
     """
-    if config.early_stopping_epochs or config.dataset.feed == "host" or jax.process_count() > 1:
+    if config.early_stopping_epochs or config.execution.images_on == "host" or jax.process_count() > 1:
         return 1
-    if config.seeds_at_once:
-        return min(count, config.seeds_at_once)
+    if config.execution.seeds_at_once:
+        return min(count, config.execution.seeds_at_once)
     one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
     return 1 if one_cpu else count
 

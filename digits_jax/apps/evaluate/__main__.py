@@ -14,12 +14,12 @@ from etils import epath
 from rich.progress import track
 from rich.table import Table
 
-from configs import default
 from digits_jax import cli, views
 from digits_jax.apps.chosen_model import WORKDIR, chosen_models
 from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
 from digits_jax.apps.evaluate.evaluation import Cases, Evaluation, evaluate
 from digits_jax.apps.evaluate.page import class_rows, interval, write
+from digits_jax.config import get_config
 from digits_jax.data import datasets
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
 def _load(name: str) -> Dataset:
     if name not in datasets.DATASETS:
         raise ConfigError(f"--dataset is {name!r}: expected one of {', '.join(datasets.DATASETS)}")
-    dataset_config = default.get_config().dataset
+    dataset_config = get_config().dataset
     dataset_config.name, dataset_config.source_dir = name, SOURCE_DIR.value
     return datasets.load(dataset_config)
 

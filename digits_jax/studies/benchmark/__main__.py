@@ -75,7 +75,7 @@ def parse_case(text: str) -> Case:
     name, _, size = text.partition(":")
     if not name.isidentifier() or importlib.util.find_spec(f"configs.{name}") is None:
         raise ConfigError(f"--cases={text}: there is no configs/{name}.py")
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = load_config(name)
     work = size if size in ("evaluation", "remedies") else "training"
     if work == "training":
         if not re.fullmatch("[1-9][0-9]*", size):
