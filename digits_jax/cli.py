@@ -144,7 +144,7 @@ def _plain(message: str) -> str:
 
 def _unknown_field(field: str, message: str) -> str:
     hint = re.search(r"Did you mean \W*(\w+)\W* instead", message)
-    rest = f"did you mean {hint[1]!r}?" if hint else "FIELDS in digits_jax/config.py declares them all"
+    rest = f"did you mean {hint[1]!r}?" if hint else "FIELDS in digits_jax/config.py declares them"
     return f"unknown config field {field}: {rest}"
 
 

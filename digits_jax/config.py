@@ -25,7 +25,7 @@ class Bounds(NamedTuple):
 class Field(NamedTuple):
     """A config field: its default, its bounds, and what it is, with its unit."""
 
-    default: Any
+    default: Any  # a type stands for None, in whose place a value of that type may be given
     bounds: Bounds
     description: str
 
@@ -101,10 +101,10 @@ FIELDS: dict[str, Field] = {
     "test_time_augmentation": Field("none", _one_of(augment.TEST_TIME_AUGMENTATIONS), "at evaluation and prediction"),
     "test_stream": Field(False, _FLAG, "also evaluate on a shuffled stream of test images, as test_stream/"),
     "dataset.name": Field("mnist", _one_of(data.DATASETS), "the data set"),
-    "dataset.data_dir": Field(placeholder(str), _PATH, "prepared data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets"),
-    "dataset.source_dir": Field(placeholder(str), _PATH, "original IDX files, for data not prepared yet"),
+    "dataset.data_dir": Field(str, _PATH, "prepared data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets"),
+    "dataset.source_dir": Field(str, _PATH, "original IDX files, for data not prepared yet"),
     "dataset.validation_examples": Field(0, _integer(0), "last training images held out to select the best epoch"),
-    "dataset.train_examples": Field(placeholder(int), _optional(_integer(1)), "first training images used; None: all"),
+    "dataset.train_examples": Field(int, _optional(_integer(1)), "first training images used; None: all"),
     # "affine": random warps, uniform in these ranges; all zero: none.
     "augment.name": Field("affine", _one_of(augment.AUGMENTATIONS), "augmentation of training images"),
     **{f"augment.{name}": Field(0.0, *bounds) for name, bounds in _WARP.items()},
@@ -120,11 +120,11 @@ FIELDS: dict[str, Field] = {
     ),
     "model.name": Field("vgg", _one_of(models.MODELS), "the model"),
     "model.mean": Field(
-        placeholder(float), _optional(Bounds(_is_number, "a finite number, in gray levels")),
+        float, _optional(Bounds(_is_number, "a finite number, in gray levels")),
         "gray level subtracted from pixels; None: the training images' mean",
     ),
     "model.std": Field(
-        placeholder(float), _optional(_POSITIVE._replace(expected="a number > 0, in gray levels")),
+        float, _optional(_POSITIVE._replace(expected="a number > 0, in gray levels")),
         "gray levels that pixels are divided by; None: the training images' standard deviation",
     ),
     "model.kernel_init": Field("glorot_uniform", _one_of(models.KERNEL_INITS), "kernel initializer; biases are zero"),
@@ -167,7 +167,8 @@ def get_config() -> ConfigDict:
         section, _, key = name.rpartition(".")
         if section and section not in config:
             config[section] = ConfigDict()
-        (config[section] if section else config)[key] = field.default
+        default = placeholder(field.default) if isinstance(field.default, type) else field.default
+        (config[section] if section else config)[key] = default
     return config.lock()  # from here on, a field that is not declared is refused
 
 

@@ -50,11 +50,13 @@ def each_once(key: jax.Array, num_examples: int) -> jax.Array:
 
 def make_eval_steps(
     model: nn.Module,
-    config: FrozenConfigDict,
     *,
+    batch_size: int,
+    mesh: Mesh,
     augment: Augment = identity,
     order: Order = each_once,
-    mesh: Mesh,
+    test_time_augmentation: str = "none",
+    kernels: str = "auto",
     stacked: bool = False,
 ) -> Callable[[TrainState, Examples], tuple[Metrics, jax.Array]]:
     """Compiles the evaluation of a whole set; of several states along a leading axis where they are `stacked`.
@@ -67,7 +69,7 @@ def make_eval_steps(
 
     def eval_steps(state: TrainState, examples: Examples) -> tuple[Metrics, jax.Array]:
         num_examples = len(examples.labels)
-        size = min(config.eval_batch_size, num_examples)
+        size = min(batch_size, num_examples)
         keys = create_keys(state.seed)
         indices = order(jax.random.fold_in(keys.test_stream, state.step), num_examples)
         labels = examples.labels[indices]
@@ -75,14 +77,14 @@ def make_eval_steps(
         batches = indices[padded].reshape(-1, size)
         augment_key = jax.random.fold_in(keys.test_augment, state.step)
         apply = functools.partial(model.apply, state.eval_variables, train=False)
-        predict = average_over_versions(apply, config.test_time_augmentation)
+        predict = average_over_versions(apply, test_time_augmentation)
 
         def logits_of(batch: tuple[jax.Array, jax.Array]) -> jax.Array:
             number, indices = batch
             images = gather(examples, indices, mesh).images
             return predict(augment(jax.random.fold_in(augment_key, number), images))
 
-        with ops.using(config.execution.kernels, vmapped=stacked):
+        with ops.using(kernels, vmapped=stacked):
             logits = lax.map(logits_of, (jnp.arange(len(batches)), batches))
         logits = logits.reshape(batches.size, -1)[:num_examples]
         return Metrics.of_batch(logits, labels), logits.argmax(-1) != labels
@@ -107,7 +109,16 @@ def create_evaluations(
     """
 
     def on(split: str, augment: Augment = identity, order: Order = each_once) -> Callable[[TrainState], Any]:
-        eval_steps = make_eval_steps(model, config, augment=augment, order=order, mesh=mesh, stacked=stacked)
+        eval_steps = make_eval_steps(
+            model,
+            batch_size=config.eval_batch_size,
+            mesh=mesh,
+            augment=augment,
+            order=order,
+            test_time_augmentation=config.test_time_augmentation,
+            kernels=config.execution.kernels,
+            stacked=stacked,
+        )
         return lambda state: eval_steps(state, on_device(split))
 
     test = {"test": on("test")}

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from digits_jax.config import get_config, resolve
 from digits_jax.data import datasets
-from digits_jax.experiment import build, evaluate
+from digits_jax.evaluate import evaluate
+from digits_jax.experiment import build
 from digits_jax.metrics import Metrics, best_row
 from digits_jax.runs.checkpoint import Checkpoints, Progress
 from digits_jax.runs.workdir import Workdir
@@ -67,7 +68,7 @@ def _small_config(data_dir: Path) -> ConfigDict:
     config.learning_rates = (0.01, 0.1)
     config.epochs = (1, 1)
     config.batch_size = 16
-    config.steps_per_call = 2
+    config.execution.steps_per_call = 2
     return config
 
 
@@ -83,7 +84,7 @@ def vgg_config(small_config: ConfigDict) -> ConfigDict:
     small_config.model.name = "vgg"
     small_config.model.widths = ((4,), (4,))
     small_config.model.hidden_width = 8
-    small_config.model.conv = "lax"  # is traced and compiled in a fraction of the time; conv.py has its own tests
+    small_config.execution.kernels = "lax"  # traced and compiled in a fraction of the time
     return small_config
 
 

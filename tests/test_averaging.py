@@ -9,10 +9,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from digits_jax import load_model
-from digits_jax.averaging import average_weights, create_statistics_model, estimate_batch_stats
 from digits_jax.config import resolve
 from digits_jax.data.datasets import Dataset
+from digits_jax.evaluate import create_statistics_model, estimate_batch_stats
 from digits_jax.experiment import build
+from digits_jax.optimizer import average_weights
 from digits_jax.train import train_and_evaluate
 
 
@@ -39,7 +40,7 @@ def test_the_average_forgets_the_initial_weights_first_and_then_at_its_rate() ->
 def test_statistics_of_one_batch_score_it_as_training_does(averaged: ConfigDict, small_dataset: Dataset) -> None:
     config = resolve(averaged, small_dataset)
     experiment = build(config, small_dataset)
-    params = experiment.initial_state.params
+    params = experiment.create_state(np.uint32(0)).params
     model = create_statistics_model(config.model, small_dataset.num_classes)
     images = jnp.asarray(small_dataset.arrays.train_images[:16])
     batch_stats = estimate_batch_stats(model, params, images[None])
@@ -50,7 +51,7 @@ def test_statistics_of_one_batch_score_it_as_training_does(averaged: ConfigDict,
 
 def test_statistics_are_means_over_batches(averaged: ConfigDict, small_dataset: Dataset) -> None:
     config = resolve(averaged, small_dataset)
-    params = build(config, small_dataset).initial_state.params
+    params = build(config, small_dataset).create_state(np.uint32(0)).params
     model = create_statistics_model(config.model, small_dataset.num_classes)
     batches = jnp.asarray(small_dataset.arrays.train_images[:48]).reshape(3, 16, *small_dataset.image_shape)
     of_all = estimate_batch_stats(model, params, batches)

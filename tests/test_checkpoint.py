@@ -134,7 +134,7 @@ def test_a_flipped_bit_in_any_file_is_found(folder: Path) -> None:
         flip(file)
         step, set_aside = latest(folder)
         assert step == 2
-        assert "the checkpoint of step 3 is damaged" in set_aside[0]
+        assert "the checkpoint of step 3 is corrupted" in set_aside[0]
         moved = max((folder.parent / "damaged").iterdir(), key=lambda path: int(path.name.partition("-")[2]))
         assert str(moved) in set_aside[0]
         moved.rename(folder / "3")  # nothing was deleted: mended, it is whole again
@@ -172,7 +172,9 @@ def test_swapped_checkpoints_are_found(folder: Path) -> None:
 def test_where_all_are_damaged_nothing_starts_from_zero(folder: Path) -> None:
     for step in ("1", "2", "3"):
         flip(folder / step / "SHA256SUMS")
-    with pytest.raises(UserError, match=r"step 3 is damaged.*no checkpoint is left to go on from; to train from the"):
+    with pytest.raises(
+        UserError, match=r"step 3 is corrupted.*no checkpoint is left to resume from; to train from the"
+    ):
         Checkpoints(folder)
 
 

@@ -14,6 +14,7 @@ from digits_jax.config import get_config
 from digits_jax.data.arrays import Arrays
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
+from digits_jax.runs.recorded import differences_to_recorded, from_recorded
 
 
 def change(field: str, value: Any) -> ConfigDict:
@@ -30,7 +31,7 @@ def change(field: str, value: Any) -> ConfigDict:
         ("seed", 2**32, "an integer from 0 to"),
         ("batch_size", 0, "an integer >= 1"),
         ("batch_size", True, "an integer >= 1"),
-        ("steps_per_call", 0, "an integer >= 1"),
+        ("execution.steps_per_call", 0, "an integer >= 1"),
         ("eval_batch_size", 0, "an integer >= 1"),
         ("learning_rates", (0.01, 0.0, 0.01), "numbers > 0"),
         ("learning_rates", (0.01, -0.1, 0.01), "numbers > 0"),
@@ -40,17 +41,17 @@ def change(field: str, value: Any) -> ConfigDict:
         ("epochs", (1, 0, 5), "integers >= 1"),
         ("epochs", (1, 2.5, 5), "integers >= 1"),
         ("epochs", (1, 5), "as many as learning_rates"),
-        ("schedule", "steps", "one of piecewise_constant, cosine, linear, one_cycle"),
+        ("schedule", "steps", "one of piecewise_constant, cosine, triangle, one_cycle"),
         ("optimizer", "sdg", "one of sgd, nesterov, adam"),
         ("loss", "mse", "one of cross_entropy"),
         ("average_decay", 1.0, r"a number in \[0, 1\)"),
-        ("test_views", "two", "one of one, shifts"),
+        ("test_time_augmentation", "two", "one of none, shifts"),
         ("label_smoothing", 1.0, r"a number in \[0, 1\)"),
         ("dataset.name", "minst", "one of mnist, fashion_mnist, kmnist, optical_digits"),
         ("early_stopping_epochs", -1, "an integer >= 0"),
         ("dataset.train_examples", 0, "an integer >= 1"),
         ("dataset.validation_examples", -1, "an integer >= 0"),
-        ("dataset.feed", "disk", "one of device, host"),
+        ("execution.images_on", "disk", "one of device, host"),
         ("augment.rotation", -1.0, r"a number in \[0, 180\]"),
         ("augment.height_shift", 1.5, r"a number in \[0, 1\]"),
         ("augment.width_shift", -0.1, r"a number in \[0, 1\]"),
@@ -62,7 +63,7 @@ def change(field: str, value: Any) -> ConfigDict:
         ("model.name", "vgg16", "one of linear, vgg"),
         ("model.kernel_init", "xavier", "one of glorot_uniform"),
         ("model.dtype", "float16", "one of float32, bfloat16"),
-        ("model.conv", "fft", "one of auto, winograd, matmul, lax"),
+        ("execution.kernels", "fft", "one of auto, winograd, matmul, lax"),
         ("model.mean", float("nan"), "a finite number"),
         ("model.std", 0.0, "a number > 0"),
         ("model.widths", (32, 64), "a tuple of channels per block"),
@@ -76,6 +77,9 @@ def change(field: str, value: Any) -> ConfigDict:
         ("model.hidden_dropout", -0.1, r"a number in \[0, 1\)"),
         ("model.batch_norm", "yes", "one of none, before, after"),
         ("model.bn_momentum", 1.1, r"a number in \[0, 1\]"),
+        ("warmup_fraction", 1.5, r"a number in \[0, 1\]"),
+        ("test_stream", 1, "True or False"),
+        ("dataset.data_dir", 3, "a path"),
         ("model.bn_epsilon", -1e-5, r"a number in \[0, inf\]"),
     ],
 )
@@ -146,9 +150,39 @@ def test_differences() -> None:
 
 def test_a_recorded_config_comes_back(small_config: ConfigDict, small_dataset: Dataset) -> None:
     resolved = config_lib.resolve(small_config, small_dataset)
-    recorded = json.loads(config_lib.to_json(resolved))
-    assert config_lib.from_recorded(recorded) == resolved
-    del recorded["test_stream"]  # declared after the run
-    assert config_lib.from_recorded(recorded) == resolved
-    with pytest.raises(ConfigError, match=r"config does not fit configs/default.py: \W*Key \W*sede\W* does not exist"):
-        config_lib.from_recorded({**recorded, "sede": 1})
+    content = json.loads(config_lib.to_json(resolved))
+    assert from_recorded(content) == resolved
+    del content["test_stream"]  # declared after the run
+    assert from_recorded(content) == resolved
+    with pytest.raises(ConfigError, match="the recorded config does not fit: .*unknown field 'sede'"):
+        from_recorded({**content, "sede": 1})
+
+
+OLD_NAMES = {
+    "steps_per_call": 7, "microbatch_size": 3, "seeds_at_once": 0, "test_views": "shifts", "schedule": "linear",
+    "learning_rates": [0.1], "epochs": [2],
+    "dataset": {"feed": "host"}, "model": {"conv": "lax", "bn_groups": 1},
+}  # fmt: skip
+
+
+def test_a_config_recorded_under_old_names_is_read(small_config: ConfigDict, small_dataset: Dataset) -> None:
+    config = from_recorded(OLD_NAMES)
+    assert config.execution.to_dict() == {
+        "steps_per_call": 7, "microbatch_size": 3, "seeds_at_once": 0, "images_on": "host", "kernels": "lax",
+    }  # fmt: skip
+    assert (config.test_time_augmentation, config.schedule) == ("shifts", "triangle")
+    assert from_recorded({"test_views": "one"}).test_time_augmentation == "none"
+    with pytest.raises(ConfigError, match="unknown field 'model.bn_groups'"):
+        from_recorded({"model": {"bn_groups": 8}})
+
+
+def test_fields_that_leave_the_bits_alone_are_no_part_of_the_hash() -> None:
+    resolved = [config_lib.resolve(change(*field), dataset(PIXELS)) for field in (
+        ("seed", 0), ("execution.steps_per_call", 3), ("execution.images_on", "host"), ("execution.seeds_at_once", 1),
+        ("execution.kernels", "lax"), ("execution.microbatch_size", 8),
+    )]  # fmt: skip
+    hashes = [config_lib.config_hash(config) for config in resolved]
+    assert len({*hashes[:4]}) == 1
+    assert len({*hashes[3:]}) == 3
+    differences = [differences_to_recorded(config, json.loads(config_lib.to_json(resolved[0]))) for config in resolved]
+    assert [len(rows) for rows in differences] == [0, 0, 0, 0, 1, 1]

@@ -3,6 +3,7 @@
 import pytest
 
 from digits_jax import models
+from digits_jax.config import load_config
 from digits_jax.runs import console
 
 

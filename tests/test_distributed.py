@@ -39,7 +39,7 @@ def start(data_dir: Path) -> Iterator[Start]:
             subprocess.Popen(
                 [
                     sys.executable, "-m", "digits_jax.main", "--config=configs/vgg.py",
-                    "--config.model.widths=((8,),(8,))", "--config.epochs=1,1,1", "--config.steps_per_call=2",
+                    "--config.model.widths=((8,),(8,))", "--config.epochs=1,1,1", "--config.execution.steps_per_call=2",
                     "--config.learning_rates=0.01,0.02,0.01",  # at 0.1 so thin a network multiplies the last bits
                     "--config.dataset.name=optical_digits",
                     f"--config.dataset.data_dir={data_dir}", f"--workdir={workdir}",

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from digits_jax import input_pipeline
-from digits_jax.train_step import Examples, create_keys
+from digits_jax.input_pipeline import Examples
+from digits_jax.train_step import create_keys
 
 
 def order(seed: int, epoch: int, num_examples: int = 60_000, batch_size: int = 64) -> list[np.ndarray]:
@@ -40,11 +41,11 @@ IMAGES = np.arange(13, dtype=np.uint8).reshape(13, 1, 1, 1)
 LABELS = np.arange(13, dtype=np.uint8)
 
 
-def create_feed(name: str, steps_per_call: int = 4) -> input_pipeline.Feed:
+def create_feed(name: str, steps_per_call: int = 4) -> input_pipeline.Pipeline:
     if name == "device":
         examples = Examples(jax.numpy.asarray(IMAGES), jax.numpy.asarray(LABELS))
-        return input_pipeline.DeviceFeed(examples, steps_per_call=steps_per_call)
-    return input_pipeline.HostFeed(
+        return input_pipeline.DevicePipeline(examples, steps_per_call=steps_per_call)
+    return input_pipeline.HostPipeline(
         lambda rows: (IMAGES[rows], LABELS[rows]),
         num_examples=13,
         image_shape=(1, 1, 1),
@@ -53,7 +54,7 @@ def create_feed(name: str, steps_per_call: int = 4) -> input_pipeline.Feed:
 
 
 @pytest.mark.parametrize("first_step", range(8))
-@pytest.mark.parametrize("name", input_pipeline.FEEDS)
+@pytest.mark.parametrize("name", input_pipeline.IMAGES_ON)
 def test_a_feed_goes_on_from_any_step(name: str, first_step: int) -> None:
     parts = [jax.numpy.arange(12).reshape(6, 2), jax.numpy.array([[12]])]
     steps = []
@@ -65,7 +66,7 @@ def test_a_feed_goes_on_from_any_step(name: str, first_step: int) -> None:
     assert steps == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11], [12]][first_step:]
 
 
-@pytest.mark.parametrize("name", input_pipeline.FEEDS)
+@pytest.mark.parametrize("name", input_pipeline.IMAGES_ON)
 def test_empty_calls_have_every_shape_that_comes(name: str) -> None:
     def shapes(calls: list[input_pipeline.Call]) -> set:
         return {(call.examples.images.shape, call.batches.shape) for call in calls}
@@ -81,7 +82,7 @@ def test_an_error_while_gathering_reaches_the_training_loop() -> None:
     def broken(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise OSError("the disk is gone")
 
-    feed = input_pipeline.HostFeed(broken, num_examples=4, image_shape=(1, 1, 1), steps_per_call=1)
+    feed = input_pipeline.HostPipeline(broken, num_examples=4, image_shape=(1, 1, 1), steps_per_call=1)
     with pytest.raises(OSError, match="the disk is gone"):
         list(feed.calls([jax.numpy.arange(4).reshape(2, 2)], first_step=0))
 

@@ -72,9 +72,11 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str, code: int) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/nope.py"], "config file 'configs/nope.py' not found"),
+        (["--config=configs/nope.py"], "config file 'configs/nope.py' not found: expected the path of one, or"),
+        (["--config=nope"], "config file 'nope' not found: expected the path of one, or one of best, bn_dropout"),
+        (["--config", "nope"], "config file 'nope' not found"),
         (["--config=configs"], "config file 'configs' not found"),
-        (["--config=configs/vgg.py:fast"], "configs/vgg.py, line 14: unknown config argument 'fast'"),
+        (["--config=configs/vgg.py:fast"], "unknown config argument 'fast': expected one of ['as_logged', "),
         (["--config=configs/vgg.py", "--config.sede=1"], "unknown config field in --config.sede=1: did you mean 'see"),
         (["--config=configs/vgg.py", "--config.zzz=1"], "unknown config field in --config.zzz=1"),
         (["--config=configs/vgg.py", "--config.model.x.y=1"], "unknown config field in --config.model.x.y=1"),
@@ -83,10 +85,10 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str, code: int) ->
         (["--config=configs/vgg.py", "--config.model=3"], "flag --config.model=3:"),
         (["--config=configs/vgg.py", "--config.epochs=[1,"], "flag --config.epochs=[1,:"),
         (["--config=configs/vgg.py", "--config.seed"], "Missing value for flag --config.seed"),
-        (["--config.seed=1"], "a field is given but no config: add --config=configs/bn_dropout.py"),
+        (["--config.seed=1"], "a field is given but no config: add --config=bn_dropout"),
         (["--config=configs/vgg.py", "--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
         (["--config=configs/vgg.py", "workdir"], "unexpected argument 'workdir': options are written --name=value"),
-        ([], "--config is missing; for example --config=configs/bn_dropout.py"),
+        ([], "--config is missing; for example --config=bn_dropout"),
     ],
 )  # fmt: skip
 def test_a_wrong_command_line_is_one_line(arguments: list[str], message: str) -> None:
@@ -103,7 +105,10 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str], message: str) ->
     [
         ("undefined_name", "NameError: name 'undefined_name' is not defined"),
         ("config.bach_size = 32", "unknown config field 'bach_size': did you mean 'batch_size'?"),
-        ("config.model.dropout = 0.1", "unknown config field 'dropout': configs/default.py declares them all"),
+        (
+            "config.model.dropout = 0.1",
+            "unknown config field 'dropout': FIELDS in digits_jax/config.py declares them all",
+        ),
         ("config.augment.update(rotatoin=1.0)", "unknown config field 'rotatoin': did you mean 'rotation'?"),
         ("config.model.widths = 0.5", "config field 'widths' is 0.5, a value of type float: expected tuple"),
         ("config.model = 3", "config field 'model' is 3, a value of type int: expected ConfigDict"),
@@ -112,8 +117,7 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str], message: str) ->
 def test_an_error_inside_a_config_file_names_the_line(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text(
-        f"from digits_jax.config import get_config\n\n\ndef get_config(arg=''):\n    config = get_config()\n    {line}\n"
-        "    return config\n"
+        f"from digits_jax.config import experiment\n\n\n@experiment()\ndef get_config(config):\n    {line}\n"
     )
     returned, _, err = finish(start(f"--config={path}"))
     assert returned == 2
@@ -145,7 +149,7 @@ def longer_run(data_dir: Path, workdir: Path) -> list[str]:
         *small_run(data_dir, workdir)[1:],
         "--config.learning_rates=0.01,0.1",
         "--config.epochs=8,8",
-        "--config.steps_per_call=2",
+        "--config.execution.steps_per_call=2",
     ]
 
 

@@ -17,20 +17,23 @@ from digits_jax import models, train_step
 from digits_jax.augment import create_augment
 from digits_jax.config import get_config
 from digits_jax.data import datasets
+from digits_jax.evaluate import make_eval_steps
+from digits_jax.input_pipeline import Examples
 from digits_jax.losses import create_loss
 from digits_jax.metrics import Metrics
 from digits_jax.parallel.mesh import create_mesh, put, shard_batch
-from digits_jax.train_step import Examples, TrainState
+from digits_jax.train_step import Recipe, TrainState
 
 pytestmark = pytest.mark.devices
 
 TX = optax.chain(optax.trace(decay=0.0), optax.scale(-0.01))  # SGD that keeps its latest gradients in its state
 
 
-def create(config: ConfigDict) -> tuple[Any, TrainState]:
+def create(config: ConfigDict) -> tuple[Recipe, TrainState]:
     config.model.update(mean=33.0, std=78.0)
     model = models.create_model(config.model, num_classes=10)
-    return model, train_step.create_train_state(model, TX, jnp.uint32(0), image_shape=(28, 28, 1))
+    recipe = Recipe(model, TX, create_augment(config.augment), create_loss(config), microbatch_size=64)
+    return recipe, train_step.create_train_state(recipe, jnp.uint32(0), image_shape=(28, 28, 1))
 
 
 def real_examples(small_config: ConfigDict, count: int) -> Examples:
@@ -54,16 +57,8 @@ class Steps(NamedTuple):
 
 def take_steps(config: ConfigDict, mesh: Mesh, examples: Examples, *, count: int = 1) -> Steps:
     """An epoch of `count` steps."""
-    model, state = create(config)
-    steps = train_step.make_train_steps(
-        model=model,
-        tx=TX,
-        augment=create_augment(config.augment),
-        loss=create_loss(config),
-        microbatch_size=64,
-        mesh=mesh,
-        kernels=config.model.conv,
-    )
+    recipe, state = create(config)
+    steps = train_step.make_train_steps(recipe, mesh=mesh, kernels=config.execution.kernels)
     batches = jax.random.permutation(jax.random.key(1), len(examples.labels)).reshape(count, -1)
     state, zero, examples, batches = put((state, Metrics.zero(), examples, batches), mesh)
     program = steps.lower(state, zero, examples, batches, 0, 1).compile()
@@ -101,7 +96,7 @@ def test_devices_share_a_step_of_the_whole_network(
     small_config: ConfigDict, conv: str, batch_norm: str, count: int, atol: float, losses_rtol: float
 ) -> None:
     config = get_config()
-    config.model.update(conv=conv, batch_norm=batch_norm)
+    config.model.batch_norm, config.execution.kernels = batch_norm, conv
     examples = real_examples(small_config, count * 64)
     alone = take_steps(config, create_mesh(num_devices=1), examples, count=count)
     for num_devices in (2, 4, 8):
@@ -137,14 +132,14 @@ def test_batches_are_sharded_where_they_divide() -> None:
 
 @pytest.mark.parametrize("batch_size", [64, 100, 37])
 def test_devices_evaluate_each_image_once(vgg_config: ConfigDict, batch_size: int) -> None:
-    model, state = create(vgg_config)
+    recipe, state = create(vgg_config)
     examples = random_examples(1_000)
     vgg_config.augment.shear = 0.3
     found = []
     for count in (1, 8):
         mesh = create_mesh(num_devices=count)
-        evaluate = train_step.make_eval_steps(
-            model=model, batch_size=batch_size, augment=create_augment(vgg_config.augment), mesh=mesh
+        evaluate = make_eval_steps(
+            recipe.model, batch_size=batch_size, augment=create_augment(vgg_config.augment), mesh=mesh
         )
         found.append(evaluate(put(state, mesh), put(examples, mesh)))
     (metrics, wrong), (alone, alone_wrong) = found

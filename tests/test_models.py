@@ -11,7 +11,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from digits_jax import models, ops
-from digits_jax.config import get_config
+from digits_jax.config import get_config, load_config
 from digits_jax.errors import UserError
 
 
@@ -61,7 +61,7 @@ def test_initial_weights_are_glorot_uniform_and_biases_zero() -> None:
 
 
 def test_keras1_weights_start_smaller_in_convolutions() -> None:
-    config = default.get_config("as_logged")
+    config = load_config("vgg:as_logged")
     params = init(create(config))["params"]
     limits = {
         "Conv_0": 32**-0.5,

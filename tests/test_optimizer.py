@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from digits_jax import optimizer
-from digits_jax.config import get_config
+from digits_jax.config import get_config, load_config
 
 EPOCH_STEPS = 938  # 60,000 images in batches of 64, the last one of 32
 
@@ -41,7 +41,7 @@ def test_a_constant_rate() -> None:
     ("name", "expected"),
     [
         ("cosine", {0: 0.1, 10: 0.075, 15: 0.05, 30: 0.0}),  # 0.1 (1 + cos(pi t / 30)) / 2
-        ("linear", {0: 0.1 / 6, 5: 0.1, 6: 0.1, 18: 0.05, 29: 0.1 / 24}),  # up in 6 steps, down in 24
+        ("triangle", {0: 0.1 / 6, 5: 0.1, 6: 0.1, 18: 0.05, 29: 0.1 / 24}),  # up in 6 steps, down in 24
         ("one_cycle", {0: 0.004, 9: 0.1, 30: 4e-7}),  # a 25th; the peak after 30 %; a 250,000th
     ],
 )

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl.testing import flagsaver
+from digits_jax.replay import replay
 from ml_collections import ConfigDict
 
 from digits_jax import train
@@ -12,7 +14,6 @@ from digits_jax.config import resolve
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import build
-from digits_jax.replay import replay
 from digits_jax.runs.checkpoint import Progress
 
 pytestmark = pytest.mark.usefixtures("parsed_flags")
@@ -23,7 +24,7 @@ def test_the_steps_are_those_of_the_run(vgg_config: ConfigDict, small_dataset: D
     vgg_config.model.block_dropout = (0.5, 0.5)
     rows = train.train_and_evaluate(vgg_config, tmp_path)
     config = resolve(vgg_config, small_dataset)
-    start = Progress.at_the_start(build(config, small_dataset).initial_state)
+    start = Progress.at_the_start(build(config, small_dataset).create_state(np.uint32(0)))
     reports = list(replay(config, small_dataset, start, first=5, last=14))
     assert [report.step for report in reports] == list(range(5, 14))
     assert [report.learning_rate for report in reports] == [0.01] * 2 + [0.1] * 7

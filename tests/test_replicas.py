@@ -38,8 +38,8 @@ def first_call(config: ConfigDict, dataset: Dataset, seeds: tuple[int, ...]) -> 
     """The compiled steps of these seeds, and what they take for the first step."""
     configs = [resolve(config, dataset, seed=seed) for seed in seeds]
     experiments = [build(c, dataset, num_replicas=len(seeds)) for c in configs]
-    states = [experiment.initial_state for experiment in experiments]
-    feed = experiments[0].feed
+    states = [experiment.create_state(np.uint32(seed)) for experiment, seed in zip(experiments, seeds, strict=True)]
+    feed = experiments[0].pipeline
     batches = replicas.stack(
         [
             input_pipeline.epoch_batches(create_keys(s.seed).order, 0, num_examples=feed.num_examples, batch_size=16)
@@ -101,7 +101,7 @@ def test_stack_and_unstack() -> None:
         ({"seeds_at_once": 2}, 2),
         ({"seeds_at_once": 7}, 5),
         ({"early_stopping_epochs": 1}, 1),
-        ({"dataset.feed": "host"}, 1),
+        ({"execution.images_on": "host"}, 1),
     ],
 )
 def test_how_many_at_once(small_config: ConfigDict, changes: dict[str, Any], expected: int) -> None:

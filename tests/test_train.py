@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -30,7 +31,7 @@ def without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def final_state(config: ConfigDict, dataset: Dataset, workdir: Path) -> list[Any]:
-    start = build(resolve(config, dataset), dataset).initial_state
+    start = build(resolve(config, dataset), dataset).create_state(np.uint32(0))
     progress = Checkpoints(workdir / "checkpoints").restore(Progress(start, Metrics.zero(), 0.0, []))
     assert progress is not None
     return [leaf.tolist() for leaf in jax.tree.leaves(progress.state)]
@@ -46,7 +47,7 @@ def press_ctrl_c() -> None:
 
 def interrupted_at(monkeypatch: pytest.MonkeyPatch, *, calls_before: int) -> None:
     """Has Ctrl-C pressed once, before the compiled call with this number."""
-    original, count = input_pipeline.DeviceFeed.calls, 0
+    original, count = input_pipeline.DevicePipeline.calls, 0
 
     def calls_with_ctrl_c(*args: Any, **kwargs: Any) -> Iterator[input_pipeline.Call]:
         nonlocal count
@@ -56,7 +57,7 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, *, calls_before: int) -> Non
             count += 1
             yield call
 
-    monkeypatch.setattr(input_pipeline.DeviceFeed, "calls", calls_with_ctrl_c)
+    monkeypatch.setattr(input_pipeline.DevicePipeline, "calls", calls_with_ctrl_c)
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_a_second_ctrl_c_leaves_at_once(
         time.sleep(10)  # ended by the interrupt
         yield from ()
 
-    monkeypatch.setattr(input_pipeline.DeviceFeed, "calls", calls_with_two)
+    monkeypatch.setattr(input_pipeline.DevicePipeline, "calls", calls_with_two)
     with pytest.raises(KeyboardInterrupt):
         train.train_and_evaluate(small_config, tmp_path)
 
@@ -153,13 +154,13 @@ def test_a_damaged_checkpoint_is_fallen_back_from_bit_for_bit(
     assert without_clock(again) == without_clock(undisturbed)
     assert again[2] == undisturbed[2]
     assert again[3] != undisturbed[3]  # trained again, at another speed
-    assert "warning: the checkpoint of step 28 is damaged (history/metadata has another" in capsys.readouterr().err
+    assert "warning: the checkpoint of step 28 is corrupted (history/metadata has another" in capsys.readouterr().err
 
 
 def test_epochs_without_a_checkpoint_are_not_trained_again(small_config: ConfigDict, tmp_path: Path) -> None:
     train.train_and_evaluate(small_config, tmp_path)
     shutil.rmtree(tmp_path / "checkpoints")
-    with pytest.raises(UserError, match=r"metrics.jsonl has epochs but .*checkpoints no checkpoint to go on from"):
+    with pytest.raises(UserError, match=r"metrics.jsonl has epochs but .*checkpoints no checkpoint to resume from"):
         train.train_and_evaluate(small_config, tmp_path)
 
 
@@ -255,20 +256,20 @@ def test_another_machine_is_recorded_and_warned_about(
 
 
 def test_a_folder_that_vanishes(small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = input_pipeline.DeviceFeed.calls
+    original = input_pipeline.DevicePipeline.calls
 
     def calls(*args: Any, **kwargs: Any) -> Iterator[input_pipeline.Call]:
         shutil.rmtree(tmp_path / "run")
         yield from original(*args, **kwargs)
 
-    monkeypatch.setattr(input_pipeline.DeviceFeed, "calls", calls)
+    monkeypatch.setattr(input_pipeline.DevicePipeline, "calls", calls)
     with pytest.raises(UserError, match=r"the checkpoint of step 7 is not saved: .*needed, the folder is gone\)"):
         train.train_and_evaluate(small_config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("feed", ["device", "host"])
 def test_numbers_that_go_wrong_are_named(small_config: ConfigDict, tmp_path: Path, feed: str) -> None:
-    small_config.dataset.feed = feed
+    small_config.execution.images_on = feed
     small_config.learning_rates = (1.0, 1e38)
     with pytest.raises(UserError) as error:
         train.train_and_evaluate(small_config, tmp_path)
@@ -392,8 +393,8 @@ def test_host_and_device_feeding_are_bit_identical(
 ) -> None:
     regularised.augment.shear = 0.3
     results = []
-    for feed in input_pipeline.FEEDS:
-        regularised.dataset.feed = feed
+    for feed in input_pipeline.IMAGES_ON:
+        regularised.execution.images_on = feed
         rows = without_clock(train.train_and_evaluate(regularised, tmp_path / feed))
         results.append((rows, final_state(regularised, small_dataset, tmp_path / feed)))
     assert results[0] == results[1]
@@ -402,9 +403,11 @@ def test_host_and_device_feeding_are_bit_identical(
 def test_host_feeding_without_the_prepared_files(
     small_config: ConfigDict, small_dataset: Dataset, tmp_path: Path
 ) -> None:
-    small_config.dataset.feed = "host"
+    small_config.execution.images_on = "host"
     dataset = dataclasses.replace(small_dataset, folder=tmp_path / "gone")
-    with pytest.raises(UserError, match=r"gone holds no prepared data set: config.dataset.feed='host' reads from one"):
+    with pytest.raises(
+        UserError, match=r"gone holds no prepared data set: config.execution.images_on='host' reads from one"
+    ):
         train.train_and_evaluate(small_config, tmp_path / "run", dataset=dataset)
 
 

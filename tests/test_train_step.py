@@ -14,11 +14,14 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from digits_jax import models, ops, train_step
+from digits_jax.augment import identity
 from digits_jax.config import get_config
 from digits_jax.data.datasets import DATASETS, Dataset
+from digits_jax.evaluate import make_eval_steps
+from digits_jax.input_pipeline import Examples
 from digits_jax.metrics import Metrics
 from digits_jax.parallel.mesh import create_mesh
-from digits_jax.train_step import Examples, TrainState
+from digits_jax.train_step import Recipe, TrainState
 
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (12, 28, 28, 1), np.uint8))
 BATCH = Examples(IMAGES, jnp.arange(12) % 10)
@@ -29,29 +32,16 @@ LOSS = optax.softmax_cross_entropy_with_integer_labels
 def create(config: ConfigDict, **changes: Any) -> tuple[nn.Module, TrainState]:
     config.model.update(mean=33.0, std=78.0, **changes)
     model = models.create_model(config.model, num_classes=10)
-    create_state = partial(train_step.create_train_state, model, TX, image_shape=(28, 28, 1))
+    create_state = partial(train_step.create_train_state, recipe(model), image_shape=(28, 28, 1))
     return model, jax.jit(create_state)(jnp.uint32(0))
 
 
-def untouched(key: jax.Array, images: jax.Array) -> jax.Array:
-    return images
+def recipe(model: nn.Module, **changes: Any) -> Recipe:
+    return Recipe(model, TX, identity, LOSS, microbatch_size=len(IMAGES))._replace(**changes)
 
 
-take_step = partial(train_step.train_step, augment=untouched, loss=LOSS)
-
-
-def step(
-    model: nn.Module,
-    state: TrainState,
-    augment: Any = untouched,
-    microbatch_size: int = len(IMAGES),
-) -> tuple[TrainState, Metrics]:
-    def jitted(state: TrainState) -> tuple[TrainState, Metrics]:
-        return train_step.train_step(
-            state, BATCH, model=model, tx=TX, augment=augment, loss=LOSS, microbatch_size=microbatch_size
-        )
-
-    return jax.jit(jitted)(state)
+def step(model: nn.Module, state: TrainState, **changes: Any) -> tuple[TrainState, Metrics]:
+    return jax.jit(partial(train_step.train_step, recipe=recipe(model, **changes)))(state, BATCH)
 
 
 def trees_equal(a: Any, b: Any) -> bool:
@@ -75,10 +65,8 @@ def test_a_step_goes_down_the_gradient(vgg_config: ConfigDict) -> None:
 
 def test_a_step_minimises_the_loss_and_reports_the_cross_entropy(vgg_config: ConfigDict) -> None:
     model, state = create(vgg_config)
-    take = partial(take_step, model=model, tx=TX, microbatch_size=12)
     plain, tenfold = (
-        jax.jit(partial(take, loss=lambda logits, labels, factor=f: factor * LOSS(logits, labels)))(state, BATCH)
-        for f in (1, 10)
+        step(model, state, loss=lambda logits, labels, factor=f: factor * LOSS(logits, labels)) for f in (1, 10)
     )
     for ours, theirs in zip(changes(state, tenfold[0]), changes(state, plain[0]), strict=True):
         np.testing.assert_allclose(ours, 10 * theirs, rtol=1e-3, atol=1e-5)
@@ -105,9 +93,7 @@ def test_each_microbatch_draws_its_own_dropout(vgg_config: ConfigDict) -> None:
     same = BATCH._replace(images=jnp.repeat(IMAGES[:1], 12, 0), labels=jnp.zeros(12, jnp.int32))
 
     def loss_sum(batch: Examples, microbatch_size: int) -> float:
-        take = partial(
-            train_step.train_step, model=model, tx=TX, augment=untouched, loss=LOSS, microbatch_size=microbatch_size
-        )
+        take = partial(train_step.train_step, recipe=recipe(model, microbatch_size=microbatch_size))
         return float(jax.jit(take)(state, batch)[1].loss_sum)
 
     of_one, whole, alone = loss_sum(same, 1), loss_sum(same, 12), loss_sum(jax.tree.map(lambda x: x[:1], same), 1)
@@ -146,7 +132,7 @@ def test_draws_are_a_function_of_seed_and_step(vgg_config: ConfigDict, what: str
         return images + 100 * jax.random.uniform(key)
 
     model, state = create(vgg_config, hidden_dropout=0.5 if what == "dropout" else 0.0)
-    augment = brighter if what == "augmentation" else untouched
+    augment = brighter if what == "augmentation" else identity
     later = state.replace(step=state.step + 1)
     states = (state, state, later, state.replace(seed=state.seed + 1))
     draws = [step(model, s, augment=augment)[0].params for s in states]
@@ -163,9 +149,7 @@ def test_streams_are_independent() -> None:
 def test_chunks_do_not_change_the_result(vgg_config: ConfigDict) -> None:
     model, start = create(vgg_config, batch_norm="after", hidden_dropout=0.5)
     batches = jax.random.randint(jax.random.key(0), (7, 4), 0, 12)
-    train_steps = train_step.make_train_steps(
-        model=model, tx=TX, augment=untouched, loss=LOSS, microbatch_size=4, mesh=create_mesh()
-    )
+    train_steps = train_step.make_train_steps(recipe(model, microbatch_size=4), mesh=create_mesh())
     results = []
     for bounds in ((0, 7), (0, 3, 4, 7), (0, 0, 1, 7)):
         state, metrics = jax.tree.map(jnp.copy, start), Metrics.zero()
@@ -192,9 +176,7 @@ def test_evaluation_counts_each_of_10_000_once(batch_size: int) -> None:
     predicted = np.where(np.arange(10_000) < 9_937, labels, (labels + 1) % 10)  # the last 63 are wrong
     images = np.zeros((10_000, 1, 1, 1), np.uint8)
     images[:, 0, 0, 0] = predicted
-    evaluate = train_step.make_eval_steps(
-        model=Constant(), batch_size=batch_size, augment=untouched, mesh=create_mesh()
-    )
+    evaluate = make_eval_steps(Constant(), batch_size=batch_size, mesh=create_mesh())
     state = TrainState(seed=jnp.uint32(0), step=jnp.int32(0), params={}, batch_stats={}, opt_state=())
     metrics, wrong = evaluate(state, Examples(jnp.asarray(images), jnp.asarray(labels)))
     assert int(metrics.count) == 10_000
@@ -207,7 +189,7 @@ def test_evaluation_counts_each_of_10_000_once(batch_size: int) -> None:
 
 def test_evaluation_uses_the_running_statistics_and_leaves_them(vgg_config: ConfigDict) -> None:
     model, state = create(vgg_config, batch_norm="after", hidden_dropout=0.5)
-    evaluate = train_step.make_eval_steps(model=model, batch_size=5, augment=untouched, mesh=create_mesh())
+    evaluate = make_eval_steps(model, batch_size=5, mesh=create_mesh())
     before = jax.device_get(state.batch_stats)
     metrics, _ = evaluate(state, BATCH)
     assert trees_equal(before, state.batch_stats)
@@ -228,7 +210,7 @@ def test_evaluation_on_augmented_images_draws_by_seed_and_step(vgg_config: Confi
         return images * jax.random.uniform(key)
 
     model, state = create(vgg_config)
-    evaluate = train_step.make_eval_steps(model=model, batch_size=5, augment=darker, mesh=create_mesh())
+    evaluate = make_eval_steps(model, batch_size=5, augment=darker, mesh=create_mesh())
     states = (state, state, state.replace(seed=state.seed + 1), state.replace(step=state.step + 1))
     losses = [float(evaluate(s, BATCH)[0].loss_sum) for s in states]
     assert losses[0] == losses[1]
@@ -256,8 +238,8 @@ def test_twenty_losses_agree_with_xlas_convolution(small_dataset: Dataset) -> No
     losses = {}
     for conv in ("winograd", "lax"):
         model, state = create(get_config())
-        tx = optax.sgd(0.01)
-        take = jax.jit(ops.using(conv)(partial(take_step, model=model, tx=tx, microbatch_size=20)))
+        slow = recipe(model, tx=optax.sgd(0.01), microbatch_size=20)
+        take = jax.jit(ops.using(conv)(partial(train_step.train_step, recipe=slow)))
         losses[conv] = []
         for start in range(0, 80, 4):
             batch = Examples(images[start : start + 20], labels[start : start + 20].astype(np.int32))
@@ -274,14 +256,12 @@ def test_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source: Path, tmp_
     accuracies = {}
     for conv in ("winograd", "lax"):
         model, state = create(get_config())
-        tx = optax.sgd(0.01)
+        slow = recipe(model, tx=optax.sgd(0.01), microbatch_size=64)
         # One step a call: inside a loop XLA's own convolution would take a quarter of an hour.
-        take = jax.jit(ops.using(conv)(partial(take_step, model=model, tx=tx, microbatch_size=64)))
+        take = jax.jit(ops.using(conv)(partial(train_step.train_step, recipe=slow)))
         for rows in batches:
             state, _ = take(state, Examples(arrays.train_images[rows], arrays.train_labels[rows].astype(np.int32)))
-        evaluate = train_step.make_eval_steps(
-            model=model, batch_size=64, augment=untouched, mesh=create_mesh(), kernels=conv
-        )
+        evaluate = make_eval_steps(model, batch_size=64, mesh=create_mesh(), kernels=conv)
         accuracies[conv] = evaluate(state, test)[0].compute("test")["test/accuracy"]
     assert accuracies["winograd"] > 0.95
     assert abs(accuracies["winograd"] - accuracies["lax"]) <= 0.002, accuracies

@@ -10,10 +10,10 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from digits_jax import load_model
+from digits_jax.augment import average_over_versions, shifts
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.train import train_and_evaluate
-from digits_jax.views import over_views, shifts
 
 
 def test_shifts_move_a_pixel_each_way_and_lose_what_leaves() -> None:
@@ -31,20 +31,20 @@ def test_probabilities_are_the_mean_over_the_views() -> None:
         return images.reshape(len(images), -1) @ kernel
 
     expected = np.mean([nn.softmax(logits_of(view)) for view in shifts(images)], axis=0)
-    np.testing.assert_allclose(nn.softmax(over_views(logits_of, "shifts")(images)), expected, rtol=1e-5)
-    assert over_views(logits_of, "one") is logits_of
+    np.testing.assert_allclose(nn.softmax(average_over_versions(logits_of, "shifts")(images)), expected, rtol=1e-5)
+    assert average_over_versions(logits_of, "none") is logits_of
 
 
 def test_a_run_and_its_model_answer_alike(small_config: ConfigDict, small_dataset: Dataset, tmp_path: Path) -> None:
-    small_config.test_views = "shifts"
+    small_config.test_time_augmentation = "shifts"
     rows = train_and_evaluate(small_config, tmp_path / "run")
     model = load_model(tmp_path / "run", checkpoint="latest")
     images, labels = small_dataset.arrays.test_images, small_dataset.arrays.test_labels
     loss = -np.log(model.predict(images)[np.arange(len(labels)), labels]).mean()
     assert loss == pytest.approx(rows[-1]["test/loss"], rel=1e-4)
-    small_config.test_views = "one"
+    small_config.test_time_augmentation = "none"
     assert train_and_evaluate(small_config, tmp_path / "one")[-1]["test/loss"] != pytest.approx(loss)
-    of_several = load_model(tmp_path / "one", checkpoint="latest", views="shifts")
+    of_several = load_model(tmp_path / "one", checkpoint="latest", test_time_augmentation="shifts")
     np.testing.assert_array_equal(of_several.predict(images), model.predict(images))
-    with pytest.raises(ConfigError, match=r"test_views is 'two': expected one of one, shifts"):
-        load_model(tmp_path / "one", views="two")
+    with pytest.raises(ConfigError, match=r"test_time_augmentation is 'two': expected one of none, shifts"):
+        load_model(tmp_path / "one", test_time_augmentation="two")

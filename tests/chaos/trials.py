@@ -27,7 +27,7 @@ def command(workdir: Path) -> list[str]:
         "--config.dataset.name=optical_digits", "--config.dataset.validation_examples=200",
         "--config.learning_rates=0.01,0.02,0.01", "--config.epochs=1,1,1",
         "--config.augment.rotation=8.0", "--config.augment.shear=0.3", "--config.augment.zoom=0.08",
-        "--config.steps_per_call=2",
+        "--config.execution.steps_per_call=2",
     ]  # fmt: skip
 
 
@@ -165,4 +165,4 @@ def damage_and_go_on(original: Path, workdir: Path, damage: str, draw: random.Ra
     steps = sorted((path for path in workdir.glob("checkpoints/*") if path.name.isdigit()), key=lambda p: int(p.name))
     what = DAMAGES[damage](steps[-1], steps[-2], draw)
     warnings = finish(workdir)
-    return f"warning: the checkpoint of step {steps[-1].name} is damaged" in warnings, what
+    return f"warning: the checkpoint of step {steps[-1].name} is corrupted" in warnings, what
