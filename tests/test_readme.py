@@ -1,5 +1,6 @@
 """README.md and the pages under docs/: what they name exists, and the code they show runs."""
 
+import functools
 import importlib.util
 import re
 import runpy
@@ -10,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import digits_jax
-from digits_jax import augment, losses, models, optimizer
+from digits_jax import augment, config, losses, models, optimizer
 from digits_jax.train import train_and_evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +68,17 @@ def test_commands_exist(page: Path) -> None:
         spec = importlib.util.find_spec(module)
         assert spec, module
         assert not spec.submodule_search_locations or importlib.util.find_spec(f"{module}.__main__"), module
+
+
+@each_page
+def test_configs_and_fields_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = page.read_text()
+    for name in re.findall(r"--config=([\w/.:]+)", text):
+        if not name.startswith("my/"):  # the reader's own
+            config.load_config(name)
+    for field in re.findall(r"--config\.(\w+(?:\.\w+)*)", text):
+        functools.reduce(getattr, field.split("."), config.load_config("vgg"))
 
 
 def test_the_index_has_every_page() -> None:
