@@ -16,13 +16,13 @@ from digits_jax.train import train_and_evaluate
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / ".github/CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
-TABLES = [
-    (models, "MODELS"),
-    (losses, "LOSSES"),
-    (optimizer, "SCHEDULES"),
-    (optimizer, "OPTIMIZERS"),
-    (augment, "AUGMENTATIONS"),
-]
+TABLES: dict[str, dict[str, Any]] = {
+    "MODELS": models.MODELS,
+    "LOSSES": losses.LOSSES,
+    "SCHEDULES": optimizer.SCHEDULES,
+    "OPTIMIZERS": optimizer.OPTIMIZERS,
+    "AUGMENTATIONS": augment.AUGMENTATIONS,
+}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -111,12 +111,12 @@ def test_the_extensions_train(
     changes: dict[str, Any], tmp_path: Path, vgg_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs the blocks of docs/extending.md and trains with what they register."""
-    for module, table in TABLES:
-        monkeypatch.setattr(module, table, dict(getattr(module, table)))
     for code in blocks(ROOT / "docs/extending.md", "python"):
-        if registered := re.search(r'^[A-Z]+\["(\w+)"\] = ', code, re.MULTILINE):
-            (tmp_path / f"{registered[1]}.py").write_text(code)
-            runpy.run_path(str(tmp_path / f"{registered[1]}.py"))
+        if found := re.search(r'^([A-Z]+)\["(\w+)"\] = ', code, re.MULTILINE):
+            table, name = found.groups()
+            monkeypatch.setitem(TABLES[table], name, None)  # so that it is gone after the test
+            (tmp_path / f"{name}.py").write_text(code)
+            runpy.run_path(str(tmp_path / f"{name}.py"))
     vgg_config.update_from_flattened_dict(changes)
     rows = train_and_evaluate(vgg_config, tmp_path / "run")
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
