@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# sbatch docs/slurm.sh   (one process per node, found by SLURM's own variables; goes on after its time limit)
+# sbatch docs/slurm.sh   (one process per node, found by SLURM's variables; requeues itself at its time limit)
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --time=60 --signal=USR1@60 --requeue --open-mode=append
-srun .venv/bin/python -m digits_jax.main --config=configs/bn_dropout.py --workdir=runs/slurm
+srun .venv/bin/python -m digits_jax.main --config=bn_dropout --workdir=runs/slurm
 [ $? -eq 75 ] && scontrol requeue "$SLURM_JOB_ID"

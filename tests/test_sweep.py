@@ -270,8 +270,7 @@ def test_the_readmes_ablation(tmp_path: Path, data_dir: Path, monkeypatch: pytes
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     shown = (ROOT / "configs" / "sweeps" / "hidden_dropout.py").read_text()
     assert len(shown.splitlines()) <= 15
-    indented = "".join(f"    {line}".rstrip() + "\n" for line in shown.splitlines())
-    assert indented in (ROOT / "README.md").read_text()
+    assert f"```python\n{shown}```\n" in (ROOT / "README.md").read_text()
     small = '"dataset.train_examples": 64, "dataset.name": "optical_digits", "model.widths": ((4,), (4,))'
     path = tmp_path / "hidden_dropout.py"
     path.write_text(shown.replace('"dataset.train_examples": 12_000', small))
