@@ -78,7 +78,6 @@ def get_config(arg: str = "") -> ConfigDict:
     model.hidden_dropout = 0.0  # probability [0, 1) of dropping a value before the last layer
     model.batch_norm = "none"  # "none", or batch normalisation "before" or "after" each activation
     model.bn_momentum = 0.99  # [0, 1]: weight of the old running mean and variance in each update
-    model.bn_groups = 1  # parts of a batch, each normalised by its own statistics (batch_norm.py)
     model.bn_epsilon = 1e-5  # >= 0, added to the variance; Keras 1.0.8 to 1.1.2 have this value
     return apply_argument(config, arg).lock()  # from here on a field that is not declared above is refused
 

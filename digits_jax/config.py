@@ -8,10 +8,9 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import default
-from digits_jax import augment, input_pipeline, losses, models, optimizer, views
+from digits_jax import augment, input_pipeline, losses, models, ops, optimizer, views
 from digits_jax.data import datasets
 from digits_jax.errors import ConfigError
-from digits_jax.ops import conv
 
 # Where the data lie says nothing about the experiment, and paths do not belong in results.
 _LOCATIONS = ("data_dir", "source_dir")
@@ -62,7 +61,7 @@ def validate(config: ConfigDict) -> None:
     _check_choice(config, "model.name", models.MODELS)
     _check_choice(config, "model.kernel_init", models.KERNEL_INITS)
     _check_choice(config, "model.dtype", models.DTYPES)
-    _check_choice(config, "model.conv", conv.IMPLEMENTATIONS)
+    _check_choice(config, "model.conv", ops.KERNELS)
     _check_choice(config, "model.batch_norm", models.BATCH_NORM_PLACES)
     std = config.model.std
     _require(std is None or (math.isfinite(std) and std > 0), "model.std", std, "a number > 0, in grey levels")
@@ -72,7 +71,6 @@ def validate(config: ConfigDict) -> None:
     _check_int(config, "model.hidden_width", low=1)
     _check_number(config, "model.hidden_dropout", low=0, below=1)
     _check_number(config, "model.bn_momentum", low=0, high=1)
-    _check_int(config, "model.bn_groups", low=1)
     _check_number(config, "model.bn_epsilon", low=0, high=math.inf)
     rates = config.model.block_dropout
     _require(
@@ -103,11 +101,6 @@ def resolve(config: ConfigDict, dataset: datasets.Dataset, *, seed: int | None =
     _require(
         config.batch_size <= num_train, "batch_size", config.batch_size, f"at most the {num_train} training images"
     )
-    sizes = (config.batch_size, num_train % config.batch_size)
-    _require(
-        all(size % config.model.bn_groups == 0 for size in sizes),
-        "model.bn_groups", config.model.bn_groups, f"a divisor of the batches' sizes, {sizes[0]} and {sizes[1]}",
-    )  # fmt: skip
     resolved = ConfigDict(config.to_dict())
     models.check_image_shape(config.model, dataset.arrays.train_images.shape[1:])
     for field in _LOCATIONS:

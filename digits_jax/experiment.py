@@ -11,12 +11,11 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import averaging, input_pipeline, models, optimizer
+from digits_jax import averaging, input_pipeline, models, ops, optimizer
 from digits_jax.augment import Augment, create_augment, create_test_augment
 from digits_jax.data import datasets
 from digits_jax.losses import create_loss
 from digits_jax.metrics import Metrics
-from digits_jax.ops import compilation, conv
 from digits_jax.parallel import replicas
 from digits_jax.parallel.mesh import create_mesh, put
 from digits_jax.train_step import (
@@ -70,7 +69,6 @@ def build(config: FrozenConfigDict, dataset: datasets.Dataset, *, num_replicas: 
     """
     any_seed = ConfigDict(config.to_dict())
     any_seed.seed = 0
-    any_seed.model.conv = conv.resolve(config.model.conv, stacked=num_replicas > 1)
     return _build(FrozenConfigDict(any_seed), dataset, num_replicas)._replace(config=config)
 
 
@@ -86,7 +84,7 @@ def _build(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: in
         feed=_create_feed(config, dataset, num_replicas),
         schedule=optimizer.create_schedule(config, epoch_steps),
         steps_per_epoch=epoch_steps,
-        create_state=compilation.jit(functools.partial(create_train_state, model, tx, image_shape=dataset.image_shape)),
+        create_state=ops.jit(functools.partial(create_train_state, model, tx, image_shape=dataset.image_shape)),
         train_steps=make_train_steps(
             model=model,
             tx=tx,
@@ -95,6 +93,7 @@ def _build(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: in
             microbatch_size=microbatch_size(config),
             mesh=create_mesh(num_replicas),
             stacked=num_replicas > 1,
+            kernels=config.model.conv,
         ),
         before_scoring=_create_before_scoring(config, dataset, num_replicas),
         after_each_epoch=after_each_epoch,
@@ -138,12 +137,13 @@ def _create_before_scoring(
     size = config.batch_size
     batches = images[: len(images) // size * size].reshape(-1, size, *dataset.image_shape)
 
+    @ops.using(config.model.conv, vmapped=num_replicas > 1)
     def estimate(state: TrainState, batches: jax.Array) -> TrainState:
         return state.replace(batch_stats=averaging.estimate_batch_stats(model, state.scored["params"], batches))
 
     if num_replicas > 1:
         estimate = jax.vmap(estimate, in_axes=(0, None), spmd_axis_name="seed")
-    estimate = compilation.jit(estimate)
+    estimate = ops.jit(estimate)
     on_device = put(jnp.asarray(batches), create_mesh(num_replicas))
     return lambda state: estimate(state, on_device)
 
@@ -180,6 +180,7 @@ def _evaluations(
             views=config.test_views,
             mesh=create_mesh(num_replicas),
             stacked=num_replicas > 1,
+            kernels=config.model.conv,
         )
         return lambda state: eval_steps(state, _on_device(dataset, split, num_replicas))
 

@@ -16,12 +16,12 @@ from flax import struct
 from jax import lax
 from jax.sharding import Mesh
 
-from digits_jax import averaging
+from digits_jax import averaging, ops
 from digits_jax.augment import Augment
 from digits_jax.losses import Loss
 from digits_jax.metrics import Metrics
-from digits_jax.ops import compilation, threefry
-from digits_jax.parallel.mesh import pad_to_devices, share
+from digits_jax.ops import threefry
+from digits_jax.parallel.mesh import shard_batch
 from digits_jax.views import over_views
 
 
@@ -115,7 +115,6 @@ def train_step(
             {"params": params, "batch_stats": state.batch_stats},
             part.images,
             train=True,
-            mask=part.mask,
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
@@ -158,13 +157,15 @@ def make_train_steps(
     microbatch_size: int,
     mesh: Mesh,
     stacked: bool = False,
+    kernels: str = "auto",
 ) -> TrainSteps:
     """Compiles a chunk of training steps into one call.
 
     Args:
       model, tx, augment, loss, microbatch_size: as for `train_step`.
-      mesh: of the devices that share each batch. Where they cannot do so evenly it is filled up, and masked.
+      mesh: of the devices that share each batch.
       stacked: whether state, metrics and batches are those of several replicas, along a leading axis.
+      kernels: as for `ops.using`.
 
     Returns:
       `train_steps(state, metrics, examples, batches, start, stop)`: takes the steps `start` to `stop` (exclusive) of
@@ -187,17 +188,16 @@ def make_train_steps(
 
         return lax.fori_loop(start, stop, body, (state, metrics))
 
+    train_steps = ops.using(kernels, vmapped=stacked)(train_steps)
     if stacked:
         train_steps = jax.vmap(train_steps, in_axes=(0, 0, None, 0, None, None), spmd_axis_name="seed")
-    return compilation.jit(train_steps, donate_argnums=0)
+    return ops.jit(train_steps, donate_argnums=0)
 
 
 def _gather(examples: Examples, rows: jax.Array, mesh: Mesh) -> Examples:
-    """The batch of these rows `[B]`, filled up to what the devices share evenly."""
-    shared = share(pad_to_devices(rows, mesh), mesh)
-    mask = share(jnp.arange(len(shared)) < len(rows), mesh) if len(shared) > len(rows) else None
-    images, labels = share((examples.images[shared], examples.labels[shared]), mesh)
-    return Examples(images, labels, mask)
+    """The batch of these rows `[B]`, shared by the devices where they can do so evenly."""
+    rows = shard_batch(rows, mesh)
+    return Examples(*shard_batch((examples.images[rows], examples.labels[rows]), mesh))
 
 
 EvalSteps = Callable[[TrainState, Examples], tuple[Metrics, jax.Array]]
@@ -217,6 +217,7 @@ def make_eval_steps(
     order: Order = each_once,
     views: str = "one",
     stacked: bool = False,
+    kernels: str = "auto",
 ) -> EvalSteps:
     """Compiles the evaluation of a whole set; of several states along a leading axis where they are `stacked`.
 
@@ -241,12 +242,13 @@ def make_eval_steps(
         def logits_of(batch: tuple[jax.Array, jax.Array]) -> Any:
             index, rows = batch
             images = augment(jax.random.fold_in(key, index), _gather(examples, rows, mesh).images)
-            return answer(images)[:size]
+            return answer(images)
 
         batches = lax.map(logits_of, (jnp.arange(len(rows)), rows))
         logits = batches.reshape(rows.size, -1)[:num_examples]
         return Metrics.of_batch(logits, labels), logits.argmax(-1) != labels
 
+    eval_steps = ops.using(kernels, vmapped=stacked)(eval_steps)
     if stacked:
         eval_steps = jax.vmap(eval_steps, in_axes=(0, None), spmd_axis_name="seed")
-    return compilation.jit(eval_steps)
+    return ops.jit(eval_steps)

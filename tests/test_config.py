@@ -127,8 +127,6 @@ def test_resolving_finds_contradictions_with_the_data() -> None:
         config_lib.resolve(change("batch_size", 65), dataset(PIXELS))
     with pytest.raises(UserError, match=r"config.model.widths is .* leave nothing of an image of 8x8"):
         config_lib.resolve(default.get_config(), dataset(PIXELS[:, :8, :8]))
-    with pytest.raises(UserError, match=r"config.model.bn_groups is 3: expected a divisor of .* sizes, 64 and 0"):
-        config_lib.resolve(change("model.bn_groups", 3), dataset(PIXELS))
     with pytest.raises(UserError, match="all training pixels are equal"):
         config_lib.resolve(default.get_config(), dataset(np.full_like(PIXELS, 7)))
 

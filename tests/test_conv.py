@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from digits_jax.ops import conv
+from digits_jax import ops
 from digits_jax.ops.winograd import tile_size
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -22,7 +22,8 @@ def reference(x: jax.Array, k: jax.Array, **kwargs: Any) -> jax.Array:
 
 
 def ours(x: jax.Array, k: jax.Array, *, name: str = "winograd") -> jax.Array:
-    return conv.implementation(name)(x, k, (1, 1), "VALID", dimension_numbers=NHWC)
+    with ops.using(name):
+        return ops.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=NHWC)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -126,16 +127,17 @@ def test_what_it_does_not_do_is_left_to_lax(strides: Any, padding: Any, options:
     x = jax.random.normal(jax.random.key(0), (2, 7, 8, 4))
     k = jax.random.normal(jax.random.key(1), (3, 3, 4 // options.get("feature_group_count", 1), 6))
     options = {"dimension_numbers": NHWC, **options}
-    y = conv.implementation("winograd")(x, k, strides, padding, **options)
+    with ops.using("winograd"):
+        y = ops.conv_general_dilated(x, k, strides, padding, **options)
     np.testing.assert_array_equal(y, lax.conv_general_dilated(x, k, strides, padding, **options))
 
 
-def test_which_implementation() -> None:
+def test_the_selected_kernels_are_traced() -> None:
     x, k = jnp.ones((1, 6, 6, 8)), jnp.ones((3, 3, 8, 8))
-    programs = {name: str(jax.make_jaxpr(partial(ours, name=name))(x, k)) for name in conv.IMPLEMENTATIONS}
+    programs = {name: str(jax.make_jaxpr(partial(ours, name=name))(x, k)) for name in ops.KERNELS}
     assert programs["auto"] == programs["winograd"]  # tests run on a CPU
     assert len(set(programs.values())) == 3
-    assert conv.implementation("lax") is lax.conv_general_dilated
+    assert programs["lax"] == str(jax.make_jaxpr(reference)(x, k))
 
 
 def test_the_first_layer_computes_no_gradient_of_the_images() -> None:

@@ -1,6 +1,7 @@
 """A batch shared by devices is the batch of one: the same images, gradients and statistics."""
 
 import re
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from digits_jax.augment import create_augment
 from digits_jax.data import datasets
 from digits_jax.losses import create_loss
 from digits_jax.metrics import Metrics
-from digits_jax.parallel.mesh import create_mesh, put
+from digits_jax.parallel.mesh import create_mesh, put, shard_batch
 from digits_jax.train_step import Examples, TrainState
 
 pytestmark = pytest.mark.devices
@@ -61,6 +62,7 @@ def take_steps(config: ConfigDict, mesh: Mesh, examples: Examples, *, count: int
         loss=create_loss(config),
         microbatch_size=64,
         mesh=mesh,
+        kernels=config.model.conv,
     )
     batches = jax.random.permutation(jax.random.key(1), len(examples.labels)).reshape(count, -1)
     state, zero, examples, batches = put((state, Metrics.zero(), examples, batches), mesh)
@@ -111,27 +113,26 @@ def test_devices_share_a_step_of_the_whole_network(
 
 
 @pytest.mark.parametrize(("batch_norm", "atol"), [("none", 1e-5), ("before", 1e-4)])
-def test_a_batch_that_does_not_divide_is_filled_up_and_masked(
-    vgg_config: ConfigDict, batch_norm: str, atol: float
-) -> None:
+def test_a_batch_that_does_not_divide_is_replicated(vgg_config: ConfigDict, batch_norm: str, atol: float) -> None:
     vgg_config.model.update(batch_norm=batch_norm, hidden_dropout=0.5)
     vgg_config.augment.shear = 0.3
     alone = take_steps(vgg_config, create_mesh(num_devices=1), random_examples(37))
     for count in (2, 8):
         steps = take_steps(vgg_config, create_mesh(num_devices=count), random_examples(37))
         assert int(steps.metrics.count) == 37
+        assert not re.search(r" (all|collective|reduce-scatter|ragged)[\w-]*\(", steps.program)
         assert int(steps.metrics.correct) == int(alone.metrics.correct)
         assert_close(steps, alone, atol=atol)
 
 
-def test_devices_with_their_own_statistics_only_add_up_gradients(vgg_config: ConfigDict) -> None:
-    vgg_config.model.update(batch_norm="after", bn_groups=8)
-    alone = take_steps(vgg_config, create_mesh(num_devices=1), random_examples(64))
-    steps = take_steps(vgg_config, create_mesh(num_devices=8), random_examples(64))
-    assert_close(steps, alone, atol=1e-4)
-    vgg_config.model.bn_groups = 1
-    of_all = take_steps(vgg_config, create_mesh(num_devices=8), random_examples(64))
-    assert steps.program.count(" all-reduce(") < of_all.program.count(" all-reduce(")
+def test_batches_are_sharded_where_they_divide() -> None:
+    mesh = create_mesh(num_devices=8)
+    batch = {"images": jnp.zeros((16, 2)), "labels": jnp.zeros(16)}
+    sharded = jax.jit(partial(shard_batch, mesh=mesh))(batch)
+    assert {leaf.sharding.shard_shape(leaf.shape)[0] for leaf in jax.tree.leaves(sharded)} == {2}
+    replicated = jax.jit(partial(shard_batch, mesh=mesh))(jnp.zeros((12, 2)))
+    assert replicated.sharding.is_fully_replicated
+    assert len(replicated.sharding.device_set) == 8
 
 
 @pytest.mark.parametrize("batch_size", [64, 100, 37])

@@ -12,9 +12,8 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from configs import default
-from digits_jax import models
+from digits_jax import models, ops
 from digits_jax.errors import UserError
-from digits_jax.ops import layers
 
 
 def create(config: ConfigDict) -> nn.Module:
@@ -155,8 +154,8 @@ def test_dropout_acts_where_it_is_declared(thin_config: ConfigDict, change: dict
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 5, 7, 2), (3, 2, 3, 1)])
 def test_max_pool_is_flax_max_pool_with_its_gradient(shape: tuple[int, ...]) -> None:
     x = jnp.asarray(np.random.default_rng(0).permutation(np.prod(shape)).reshape(shape), jnp.float32)
-    weights = jax.random.normal(jax.random.key(0), layers.max_pool_2x2(x).shape)
-    ours = jax.value_and_grad(lambda x: (layers.max_pool_2x2(x) * weights).sum())(x)
+    weights = jax.random.normal(jax.random.key(0), ops.max_pool_2x2(x).shape)
+    ours = jax.value_and_grad(lambda x: (ops.max_pool_2x2(x) * weights).sum())(x)
     theirs = jax.value_and_grad(lambda x: (nn.max_pool(x, (2, 2), (2, 2)) * weights).sum())(x)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6)
     np.testing.assert_array_equal(ours[1], theirs[1])

@@ -20,7 +20,7 @@ def test_the_residual_variant_trains(tmp_path: Path, vgg_config: ConfigDict, mon
     (tmp_path / "residual_vgg.py").write_text(textwrap.dedent(code))
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("residual_vgg")
-    monkeypatch.setitem(models.MODELS, "residual_vgg", module.ResidualVGG)
+    monkeypatch.setitem(models.MODELS, "residual_vgg", module.residual_vgg)
     vgg_config.model.update(name="residual_vgg", widths=((4, 4), (4,)))
     rows = train_and_evaluate(vgg_config, tmp_path / "run")
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]

@@ -14,7 +14,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from configs import default
-from digits_jax import models, train_step
+from digits_jax import models, ops, train_step
 from digits_jax.data.datasets import DATASETS, Dataset
 from digits_jax.metrics import Metrics
 from digits_jax.parallel.mesh import create_mesh
@@ -182,7 +182,7 @@ class Constant(nn.Module):
     """Predicts the class that the first pixel says, with a known loss: an exact expected accuracy."""
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         return 5.0 * jax.nn.one_hot(images[:, 0, 0, 0], 10)
 
 
@@ -241,8 +241,9 @@ def test_evaluation_on_augmented_images_draws_by_seed_and_step(vgg_config: Confi
 def test_a_step_of_the_whole_network_agrees_with_xlas_convolution(name: str, batch_norm: str) -> None:
     changes = {}
     for conv in (name, "lax"):
-        model, before = create(default.get_config(), conv=conv, batch_norm=batch_norm, hidden_dropout=0.5)
-        after, _ = step(model, before)
+        model, before = create(default.get_config(), batch_norm=batch_norm, hidden_dropout=0.5)
+        with ops.using(conv):
+            after, _ = step(model, before)
         changes[conv] = jax.tree.map(jnp.subtract, after.params, before.params)  # -0.1 x the gradients
     for ours, theirs in zip(*(jax.tree.leaves(change) for change in changes.values()), strict=True):
         assert jnp.abs(ours - theirs).max() <= 1e-4 * jnp.abs(theirs).max()
@@ -254,9 +255,9 @@ def test_twenty_losses_agree_with_xlas_convolution(small_dataset: Dataset) -> No
     images, labels = small_dataset.arrays.train_images, small_dataset.arrays.train_labels
     losses = {}
     for conv in ("winograd", "lax"):
-        model, state = create(default.get_config(), conv=conv)
+        model, state = create(default.get_config())
         tx = optax.sgd(0.01)
-        take = jax.jit(partial(take_step, model=model, tx=tx, microbatch_size=20))
+        take = jax.jit(ops.using(conv)(partial(take_step, model=model, tx=tx, microbatch_size=20)))
         losses[conv] = []
         for start in range(0, 80, 4):
             batch = Examples(images[start : start + 20], labels[start : start + 20].astype(np.int32))
@@ -272,13 +273,15 @@ def test_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source: Path, tmp_
     batches = np.random.default_rng(0).permutation(60_000)[: 937 * 64].reshape(937, 64)
     accuracies = {}
     for conv in ("winograd", "lax"):
-        model, state = create(default.get_config(), conv=conv)
+        model, state = create(default.get_config())
         tx = optax.sgd(0.01)
         # One step a call: inside a loop XLA's own convolution would take a quarter of an hour.
-        take = jax.jit(partial(take_step, model=model, tx=tx, microbatch_size=64))
+        take = jax.jit(ops.using(conv)(partial(take_step, model=model, tx=tx, microbatch_size=64)))
         for rows in batches:
             state, _ = take(state, Examples(arrays.train_images[rows], arrays.train_labels[rows].astype(np.int32)))
-        evaluate = train_step.make_eval_steps(model=model, batch_size=64, augment=untouched, mesh=create_mesh())
+        evaluate = train_step.make_eval_steps(
+            model=model, batch_size=64, augment=untouched, mesh=create_mesh(), kernels=conv
+        )
         accuracies[conv] = evaluate(state, test)[0].compute("test")["test/accuracy"]
     assert accuracies["winograd"] > 0.95
     assert abs(accuracies["winograd"] - accuracies["lax"]) <= 0.002, accuracies

@@ -16,12 +16,10 @@ both sides of the product are three times theirs:
 and backwards, with dP the pieces of dy put back to where the sum took them from:
 
     dK = R^T @ dP       dR = dP @ K^T       dx[b, h, w, c] = sum_i dR[b, h - i, w, (i, c)]
-
-Models do not know of this: `implementation` gives them what `flax.linen.Conv` calls.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -29,54 +27,28 @@ import jax.numpy as jnp
 from jax import lax
 
 from digits_jax.ops import winograd
+from digits_jax.ops.kernels import selected
 
-IMPLEMENTATIONS = ("auto", "winograd", "matmul", "lax")
 _WINOGRAD_CHANNELS = 8  # products thinner than this do not pay for the transforms
 _DIRECT_TERMS = 27  # of a 3x3 kernel over a colour image: 3.2 ms by a sum, 7.5 by rows, on [64, 32, 32, 3] with O = 32
 
 
-def implementation(name: str) -> Callable[..., Any]:
-    """The function for `nn.Conv(conv_general_dilated=...)`; `name` is one of `IMPLEMENTATIONS`.
-
-    "winograd" and "matmul" take matrix products, the first after Winograd's transforms where they fit; "lax" is XLA's
-    own convolution, and `resolve` says what "auto" is.
-    """
-    name = resolve(name)
-    if name == "lax":
-        return lax.conv_general_dilated
-    return functools.partial(conv_general_dilated, transform=name == "winograd")
-
-
-def resolve(name: str, *, stacked: bool = False) -> str:
-    """What "auto" stands for: "winograd" on a CPU, elsewhere "lax".
+def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, **kwargs: Any) -> jax.Array:
+    """Convolves as `lax.conv_general_dilated` does, with the selected kernels where nothing is strided or padded.
 
     Args:
-      name: one of `IMPLEMENTATIONS`; others than "auto" stand for themselves.
-      stacked: whether the model is `vmap`ped over kernels. A convolution is then a grouped one, which is slow on a GPU
-        too, while a matrix product stays one: "winograd".
-    """
-    if name != "auto":
-        return name
-    return "winograd" if stacked or jax.default_backend() == "cpu" else "lax"
-
-
-def conv_general_dilated(
-    lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, *, transform: bool, **kwargs: Any
-) -> jax.Array:
-    """`lax.conv_general_dilated`, by matrix products where the convolution is plain and unpadded.
-
-    Args:
-      transform: by Winograd's, where it fits.
       lhs: images `[B, H, W, C]`.
       rhs: kernel `[kh, kw, C, O]`.
-      window_strides, padding, kwargs: as for `lax.conv_general_dilated`. Strides, dilation, groups, padding or another
-        layout are left to that function.
+      window_strides, padding, kwargs: as for `lax.conv_general_dilated`. Strides, dilation, groups, padding and other
+        layouts are left to that function, with "lax" everything.
 
     Returns:
-      `[B, H - kh + 1, W - kw + 1, O]` where it is plain.
+      `[B, H - kh + 1, W - kw + 1, O]` where nothing is strided or padded.
     """
+    kernels = selected()
     plain = (
-        tuple(window_strides) == (1, 1)
+        kernels != "lax"
+        and tuple(window_strides) == (1, 1)
         and (padding == "VALID" or all(tuple(p) == (0, 0) for p in padding))
         and kwargs.get("lhs_dilation") in (None, (1, 1))
         and kwargs.get("rhs_dilation") in (None, (1, 1))
@@ -85,7 +57,7 @@ def conv_general_dilated(
         and _is_channels_last(kwargs.get("dimension_numbers"), lhs, rhs)
     )
     if plain:
-        return _conv_valid(lhs, rhs, transform)
+        return _conv_valid(lhs, rhs, transform=kernels == "winograd")
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
 
 
@@ -96,7 +68,7 @@ def _is_channels_last(dimension_numbers: Any, lhs: jax.Array, rhs: jax.Array) ->
     )
 
 
-def _conv_valid(images: jax.Array, kernel: jax.Array, transform: bool) -> jax.Array:
+def _conv_valid(images: jax.Array, kernel: jax.Array, *, transform: bool) -> jax.Array:
     kh, kw, c, o = kernel.shape
     m = winograd.tile_size(images.shape, kernel.shape)
     if transform and m and min(c, o) >= _WINOGRAD_CHANNELS and images.dtype == jnp.float32:

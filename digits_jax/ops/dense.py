@@ -3,25 +3,17 @@
 XLA:CPU multiplies slowly where a matrix has fewer columns than a vector register: the gradient x^T @ dy of a kernel
 `[784, 10]` takes 40 us of a linear model's step of 90, at 25 GFLOP/s. Its transpose dy^T @ x, with dy^T filled up with
 zeros to 16 rows, takes 23: its rows are 784 long.
-
-Models do not know of this: `implementation` gives them what `flax.linen.Dense` calls.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from digits_jax.ops import conv
+from digits_jax.ops.kernels import selected
 
 _VECTOR = 16  # float32 in a register of AVX-512
-
-
-def implementation(name: str) -> Callable[..., jax.Array]:
-    """The function for `nn.Dense(dot_general=...)` that goes with the convolution `name`: XLA's own with XLA's own."""
-    return lax.dot_general if conv.resolve(name) == "lax" else dot_general
 
 
 def dot_general(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **kwargs: Any) -> jax.Array:
@@ -33,7 +25,7 @@ def dot_general(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **kwargs
       dimension_numbers, kwargs: as for `lax.dot_general`, to which other products are left.
     """
     few = rhs.ndim == 2 and rhs.shape[1] < _VECTOR
-    if few and lhs.ndim == 2 and dimension_numbers == (((1,), (0,)), ((), ())):
+    if few and selected() != "lax" and lhs.ndim == 2 and dimension_numbers == (((1,), (0,)), ((), ())):
         return _few_columns(lhs, rhs)
     return lax.dot_general(lhs, rhs, dimension_numbers, **kwargs)
 

@@ -33,12 +33,14 @@ def put(tree: Any, mesh: Mesh, *axes: str | None) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
-def pad_to_devices(rows: jax.Array, mesh: Mesh) -> jax.Array:
-    """Repeats the last entry of `[..., B]` until the devices along `data` share B evenly."""
-    missing = -rows.shape[-1] % mesh.shape["data"]
-    return jax.numpy.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, missing)], mode="edge") if missing else rows
+def shard_batch(tree: Any, mesh: Mesh) -> Any:
+    """Shards the arrays `[B, ...]` of a batch over `data`, inside a compiled function.
 
+    Arrays whose B is no multiple of the number of devices along `data` are replicated: each device computes all of it.
+    """
 
-def share(tree: Any, mesh: Mesh) -> Any:
-    """Inside a compiled function: spreads the arrays `[B, ...]` of a batch over `data`."""
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec("data")))
+    def shard(x: jax.Array) -> jax.Array:
+        axes = () if len(x) % mesh.shape["data"] else ("data",)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))
+
+    return jax.tree.map(shard, tree)

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import FrozenConfigDict
 
-from digits_jax import averaging
+from digits_jax import averaging, ops
 from digits_jax.storage import bucket, disk
-from digits_jax.ops import compilation
 from digits_jax.config import from_recorded
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import best_row, score_key
@@ -53,7 +52,7 @@ class TrainedModel:
         self.variables = variables
         self._on_device = jax.device_put(variables)
         logits = self.function()
-        self._answer = compilation.jit(lambda *args: (y := logits(*args), nn.softmax(y)))
+        self._answer = ops.jit(lambda *args: (y := logits(*args), nn.softmax(y)))
         self._part = _CPU_PART if jax.default_backend() == "cpu" else _PART
 
     @property
@@ -61,14 +60,13 @@ class TrainedModel:
         """Itself: what answers alone is an ensemble of one (`ensemble.py`)."""
         return [self]
 
-    def function(self, *, conv: str | None = None, views: str | None = None) -> Callable[[Any, jax.Array], jax.Array]:
+    def function(self, *, views: str | None = None) -> Callable[[Any, jax.Array], jax.Array]:
         """The function of variables and images `[B, H, W, C]` to logits `[B, num_classes]`, as JAX traces it.
 
         Args:
-          conv: the convolution, as in `config.model.conv`; None: the config's.
           views: of each image, as in `config.test_views`; None: the config's.
         """
-        module = _module(self.config, self.num_classes, conv=conv)
+        module = create_model(self.config.model, self.num_classes)
         views = views or self.config.test_views
         return lambda variables, images: over_views(partial(module.apply, variables, train=False), views)(images)
 
@@ -181,17 +179,10 @@ def _read(checkpoints: Path, step: int, *items: str) -> Any:
         return checkpointer.restore((checkpoints / str(step)).absolute(), args=args)
 
 
-def _module(config: FrozenConfigDict, num_classes: int, *, conv: str | None) -> nn.Module:
-    """The config's, or with another convolution."""
-    model_config = ConfigDict(config.model.to_dict())
-    model_config.conv = conv or model_config.conv
-    return create_model(model_config, num_classes)
-
-
 def _expected(run: dict[str, Any]) -> dict[str, Any]:
     """The shapes and types of the variables that a run's model has."""
-    # XLA's own convolution has the same parameters, and is traced in a fraction of the time.
-    module = _module(from_recorded(run["config"]), run["num_classes"], conv="lax")
+    module = create_model(from_recorded(run["config"]).model, run["num_classes"])
     images = jax.ShapeDtypeStruct((1, *run["image_shape"]), jnp.uint8)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    with ops.using("lax"):  # has the same parameters, and is traced in a fraction of the time
+        shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
     return {"batch_stats": {}, **shapes}

@@ -18,6 +18,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jax import export
 
+from digits_jax import ops
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
 
@@ -38,8 +39,8 @@ class Format(NamedTuple):
 
 
 def _probabilities(model: TrainedModel) -> Callable[[Any, jax.Array], jax.Array]:
-    logits = model.function(conv="lax")
-    return lambda variables, images: nn.softmax(logits(variables, images))
+    logits = model.function()
+    return ops.using("lax")(lambda variables, images: nn.softmax(logits(variables, images)))
 
 
 def reference(model: TrainedModel) -> Predict:
@@ -69,7 +70,7 @@ def _load_stablehlo(path: Path) -> Predict:
 def _to_onnx(model: TrainedModel) -> bytes:
     from digits_jax.apps.export.onnx_graph import to_onnx
 
-    logits = model.function(conv="lax")
+    logits = ops.using("lax")(model.function())
     return to_onnx(lambda images: logits(model.variables, images), model.image_shape)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from digits_jax import ops
 from digits_jax.apps.reader import familiarity
 from digits_jax.apps.reader.digit_images import SIZE, find_digits
 from digits_jax.apps.reader.familiarity import Familiarity, with_features
@@ -55,8 +56,7 @@ class DigitReader:
     def __init__(self, model: TrainedModel, known: Familiarity | None) -> None:
         self.model = model
         self.known = known
-        # For a few digits starting is all that takes time, and XLA's own convolution is traced in half a second less.
-        self._answers = with_features(model, conv="lax", part_size=8)
+        self._answers = with_features(model, part_size=8)
 
     @property
     def description(self) -> str:
@@ -81,7 +81,9 @@ class DigitReader:
 
     def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of images, uint8 `[N, 28, 28]`, the probabilities `[N, num_classes]`, and whether strange, bool `[N]`."""
-        logits, features = self._answers(images)
+        # For a few digits starting is all that takes time, and XLA's own convolution is traced in half a second less.
+        with ops.using("lax"):
+            logits, features = self._answers(images)
         strange = self.known.is_strange(features) if self.known else np.zeros(len(images), bool)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         return weights / weights.sum(axis=1, keepdims=True), strange

@@ -78,17 +78,14 @@ def _distances(directions: np.ndarray, known: np.ndarray, neighbour: int) -> np.
     return np.concatenate(found)
 
 
-def with_features(
-    model: TrainedModel, *, conv: str | None = None, part_size: int = 64
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def with_features(model: TrainedModel, *, part_size: int = 64) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """A function of images, uint8 `[B, H, W]`, to logits `[B, num_classes]` and the last layer's input `[B, F]`.
 
     Args:
       model: whose.
-      conv: the convolution, as for `TrainedModel.function`.
       part_size: images in a compiled call, of which there is one.
     """
-    logits_of = model.function(conv=conv, views="one")  # the features are those of one view
+    logits_of = model.function(views="one")  # the features are those of one view
 
     @compilation.jit
     def answer(variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.table import Table
 
-from digits_jax import augment, cli
+from digits_jax import augment, cli, ops
 from digits_jax.config import differences, validate
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import Metrics
@@ -144,14 +144,14 @@ def matrix_product() -> Pass:
 
 def flops_per_image(case: Case) -> float:
     """Floating-point operations that the case needs per image: as XLA counts the program with its own convolution."""
-    config = ConfigDict(case.config.to_dict())
-    config.model.conv = "lax"
+    config = case.config
     arrays = contestants.random_arrays(config.batch_size, config.eval_batch_size)
     experiment = contestants.digits_jax_experiment(config, arrays)
     state, model = experiment.initial_state, experiment.model
     images = jnp.asarray(arrays.test_images if case.work == "evaluation" else arrays.train_images)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
 
+    @ops.using("lax")
     def forward(params: Any) -> jax.Array:
         logits: Any = model.apply(variables | {"params": params}, images, train=False)
         return jnp.square(logits).sum()  # its gradient depends on the logits, as the loss's does

@@ -17,15 +17,14 @@ from flax.training.train_state import TrainState
 from jax import lax
 from ml_collections import ConfigDict
 
-from digits_jax import input_pipeline
+from digits_jax import input_pipeline, ops
 from digits_jax.config import resolve
 from digits_jax.data.arrays import Arrays
 from digits_jax.data.datasets import Dataset
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
-from digits_jax.ops import conv
+from digits_jax.models import normalize
 from digits_jax.ops.compilation import num_cores
-from digits_jax.ops.layers import max_pool_2x2, normalize
 from digits_jax.parallel import replicas
 from digits_jax.train_step import create_keys
 
@@ -84,10 +83,9 @@ def tutorial_max_pool(x: jax.Array) -> jax.Array:
 
 
 class TutorialCNN(nn.Module):
-    """A config's VGG as Flax tutorials write it: `nn.Conv` on `lax.conv_general_dilated`, and `nn.max_pool`."""
+    """A config's VGG as Flax tutorials write it: with "lax" `ops.Conv` is `nn.Conv`; and `nn.max_pool`."""
 
     model_config: Any
-    conv: Callable[..., jax.Array] = lax.conv_general_dilated
     max_pool: Callable[[jax.Array], jax.Array] = tutorial_max_pool
 
     @nn.compact
@@ -104,7 +102,7 @@ class TutorialCNN(nn.Module):
 
         for widths, rate in zip(fields.widths, fields.block_dropout, strict=True):
             for width in widths:
-                x = activation(nn.Conv(width, (3, 3), padding="VALID", conv_general_dilated=self.conv)(x))
+                x = activation(ops.Conv(width, (3, 3), padding="VALID")(x))
             x = self.max_pool(x)
             x = nn.Dropout(rate, deterministic=not train)(x)
         x = x.reshape(x.shape[0], -1)
@@ -113,11 +111,14 @@ class TutorialCNN(nn.Module):
         return nn.Dense(10)(x)
 
 
-def tutorial_flax_training(config: ConfigDict, arrays: Arrays, *, in_scan: bool = False, **layers: Any) -> Pass:
+def tutorial_flax_training(
+    config: ConfigDict, arrays: Arrays, *, in_scan: bool = False, kernels: str = "lax", **layers: Any
+) -> Pass:
     """The same network in a Python loop over jitted steps, each fed from NumPy.
 
     Args:
       in_scan: all steps in one `lax.scan` instead, over images that are on the device.
+      kernels: of the convolutions, as for `ops.using`.
       layers: other fields of the `TutorialCNN`.
     """
     model = TutorialCNN(config.model, **layers)
@@ -128,6 +129,7 @@ def tutorial_flax_training(config: ConfigDict, arrays: Arrays, *, in_scan: bool 
     order = np.random.default_rng(0).permutation(len(arrays.train_labels))
     batches = order[: len(order) // config.batch_size * config.batch_size].reshape(-1, config.batch_size)
 
+    @ops.using(kernels)
     def train_step(state: TrainState, batch_stats: Any, images: jax.Array, labels: jax.Array) -> tuple[TrainState, Any]:
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
             logits, updates = state.apply_fn(
@@ -169,8 +171,8 @@ def tutorial_flax_training(config: ConfigDict, arrays: Arrays, *, in_scan: bool 
 
 def remedies(config: ConfigDict, arrays: Arrays) -> dict[str, Pass]:
     """What lies between tutorial Flax and this project, one change at a time, each on top of those before it."""
-    pool: dict[str, Any] = {"max_pool": max_pool_2x2}
-    rows, winograd = ({**pool, "conv": conv.implementation(name)} for name in ("matmul", "winograd"))
+    pool: dict[str, Any] = {"max_pool": ops.max_pool_2x2}
+    rows, winograd = ({**pool, "kernels": kernels} for kernels in ("matmul", "winograd"))
     training = partial(tutorial_flax_training, config, arrays)
     return {
         "tutorial Flax": training(),
