@@ -39,13 +39,11 @@ def main(argv: list[str]) -> int:
     config = CONFIG.value
     validate(config)
     distributed.initialize(
-        distributed.Cluster(
-            coordinator=COORDINATOR.value,
-            num_processes=NUM_PROCESSES.value,
-            process_id=PROCESS_ID.value,
-            bind_address=BIND_ADDRESS.value,
-            peer_timeout=PEER_TIMEOUT.value,
-        )
+        COORDINATOR.value,
+        NUM_PROCESSES.value,
+        PROCESS_ID.value,
+        BIND_ADDRESS.value,
+        PEER_TIMEOUT.value,
     )
     console.console.quiet = not distributed.is_first()
     compilation.enable_cache()

@@ -25,6 +25,7 @@ from digits_jax.runs import console
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.profiling import StepProfiler
 from digits_jax.runs.run import Row, Run
+from digits_jax.runs.workdir import describe_run
 from digits_jax.runs.writers import Writer
 from digits_jax.storage import bucket
 from digits_jax.train_step import create_keys
@@ -60,7 +61,7 @@ def train_seeds(
     profile_steps: int = 0,
     stop: StopRequest | None = None,
 ) -> list[list[Row]]:
-    """Trains a config with each of the seeds: a run each, as many at once as `replicas.at_once` says.
+    """Trains a config with each of the seeds: a run each, as many at once as `replicas.seeds_at_once` says.
 
     Args:
       config: fields as in `configs/default.py`, of which `seed` is replaced.
@@ -85,8 +86,9 @@ def train_seeds(
     with distributed.together():
         dataset = dataset or datasets.load(config.dataset)
         configs = [resolve(config, dataset, seed=seed) for seed in seeds]
-    distributed.check_same(configs[0], dataset)
-    size = 1 if wandb_project else replicas.at_once(config, len(configs))
+    description = describe_run(configs[0], dataset)
+    distributed.check_same({key: description[key] for key in ("config", "dataset", "git_revision", "versions")})
+    size = 1 if wandb_project else replicas.seeds_at_once(config, len(configs))
     finished: list[Run] = []
     with contextlib.nullcontext(stop) if stop else StopRequest(distributed.Agreement()) as stop:
         for start in range(0, len(configs), size):

@@ -19,7 +19,7 @@ from digits_jax.augment import create_augment
 from digits_jax.data import datasets
 from digits_jax.losses import create_loss
 from digits_jax.metrics import Metrics
-from digits_jax.parallel.mesh import create_mesh, put, shard_batch
+from digits_jax.parallel import create_mesh, put, shard_batch
 from digits_jax.train_step import Examples, TrainState
 
 pytestmark = pytest.mark.devices

@@ -17,7 +17,7 @@ from configs import default
 from digits_jax import models, ops, train_step
 from digits_jax.data.datasets import DATASETS, Dataset
 from digits_jax.metrics import Metrics
-from digits_jax.parallel.mesh import create_mesh
+from digits_jax.parallel import create_mesh
 from digits_jax.train_step import Examples, TrainState
 
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (12, 28, 28, 1), np.uint8))
