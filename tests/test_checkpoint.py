@@ -173,7 +173,7 @@ def test_where_all_are_damaged_nothing_starts_from_zero(folder: Path) -> None:
     for step in ("1", "2", "3"):
         flip(folder / step / "SHA256SUMS")
     with pytest.raises(
-        UserError, match=r"step 3 is corrupted.*no checkpoint is left to resume from; to train from the"
+        UserError, match=r"step 3 is corrupted.*no checkpoint is left to resume from; to train from"
     ):
         Checkpoints(folder)
 

@@ -1,21 +1,19 @@
-"""Kernels for CPUs (convolution, dense, max-pool, Threefry), their selection, and `jit` with compiler options.
+"""Faster kernels for CPUs (convolution, dense layer, max-pool, Threefry), and `jit` with compiler options.
 
-XLA's own are slow on a CPU where training runs, inside a loop of steps; `using` selects between the two.
+XLA:CPU compiles its own for a loop of training steps to slow code. `using` selects between the two while tracing.
 """
 
 from digits_jax.ops import threefry
-from digits_jax.ops.compilation import cpu_options, jit
+from digits_jax.ops.compilation import jit
 from digits_jax.ops.conv import conv_general_dilated
-from digits_jax.ops.dense import dot_general
 from digits_jax.ops.kernels import KERNELS, using
-from digits_jax.ops.layers import Conv, Dense, max_pool_2x2
+from digits_jax.ops.layers import Conv, Dense, dot_general, max_pool_2x2
 
 __all__ = [
     "KERNELS",
     "Conv",
     "Dense",
     "conv_general_dilated",
-    "cpu_options",
     "dot_general",
     "jit",
     "max_pool_2x2",

@@ -13,12 +13,7 @@ import jax
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit` for what a process calls from Python, not from another compiled function.
-
-    On a CPU, LLVM's later passes are left out: they take a quarter of the compilation or more, and steps are 2 to 4 %
-    faster without them. And matrix products are left to Eigen, which is up to twice as fast as the library that newer
-    versions of XLA call (YNNPACK), whose sums are faster than XLA's own.
-    """
+    """Applies `jax.jit` with `cpu_options` on a CPU, for functions that Python calls, not another compiled function."""
     if jax.default_backend() == "cpu":
         options["compiler_options"] = cpu_options()
     return jax.jit(function, **options)
@@ -26,7 +21,12 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 
 @functools.cache
 def cpu_options() -> dict[str, Any]:
-    """XLA's options for a CPU, as far as this version of it has them."""
+    """Returns the compiler options for a CPU that this version of XLA has.
+
+    LLVM's later passes are left out: they take a quarter of the compilation or more, and steps are 2 to 4 % faster
+    without them. Matrix products are left to Eigen, which is up to twice as fast as the library that newer versions of
+    XLA call (YNNPACK); that library keeps the sums, in which it is faster than XLA itself.
+    """
     common: dict[str, Any] = {"xla_backend_optimization_level": 1}
     sums_only = common | {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
     try:

@@ -1,19 +1,21 @@
-"""Small-kernel convolution as matrix products, for backends whose own convolution is slow.
+"""Unpadded convolutions with small kernels as matrix products, for CPUs.
 
 XLA:CPU has a fast path for convolutions in a program's entry computation only: inside `lax.scan` or a while loop,
 where training steps run, the gradients fall back to naive loops, 20 times slower (jax-ml/jax#12868). Matrix products
-are fast anywhere. A 3x3 kernel over many channels goes through Winograd's transforms (`winograd.py`) where its tiles
-fit. A first layer, over a grey or a colour image, is too thin for a product: its few terms are added up pixel by pixel
-in one pass, and only the kernel's gradient is a product, of the pixels under the kernel with dy. For the others the
-usual way (im2col) would write all kh kw pixels under the kernel side by side before it multiplies, nine times the
-image for a 3x3 kernel. Here the rows are gathered along the height only and summed along the width afterwards, so that
-both sides of the product are three times theirs:
+are fast anywhere. There are three forms:
+
+- A 3x3 kernel over many channels takes Winograd's transforms (`winograd.py`) where their tiles fit.
+- A first layer, over a gray or a color image, is too thin for a product: its few terms are summed pixel by pixel in
+  one pass, and only the kernel's gradient is a product, of the pixels under the kernel with dy.
+- The others gather rows. im2col would write all kh kw pixels under the kernel side by side, for a 3x3 kernel nine
+  times the image. Gathering along the height only, and summing along the width afterwards, makes both sides of the
+  product three times theirs:
 
     R[b, h, w, (i, c)] = x[b, h + i, w, c]                              rows under the kernel:  [B, H', W, kh C]
     P = R @ K          with K[(i, c), (j, o)] = kernel[i, j, c, o]      one product:            [B, H', W, kw O]
     y[b, h, w, o] = sum_j P[b, h, w + j, (j, o)]                        summed along the width: [B, H', W', O]
 
-and backwards, with dP the pieces of dy put back to where the sum took them from:
+  and backwards, with dP the terms of dy put back to where the sum took them from:
 
     dK = R^T @ dP       dR = dP @ K^T       dx[b, h, w, c] = sum_i dR[b, h - i, w, (i, c)]
 """
@@ -29,21 +31,16 @@ from jax import lax
 from digits_jax.ops import winograd
 from digits_jax.ops.kernels import selected
 
-_WINOGRAD_CHANNELS = 8  # products thinner than this do not pay for the transforms
-_DIRECT_TERMS = 27  # of a 3x3 kernel over a colour image: 3.2 ms by a sum, 7.5 by rows, on [64, 32, 32, 3] with O = 32
+_CHANNELS_LAST = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
+_WINOGRAD_CHANNELS = 8  # with fewer the transforms cost more than they save
+_DIRECT_TERMS = 27  # a 3x3 kernel over a color image: 3.2 ms as a sum, 7.5 by rows, on [64, 32, 32, 3] with O = 32
 
 
 def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, **kwargs: Any) -> jax.Array:
-    """Convolves as `lax.conv_general_dilated` does, with the selected kernels where nothing is strided or padded.
+    """Computes `lax.conv_general_dilated` with the selected kernels, see `using`.
 
-    Args:
-      lhs: images `[B, H, W, C]`.
-      rhs: kernel `[kh, kw, C, O]`.
-      window_strides, padding, kwargs: as for `lax.conv_general_dilated`. Strides, dilation, groups, padding and other
-        layouts are left to that function, with "lax" everything.
-
-    Returns:
-      `[B, H - kh + 1, W - kw + 1, O]` where nothing is strided or padded.
+    They take a plain convolution of images `[B, H, W, C]` with a kernel `[kh, kw, C, O]` to
+    `[B, H - kh + 1, W - kw + 1, O]`. Strides, padding, dilation, groups and other layouts are left to `lax`.
     """
     kernels = selected()
     plain = (
@@ -54,18 +51,11 @@ def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Any, pa
         and kwargs.get("rhs_dilation") in (None, (1, 1))
         and kwargs.get("feature_group_count", 1) == 1
         and kwargs.get("batch_group_count", 1) == 1
-        and _is_channels_last(kwargs.get("dimension_numbers"), lhs, rhs)
+        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, kwargs.get("dimension_numbers")) == _CHANNELS_LAST
     )
     if plain:
         return _conv_valid(lhs, rhs, transform=kernels == "winograd")
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
-
-
-def _is_channels_last(dimension_numbers: Any, lhs: jax.Array, rhs: jax.Array) -> bool:
-    wanted = lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC"))
-    return dimension_numbers is not None and wanted == lax.conv_dimension_numbers(
-        lhs.shape, rhs.shape, dimension_numbers
-    )
 
 
 def _conv_valid(images: jax.Array, kernel: jax.Array, *, transform: bool) -> jax.Array:
@@ -91,7 +81,7 @@ def _direct_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tu
 def _direct_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     images, kernel = residuals
     kh, kw, channels, o = kernel.shape
-    # Dead code in a first layer, whose images need no gradient: XLA removes it.
+    # XLA removes this in a first layer, whose images need no gradient.
     dx = [dy @ k for k in kernel.reshape(-1, o)]
     d_images = jax.linear_transpose(lambda images: _pixels(images, kernel.shape), images)(dx)[0]
     pixels = jnp.stack(_pixels(images, kernel.shape)).reshape(kh * kw * channels, -1)
@@ -102,7 +92,7 @@ _conv_direct.defvjp(_direct_forward, _direct_backward)
 
 
 def _pixels(images: jax.Array, kernel_shape: tuple[int, ...]) -> list[jax.Array]:
-    """What each of the kh kw C numbers of an output's kernel is multiplied with: `[B, H - kh + 1, W - kw + 1]`."""
+    """Returns the factors of each of the kernel's kh kw C numbers, arrays `[B, H - kh + 1, W - kw + 1]`."""
     kh, kw, channels, _ = kernel_shape
     height, width = images.shape[1] - kh + 1, images.shape[2] - kw + 1
     return [images[:, i : i + height, j : j + width, c] for i in range(kh) for j in range(kw) for c in range(channels)]
@@ -123,7 +113,7 @@ def _rows_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tupl
 def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     images, kernel = residuals
     kh, kw, c, o = kernel.shape
-    # Each term of the sum over j goes back to where its slice came from.
+    # Each term of the sum over j returns to where its slice came from.
     d_products = jnp.concatenate([jnp.pad(dy, _pad(2, j, kw - 1 - j)) for j in range(kw)], axis=-1)
     d_rows = d_products @ _as_matrix(kernel).T
     d_images = _sum(jnp.pad(d_rows[..., i * c : (i + 1) * c], _pad(1, i, kh - 1 - i)) for i in range(kh))
@@ -136,13 +126,13 @@ _conv_rows.defvjp(_rows_forward, _rows_backward)
 
 
 def _gather_rows(images: jax.Array, kh: int) -> jax.Array:
-    """`[B, H, W, C]` to `[B, H - kh + 1, W, kh C]`: under each pixel, those of the kh - 1 rows below it."""
+    """Concatenates each pixel with those of the kh - 1 rows below: `[B, H, W, C]` to `[B, H - kh + 1, W, kh C]`."""
     height = images.shape[1] - kh + 1
     return jnp.concatenate([images[:, i : i + height] for i in range(kh)], axis=-1)
 
 
 def _as_matrix(kernel: jax.Array) -> jax.Array:
-    """`[kh, kw, C, O]` to `[kh C, kw O]`."""
+    """Reshapes a kernel `[kh, kw, C, O]` to `[kh C, kw O]`."""
     kh, kw, c, o = kernel.shape
     return kernel.swapaxes(1, 2).reshape(kh * c, kw * o)
 

@@ -12,17 +12,17 @@ _current: ContextVar[str] = ContextVar("kernels", default="auto")
 
 @contextlib.contextmanager
 def using(kernels: str, *, vmapped: bool = False) -> Iterator[None]:
-    """Selects the implementation of convolutions and dense layers that are traced inside.
+    """Selects the kernels of the convolutions and dense layers that are traced inside the context.
 
-    JAX traces a function when it is first called, so enter this inside the traced function, or decorate it:
-    `jax.jit(ops.using("lax")(function))`. Each thread has its own selection.
+    JAX traces a function at its first call and not again, so enter the context inside the traced function, or decorate
+    it: `jax.jit(ops.using("lax")(function))`. Each thread has its own selection.
 
     Args:
-      kernels: "winograd" and "matmul" compute convolutions as matrix products, the first after Winograd's transforms
-        where its tiles fit, and dense layers by `dot_general`; "lax" leaves both to XLA. "auto", the default outside
-        of any context, is "winograd" on a CPU and "lax" elsewhere.
-      vmapped: whether `jax.vmap` maps over the kernels, as where one program trains several seeds. A convolution is
-        then a grouped one, which is slow on a GPU too, while a matrix product stays one: "auto" is "winograd".
+      kernels: "winograd" and "matmul" are the project's own: convolutions as matrix products, in the first with
+        Winograd's transforms where their tiles fit, and dense layers with a faster gradient. "lax" is XLA's. "auto",
+        the default outside of any context, is "winograd" on a CPU and "lax" elsewhere.
+      vmapped: whether `jax.vmap` maps over the layers' parameters, as where one program trains several seeds. It makes
+        a convolution a grouped one, which is slow on a GPU too, while a matrix product stays one: "auto" is "winograd".
 
     Raises:
       ValueError: `kernels` is none of `KERNELS`.

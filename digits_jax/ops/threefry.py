@@ -1,12 +1,12 @@
-"""JAX's default random numbers, bit for bit, without the loop that they are drawn in on a CPU.
+"""JAX's default random number generator, bit for bit, with its hash unrolled.
 
-JAX lowers the Threefry hash to a `while` loop of five rounds there, so as to compile quickly. Inside a training step,
-which is itself the body of a loop, these small loops keep XLA:CPU from running what surrounds them in parallel: one
-draw of 64 numbers makes a `vgg` step 11 % longer. Written out, the hash is one elementwise pass. XLA may then repeat
-that pass wherever the numbers are used (a mask before a dense layer: dozens of times), so large draws are left to JAX.
+On a CPU JAX lowers the Threefry hash to a `while` loop of five rounds, which compiles quickly. Inside a training step,
+itself the body of a loop, such loops keep XLA:CPU from running the surrounding operations in parallel: one draw of 64
+numbers makes a `vgg` step 11 % longer. Unrolled, the hash is one elementwise pass. XLA may then repeat that pass
+wherever the numbers are used (a mask before a dense layer: dozens of times), so large draws are left to JAX.
 
-Threefry-2x32 with 20 rounds: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". Keys, counters and how
-bits are made of them are those of `jax_threefry_partitionable`, the default since JAX 0.5; a test compares the bits.
+Threefry-2x32 with 20 rounds: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". Keys, counters and the
+bits made of them are those of `jax_threefry_partitionable`, the default since JAX 0.5; a test compares the bits.
 """
 
 import math
@@ -18,21 +18,21 @@ from jax.extend import random as extend_random
 _JAX = extend_random.threefry_prng_impl
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
-_LARGE = 2**12  # numbers; with 2**15 `bn_dropout` is 5 % faster, and `dropout` at batch 32 takes half as long again
+_LARGE = 2**12  # numbers; with 2**15 `bn_dropout` is 5 % faster, but `dropout` at batch 32 takes 1.5 times as long
 
 
 def key(seed: int | jax.Array) -> jax.Array:
-    """As `jax.random.key(seed)`; all of `jax.random` takes it."""
+    """Creates the key that `jax.random.key(seed)` does, for all of `jax.random`, with the hash unrolled."""
     return jax.random.key(seed, impl=_IMPLEMENTATION)
 
 
 def in_loops(key: jax.Array) -> jax.Array:
-    """The same key, with JAX's own hash from here on: for draws outside of the steps, as it compiles in less time."""
+    """Returns the same key with JAX's own hash, which compiles in less time, for draws outside of training steps."""
     return jax.random.wrap_key_data(jax.random.key_data(key), impl="threefry2x32")
 
 
 def _hash(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Encrypts 64-bit counters, given and returned as two uint32 arrays of one shape, with a key `[2]`."""
+    """Encrypts 64-bit counters, two uint32 arrays of the same shape as are returned, with a key `[2]`."""
     keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
     x, y = high + keys[0], low + keys[1]
     for group in range(5):

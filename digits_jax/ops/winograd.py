@@ -1,4 +1,4 @@
-"""3x3 convolutions with a quarter of the multiplications: Winograd's minimal filtering.
+"""Winograd's minimal filtering: 3x3 convolutions with a quarter of the multiplications.
 
 m outputs y of a 3-tap filter g over the m + 2 inputs d take m + 2 multiplications instead of 3 m:
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# By the number of outputs m: B^T [m + 2, m + 2], G [m + 2, 3], A^T [m, m + 2].
+# For each m: B^T [m + 2, m + 2], G [m + 2, 3], A^T [m, m + 2].
 _MATRICES = {
     2: (
         np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),
@@ -48,7 +48,7 @@ _MATRICES = {
 
 
 def tile_size(image_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> int | None:
-    """The m whose tiles cover the output of `[B, H, W, C]` and `[kh, kw, C, O]` exactly; None where there is none."""
+    """Returns the largest m whose tiles cover the output of `[B, H, W, C]` and `[kh, kw, C, O]` exactly, else None."""
     if kernel_shape[:2] != (3, 3):
         return None
     height, width = image_shape[1] - 2, image_shape[2] - 2
@@ -56,7 +56,7 @@ def tile_size(image_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> in
 
 
 def conv3x3(images: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
-    """The unpadded convolution of `[B, H, W, C]` with `[3, 3, C, O]`: `[B, H - 2, W - 2, O]`.
+    """Convolves `[B, H, W, C]` with `[3, 3, C, O]`, unpadded, to `[B, H - 2, W - 2, O]`.
 
     H - 2 and W - 2 are multiples of m, which is 2 or 4, see `tile_size`. Errors are about ten times those of a
     direct sum: the largest is 5e-6 of the largest output, on unit-normal data with C = 64.
@@ -74,7 +74,7 @@ def conv3x3(images: jax.Array, kernel: jax.Array, m: int) -> jax.Array:
 
 
 def _combine(matrix: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:
-    """`matrix @ parts`, without the terms that are zero."""
+    """Computes `matrix @ parts` without the terms that are zero."""
     return [
         functools.reduce(jnp.add, (float(f) * part for f, part in zip(row, parts, strict=True) if f)) for row in matrix
     ]
@@ -82,7 +82,7 @@ def _combine(matrix: np.ndarray, parts: Sequence[jax.Array]) -> list[jax.Array]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _tiles(x: jax.Array, axis: int, m: int) -> list[jax.Array]:
-    """Cuts an axis of n m + 2 into n tiles of m + 2 that overlap by 2: one array for each place in a tile."""
+    """Cuts an axis of n m + 2 into n tiles of m + 2 that overlap by 2; returns an array for each place in a tile."""
     outputs = x.shape[axis] - 2
     return [lax.slice_in_dim(x, place, place + outputs - m + 1, m, axis) for place in range(m + 2)]
 
@@ -92,7 +92,7 @@ def _tiles_forward(x: jax.Array, axis: int, m: int) -> tuple[list[jax.Array], No
 
 
 def _tiles_backward(axis: int, m: int, residuals: None, places: list[jax.Array]) -> tuple[jax.Array]:
-    """Adds the tiles up where they overlap. JAX would derive a sum of m + 2 dilated arrays, which takes far longer."""
+    """Sums the tiles where they overlap. JAX would derive a sum of m + 2 dilated arrays, which takes far longer."""
 
     def pad(x: jax.Array, before: int, after: int) -> jax.Array:
         return jnp.pad(x, [(before, after) if i == axis else (0, 0) for i in range(x.ndim)])

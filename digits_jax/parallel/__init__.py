@@ -1,8 +1,11 @@
-"""Device meshes, several seeds in one program, several processes."""
+"""Device meshes, several seeds in one program, several processes.
+
+`mesh.py` shards batches over devices, `replicas.py` stacks the states of several seeds, and `distributed.py` joins
+processes. One device is a mesh of one, and one process passes through the same functions.
+"""
 
 from digits_jax.parallel.distributed import (
     Agreement,
-    Cluster,
     check_same,
     ending_with_others,
     from_first,
@@ -11,5 +14,20 @@ from digits_jax.parallel.distributed import (
     together,
 )
 from digits_jax.parallel.mesh import create_mesh, put, shard_batch
-from digits_jax.parallel.replicas import at_once as seeds_at_once
-from digits_jax.parallel.replicas import stack, unstack
+from digits_jax.parallel.replicas import seeds_at_once, stack, unstack
+
+__all__ = [
+    "Agreement",
+    "check_same",
+    "create_mesh",
+    "ending_with_others",
+    "from_first",
+    "initialize",
+    "is_first",
+    "put",
+    "seeds_at_once",
+    "shard_batch",
+    "stack",
+    "together",
+    "unstack",
+]

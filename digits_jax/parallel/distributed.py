@@ -1,90 +1,111 @@
-"""Several processes as one program, on JAX's own distributed runtime.
+"""Several processes that train as one program, on JAX's distributed runtime.
 
-All run the same code on the same stream of indices, and JAX joins their devices into one mesh. Process 0 alone reads
-and writes the run's folder; what it reads it tells the others. A process alone passes through the same functions.
+All run the same code on the same order of images, and JAX joins their devices into one mesh. Process 0 alone reads and
+writes the run's directory, and broadcasts what it reads. A single process passes through the same functions.
 """
 
 import contextlib
 import json
 import os
+import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from digits_jax.errors import ConfigError, UserError
 
-T = TypeVar("T")
 
+def initialize(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    bind_address: str | None = None,
+    peer_timeout: int = 30,
+) -> None:
+    """Joins the other processes of this program, if there are any, before JAX computes anything.
 
-class Cluster(NamedTuple):
-    """Where the processes meet, as given on the command line; None where the environment is to say it."""
-
-    coordinator: str | None  # HOST:PORT of process 0
-    num_processes: int | None
-    process_id: int | None
-    bind_address: str | None  # HOST:PORT that process 0 listens on; None: all of its addresses
-    peer_timeout: int  # seconds without a sign of life after which a process counts as dead
-
-
-def initialize(cluster: Cluster) -> None:
-    """Joins the other processes, where the command line or the environment (SLURM, Open MPI, a TPU pod) has any.
-
-    Has to be called before JAX computes anything.
+    Args:
+      coordinator: HOST:PORT of process 0. None, as for the next two: as SLURM, Open MPI or a TPU pod has it.
+      num_processes: how many train together.
+      process_id: which of them this is, from 0.
+      bind_address: HOST:PORT that process 0 listens on; None: all of its addresses.
+      peer_timeout: seconds without a sign of life after which a process counts as dead.
 
     Raises:
-      ConfigError: the flags do not fit together.
-      UserError: the others are not there.
+      ConfigError: the arguments do not fit together.
+      UserError: the port is in use, or the others cannot be reached.
     """
-    given = (cluster.coordinator, cluster.num_processes, cluster.process_id)
+    given = (coordinator, num_processes, process_id)
     if any(value is None for value in given) and any(value is not None for value in given):
         raise ConfigError("--coordinator, --num_processes and --process_id are given together, or none of them")
-    if cluster.coordinator is None and not _is_cluster():
+    if coordinator is None and not _is_cluster():
         return
+    if coordinator is not None and process_id == 0:
+        _check_port(coordinator, bind_address)
     # JAX would take SIGTERM for itself; the processes agree on stopping by `Agreement`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            cluster.coordinator,
-            cluster.num_processes,
-            cluster.process_id,
-            coordinator_bind_address=cluster.bind_address,
-            heartbeat_timeout_seconds=cluster.peer_timeout,
-            initialization_timeout=5 * cluster.peer_timeout,
+            coordinator,
+            num_processes,
+            process_id,
+            coordinator_bind_address=bind_address,
+            heartbeat_timeout_seconds=peer_timeout,
+            initialization_timeout=5 * peer_timeout,
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes do not find each other ({' '.join(str(error).split())[:300]})") from None
 
 
 def _is_cluster() -> bool:
-    """Whether this process was started as one of several by what JAX knows to ask for the others."""
+    """Returns whether the environment, as JAX reads it, has this process as one of several."""
     sizes = ("SLURM_NTASKS" if "SLURM_STEP_NODELIST" in os.environ else "", "OMPI_COMM_WORLD_SIZE")
     has_tpu = "TPU_ML_PLATFORM" in os.environ  # JAX sets it, on import, where it finds one
     return has_tpu or any(int(os.environ.get(name, 1)) > 1 for name in sizes)
 
 
+def _check_port(coordinator: str, bind_address: str | None) -> None:
+    """Raises UserError where process 0 cannot listen: JAX would end with a segmentation fault."""
+    address = bind_address or coordinator
+    host, _, port = address.rpartition(":")
+    if not (port.isdecimal() and int(port) < 2**16):
+        flag = "--bind_address" if bind_address else "--coordinator"
+        raise ConfigError(f"{flag} is {address!r}: expected HOST:PORT, such as 10.0.0.1:1234")
+    host = host.strip("[]") if bind_address else ""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed just now is free
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise UserError(f"process 0 cannot listen on {address} ({error.strerror}): choose another port") from None
+
+
 @contextlib.contextmanager
 def ending_with_others(peer_timeout: int) -> Iterator[None]:
-    """Around training: where another process is gone, this one says so and ends, within twice the timeout.
+    """Ends this process, with a line that says so, within twice the timeout after another process is gone.
 
-    The first to notice is the transport, which does not know who it was. JAX's own runtime then ends the process with
-    a page that does, as soon as the timeout has passed.
+    The transport notices first, and does not know which process it was. As soon as the timeout has passed, JAX's
+    runtime ends this process with a page that names it.
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # Where a compiled call itself fails, JAX raises ValueError: "UNKNOWN: Gloo AllGather failed: ...".
+        if jax.process_count() == 1 or (isinstance(error, ValueError) and not re.match("[A-Z_]+: ", str(error))):
             raise
         reason = str(error).partition("] ")[2] or str(error)
         print(
             f"error: another process is gone ({reason}): which one, the lines below say within {peer_timeout} seconds; "
-            "start all again to go on from the last checkpoint",
+            "start all again to resume from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )
@@ -93,34 +114,34 @@ def ending_with_others(peer_timeout: int) -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this is process 0."""
+    """Returns whether this is process 0."""
     return jax.process_index() == 0
 
 
-def from_first(arrays: T, facts: Any = None) -> tuple[T, Any]:
-    """What process 0 has, in all processes, to the last bit.
+def from_first(arrays: Any, metadata: Any = None) -> tuple[Any, Any]:
+    """Broadcasts arrays and metadata of process 0 to all processes, bit for bit.
 
     Args:
       arrays: a pytree of arrays, of the same shapes in all processes.
-      facts: of process 0, whatever JSON can hold. Nothing that is received can run code.
+      metadata: what process 0 has of it, in JSON's types: nothing that is received can run code.
 
     Returns:
       Both, as process 0 gave them.
     """
     if jax.process_count() == 1:
-        return arrays, facts
+        return arrays, metadata
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, arrays))
-    # As bytes, because what is sent is added up, and -0.0 + 0.0 is 0.0. One more, for where there are none.
+    # As bytes, because a broadcast is a sum, and -0.0 + 0.0 is 0.0. One more, for where there are no arrays.
     sent = np.frombuffer(b"".join([*(leaf.tobytes() for leaf in leaves), b" "]), np.uint8)
     parts = np.split(multihost_utils.broadcast_one_to_all(sent), np.cumsum([leaf.nbytes for leaf in leaves]))
     received = [part.view(leaf.dtype).reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=False)]
-    text = _gather_text(json.dumps(facts) if is_first() else "")[0]
+    text = _gather_text(json.dumps(metadata) if is_first() else "")[0]
     return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in received]), json.loads(text)
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Around what may fail in one process: a UserError inside is raised in all of them, so that none waits for it."""
+    """Raises a UserError of one process in all of them, so that none waits for it."""
     problem = None
     try:
         yield
@@ -138,17 +159,23 @@ def together() -> Iterator[None]:
 def check_same(description: dict[str, Any]) -> None:
     """Compares what all processes are about to train.
 
+    Args:
+      description: nested dictionaries, in JSON's types, of what has to be the same: config, data, code and versions.
+
     Raises:
-      UserError: in all of them, where one differs from process 0.
+      UserError: in all processes, where one differs from process 0; it names the first such field.
     """
-    _, first = from_first((), description)
+    ours = traverse_util.flatten_dict(json.loads(json.dumps(description)), sep=".")
+    _, firsts = from_first((), ours)
     with together():
-        if description != first:
-            raise UserError("differs")
+        for field in sorted(ours.keys() | firsts.keys()):
+            mine, theirs = ours.get(field), firsts.get(field)
+            if mine != theirs:
+                raise UserError(f"it has {field} = {mine!r}, and process 0 has {theirs!r}: start all with the same")
 
 
 def _gather_text(text: str) -> list[str]:
-    """The texts of all processes, in their order."""
+    """Returns the texts of all processes, in their order."""
     encoded = np.frombuffer(text.encode(), np.uint8)
     size = int(multihost_utils.process_allgather(np.int32(encoded.size)).max())
     rows = multihost_utils.process_allgather(np.pad(encoded, (0, size - encoded.size), constant_values=ord(" ")))
@@ -156,19 +183,19 @@ def _gather_text(text: str) -> list[str]:
 
 
 class Agreement:
-    """Lets all processes stop after the same call, to whichever of them and whenever a signal comes.
+    """An agreement of all processes to stop after the same call, whichever of them receives the signal.
 
-    What each has been asked is compared by a tiny program that is started along with a call of training steps, and
-    whose answer is read before the call after it: nothing stands still for it.
+    A tiny program, started along with each call of training steps, takes the maximum of the signals. Its result is read
+    before the next call, so that training does not wait for it.
     """
 
     def __init__(self) -> None:
         self._answer: jax.Array | None = None
 
     def __call__(self, signum: int) -> int:
-        """Sends a signal's number, 0 for none; returns the largest that a process sent the last time.
+        """Sends the number of a signal, 0 for none, and returns the largest of the previous call.
 
-        A process alone is answered at once.
+        A single process gets its own back.
         """
         if jax.process_count() == 1:
             return signum

@@ -1,7 +1,7 @@
-"""The devices as a mesh of two axes: a batch is spread over `data`, and replicas (`replicas.py`) over `seed`.
+"""The devices as a mesh of two axes: replicas (`replicas.py`) are sharded over `seed`, batches over `data`.
 
-Where something lies is said once, when it is put on the mesh, and for each batch inside the compiled step; XLA derives
-from this which sums travel. One device is a mesh as well, of one.
+Shardings are given where arrays are put on the mesh and, for each batch, inside the compiled step; XLA inserts the
+all-reduces. One device is a mesh of one.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def create_mesh(num_replicas: int = 1, *, num_devices: int | None = None) -> Mesh:
-    """As many devices along `seed` as share the replicas evenly, and what that leaves of them along `data`.
+    """Creates the mesh: along `seed` as many devices as share the replicas evenly, along `data` what that leaves.
 
     Args:
       num_replicas: 1 for a single run.
@@ -25,10 +25,9 @@ def create_mesh(num_replicas: int = 1, *, num_devices: int | None = None) -> Mes
 
 
 def put(tree: Any, mesh: Mesh, *axes: str | None) -> Any:
-    """Spreads each array's dimensions over the given axes of the mesh; without any, all devices have all of it.
+    """Shards the leading dimensions of each array over the given axes of the mesh; without axes it is replicated.
 
-    On a mesh of one device nothing is copied, but arrays that have been put there and others are different types to
-    `jax.jit`, which compiles a program for each.
+    On a mesh of one device nothing is copied, but `jax.jit` compiles a program of its own for arrays that are on it.
     """
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))
 

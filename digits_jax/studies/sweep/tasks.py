@@ -144,7 +144,7 @@ def groups(tasks: list[Task]) -> Iterator[list[Task]]:
     while waiting:
         first = waiting[0]
         same = [task for task in waiting if task.run.variant == first.run.variant]
-        group = same[: replicas.at_once(first.run.config, len(same))]
+        group = same[: replicas.seeds_at_once(first.run.config, len(same))]
         yield group
         waiting = [task for task in waiting if task not in group]
 
