@@ -9,7 +9,7 @@ import pytest
 from absl.testing import flagsaver
 
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.studies.benchmark import measure, page, results
+from digits_jax.studies.benchmark import measure, page
 from digits_jax.studies.benchmark.measure import parse_case
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -34,33 +34,33 @@ def test_a_wrong_case(text: str) -> None:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    assert results.ratios(RESULT, "PyTorch eager") == [3.0, 4.0]
-    assert results.ratios(RESULT, "digits_jax") == [1.0, 1.0]
+    assert page.ratios(RESULT, "PyTorch eager") == [3.0, 4.0]
+    assert page.ratios(RESULT, "digits_jax") == [1.0, 1.0]
 
 
 def test_the_fastest_pytorch_counts() -> None:
-    assert results.fastest_torch(RESULT) == "PyTorch compiled"
-    assert results.fastest_torch({"seconds": {"digits_jax": [1.0]}}) is None
+    assert page.fastest_torch(RESULT) == "PyTorch compiled"
+    assert page.fastest_torch({"seconds": {"digits_jax": [1.0]}}) is None
 
 
 def test_results_of_another_machine_are_kept_apart(tmp_path: Path, parsed_flags: None) -> None:
     path = tmp_path / "results.json"
     with flagsaver.flagsaver(output=str(path)):
-        assert results.read_output() == {}
-        path.write_text(json.dumps({"environment": {**results.environment(), "cores": 96}, "results": []}))
+        assert measure.read_output() == {}
+        path.write_text(json.dumps({"environment": {**measure.environment(), "cores": 96}, "results": []}))
         with pytest.raises(UserError, match=r"has results with cores 96, this is .*: give another file"):
-            results.read_output()
+            measure.read_output()
         path.write_text("{}")
         with pytest.raises(UserError, match="cannot be read as results of the benchmark"):
-            results.read_output()
-        results.write_output(results=[{"case": "linear:64"}])
-        assert results.read_output() == {"linear:64": {"case": "linear:64"}}
+            measure.read_output()
+        measure.write_output(results=[{"case": "linear:64"}])
+        assert measure.read_output() == {"linear:64": {"case": "linear:64"}}
     with pytest.raises(UserError, match=r"results.json has no case vgg:64"):
-        results.read_benchmark(path, "linear:64", "vgg:64")
+        page.read_benchmark(path, "linear:64", "vgg:64")
 
 
 def test_an_augmented_config_is_compared_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "training_pass", lambda config, dataset: config)
+    monkeypatch.setattr(measure.speed, "training_pass", lambda config, dataset: config)
     passes = measure.create_passes(parse_case("vgg_augmented:64"), torch_compile=False)
     assert [config.augment.rotation for config in passes.values()] == [8.0, 0.0]
     assert list(passes) == ["digits_jax", "digits_jax, not augmented"]
@@ -74,7 +74,7 @@ def test_the_page_has_the_committed_results() -> None:
     assert sections["environment"].startswith(
         "2 cores of an AMD EPYC with AVX2, which multiply matrices at 130 to 137 G"
     )
-    _, committed = results.read_benchmark(DOCS / "benchmarks.json")
+    _, committed = page.read_benchmark(DOCS / "benchmarks.json")
     (axes,) = page.plot_remedies(committed["vgg:remedies"]).axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names[0] == "tutorial Flax"
@@ -93,7 +93,7 @@ def test_a_short_run(tmp_path: Path, parsed_flags: None) -> None:
     assert "linear:64" in process.stdout
     (result,) = json.loads(output.read_text())["results"]
     with flagsaver.flagsaver(output=str(output)):
-        assert results.read_output() == {"linear:64": result}
+        assert measure.read_output() == {"linear:64": result}
     assert len(result["seconds"]["digits_jax"]) == 2
     # 784 x 10 products and sums forwards, and as many for the weights' gradient.
     assert result["flops_per_image"] == pytest.approx(4 * 784 * 10, rel=0.1)

@@ -104,11 +104,7 @@ def check_determinism() -> Iterator[Finding]:
 
 
 def measure_speed(seconds: float = 1.0) -> tuple[float, float]:
-    """Trains for some seconds, in turns with matrix products.
-
-    Returns:
-      Images per second of training, and floating-point operations per second of the products.
-    """
+    """Returns images per second of training, and floating-point operations per second of matrix products."""
     config, dataset = speed.load_config(_EXPERIMENT), speed.random_dataset(_NUM_IMAGES, 1)
     passes = {"training": speed.training_pass(config, dataset), "product": speed.matrix_product()}
     times = {name: statistics.median(t) for name, t in speed.time_in_turns(passes, rounds=3, seconds=seconds).items()}

@@ -11,8 +11,8 @@ from rich.markdown import Markdown
 
 from digits_jax import cli
 from digits_jax.runs.console import console
-from digits_jax.studies.benchmark.measure import ROUNDS, SECONDS, measure, parse_case
-from digits_jax.studies.benchmark.results import read_output, results_table, write_output
+from digits_jax.studies.benchmark.measure import ROUNDS, SECONDS, measure, parse_case, read_output, write_output
+from digits_jax.studies.benchmark.page import results_table
 
 DEFAULT_CASES = (
     "linear:64", "linear:1024", "vgg:64", "vgg:256", "vgg:1024", "vgg_augmented:64", "bn_dropout:64", "bn_dropout:1024",

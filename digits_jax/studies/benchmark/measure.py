@@ -1,7 +1,9 @@
-"""Measures one case of the benchmark: the speed of this project and its peers, operations and memory."""
+"""Measures the cases of the benchmark: the speed of this project and its peers, operations and memory."""
 
+import importlib.metadata
 import importlib.util
 import itertools
+import json
 import multiprocessing
 import re
 import statistics
@@ -15,23 +17,18 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from digits_jax import augment
-from digits_jax.apps.speed import (
-    PRODUCT_SIZE,
-    Pass,
-    build_experiment,
-    load_config,
-    matrix_product,
-    random_dataset,
-    time_in_turns,
-    training_pass,
-)
-from digits_jax.config import validate
+from digits_jax.apps import speed
+from digits_jax.apps.speed import Pass, random_dataset
+from digits_jax.config import differences
 from digits_jax.data.datasets import Dataset
-from digits_jax.errors import ConfigError
+from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import Metrics
+from digits_jax.runs.workdir import describe_machine
+from digits_jax.storage.disk import replace_text
 from digits_jax.studies.benchmark import pytorch, tutorial_flax
-from digits_jax.studies.benchmark.results import OURS
+from digits_jax.studies.benchmark.page import OURS, read_benchmark
 
+OUTPUT = flags.DEFINE_string("output", None, "also write the results to this JSON file")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of each program", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", 2.0, "approximate duration of each measurement", lower_bound=0.01)
 
@@ -63,7 +60,7 @@ def parse_case(text: str) -> Case:
     """
     name, _, work = text.partition(":")
     try:
-        config = load_config(name)
+        config = speed.load_config(name)
     except ConfigError as error:
         raise ConfigError(f"--cases={text}: {error}") from None
     if re.fullmatch("[1-9][0-9]*", work):
@@ -72,7 +69,6 @@ def parse_case(text: str) -> Case:
         raise ConfigError(f"--cases={text}: expected a batch size, 'evaluation' or 'remedies' after the colon")
     if work == "remedies" and (config.model.name != "vgg" or pytorch.is_augmented(config)):
         raise ConfigError(f"--cases={text}: the remedies are for convolutions without augmentation, unlike {name}")
-    validate(config)
     return Case(text, config, work)
 
 
@@ -84,7 +80,7 @@ def create_passes(case: Case, *, torch_compile: bool) -> dict[str, Pass]:
     """
     config, evaluation = case.config, case.work == "evaluation"
     dataset = random_dataset(64, case.num_images) if evaluation else random_dataset(case.num_images, 1)
-    ours = evaluation_pass if evaluation else training_pass
+    ours = evaluation_pass if evaluation else speed.training_pass
     passes = {OURS: ours(config, dataset)}
     if pytorch.is_augmented(config):
         plain = config.copy_and_resolve_references()
@@ -104,7 +100,7 @@ def create_passes(case: Case, *, torch_compile: bool) -> dict[str, Pass]:
 
 def evaluation_pass(config: ConfigDict, dataset: Dataset) -> Pass:
     """Returns a function that evaluates the initial state on all test images."""
-    experiment = build_experiment(config, dataset)
+    experiment = speed.build_experiment(config, dataset)
     evaluate, state = experiment.after_each_epoch["test"], experiment.initial_state
     return lambda: jax.block_until_ready(evaluate(state))
 
@@ -114,7 +110,7 @@ def flops_per_image(case: Case) -> float:
     config = case.config.copy_and_resolve_references()
     config.model.conv = "lax"
     dataset = random_dataset(config.batch_size, config.eval_batch_size)
-    experiment = build_experiment(config, dataset)
+    experiment = speed.build_experiment(config, dataset)
     state, model = experiment.initial_state, experiment.model
     images = jnp.asarray(dataset.split("test" if case.work == "evaluation" else "train")[0])
 
@@ -134,7 +130,7 @@ def peak_memory(case: Case) -> int:
 
 
 def _peak_memory_here(config: dict[str, Any]) -> int:
-    experiment = build_experiment(ConfigDict(config), random_dataset(60_000, 10_000))
+    experiment = speed.build_experiment(ConfigDict(config), random_dataset(60_000, 10_000))
     batches = jnp.arange(60_000 // config["batch_size"] * config["batch_size"]).reshape(-1, config["batch_size"])
     call = next(experiment.feed.calls([batches], first_step=0))
     state, _ = experiment.train_steps(experiment.initial_state, Metrics.zero(), *call)
@@ -147,7 +143,7 @@ def _peak_memory_here(config: dict[str, Any]) -> int:
 def measure(case: Case, *, rounds: int, seconds: float, torch_compile: bool) -> dict[str, Any]:
     """Measures everything about a case, as the result file has it."""
     passes = create_passes(case, torch_compile=torch_compile)
-    times = time_in_turns(passes | {_PRODUCT: matrix_product()}, rounds=rounds, seconds=seconds)
+    times = speed.time_in_turns(passes | {_PRODUCT: speed.matrix_product()}, rounds=rounds, seconds=seconds)
     products = times.pop(_PRODUCT)
     return {
         "case": case.name,
@@ -155,6 +151,34 @@ def measure(case: Case, *, rounds: int, seconds: float, torch_compile: bool) -> 
         "images": case.num_images,
         "seconds": {name: [round(value, 6) for value in values] for name, values in times.items()},
         "flops_per_image": round(flops_per_image(case)),
-        "machine_flops_per_second": round(2 * PRODUCT_SIZE**3 / statistics.median(products)),
+        "machine_flops_per_second": round(2 * speed.PRODUCT_SIZE**3 / statistics.median(products)),
         "peak_memory_bytes": peak_memory(case),
     }
+
+
+def environment() -> dict[str, Any]:
+    """Describes hardware and versions, without naming the machine."""
+    machine = describe_machine()
+    torch = {"torch": importlib.metadata.version("torch")} if importlib.util.find_spec("torch") else {}
+    return {"cpu": machine["cpu"], "cores": machine["cores"], **machine["versions"], **torch}
+
+
+def write_output(**content: Any) -> None:
+    """Writes the environment and `content` to the file of `--output`, if given."""
+    if OUTPUT.value:
+        replace_text(Path(OUTPUT.value), json.dumps({"environment": environment(), **content}, indent=1) + "\n")
+
+
+def read_output() -> dict[str, dict[str, Any]]:
+    """Returns the results that an earlier call wrote to the file of `--output`, by case.
+
+    Raises:
+      UserError: it is not a result file, or was written on another machine or with other versions.
+    """
+    path = OUTPUT.value
+    if not path or not Path(path).exists():
+        return {}
+    before, results = read_benchmark(Path(path))
+    for field, now, then in differences(environment(), before):
+        raise UserError(f"--output={path} has results with {field} {then!r}, this is {now!r}: give another file")
+    return results

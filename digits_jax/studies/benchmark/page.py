@@ -3,19 +3,78 @@
 From `docs/benchmarks.json`, which `python -m digits_jax.studies.benchmark --output=docs/benchmarks.json` writes.
 """
 
+import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from digits_jax import cli
-from digits_jax.studies.benchmark.results import OURS, milliseconds, read_benchmark, results_table
+from digits_jax.errors import UserError
+from digits_jax.pages import markdown_table
 from digits_jax.studies.docs import DOCS, replace_section
 
+OURS = "digits_jax"
 _PLOTTED = "vgg:remedies"
 _COLORS = {OURS: "#D55E00", "PyTorch": "#0072B2"}  # Okabe & Ito 2008, distinct for color-blind readers
 _OTHER_COLOR = "#999999"
+
+
+def read_benchmark(path: Path, *needed: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Reads a result file: the environment, and the results by case.
+
+    Raises:
+      UserError: it is not a result file, or has no result of a `needed` case.
+    """
+    try:
+        data = json.loads(path.read_text())
+        before, results = data["environment"], {result["case"]: result for result in data["results"]}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as results of the benchmark ({error!r})") from None
+    for case in needed:
+        if case not in results:
+            raise UserError(f"{path} has no case {case}: expected python -m digits_jax.studies.benchmark to time it")
+    return before, results
+
+
+def ratios(result: dict[str, Any], name: str) -> list[float]:
+    """Returns how many times faster than `name` this project was in each round, in increasing order."""
+    ours, theirs = result["seconds"][OURS], result["seconds"][name]
+    return sorted(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def fastest_torch(result: dict[str, Any]) -> str | None:
+    """Returns the name of the fastest PyTorch program, by its median."""
+    names = [name for name in result["seconds"] if name.startswith("PyTorch")]
+    return min(names, key=lambda name: statistics.median(result["seconds"][name]), default=None)
+
+
+def milliseconds(result: dict[str, Any], name: str) -> list[float]:
+    """Returns the milliseconds per batch in each round, in increasing order."""
+    factor = 1e3 * result["batch_size"] / result["images"]
+    return sorted(seconds * factor for seconds in result["seconds"][name])
+
+
+def results_table(results: Iterable[dict[str, Any]]) -> str:
+    """Returns a Markdown table with a row for each case and program."""
+    header = ("case", "", "images/s", "ms per batch", "share of peak", "digits_jax is faster by", "peak memory, GB")
+    rows = []
+    for result in results:
+        best = fastest_torch(result)
+        for name, seconds in result["seconds"].items():
+            speed, factors, ours = result["images"] / statistics.median(seconds), ratios(result, name), name == OURS
+            rows.append((
+                f"`{result['case']}`" if ours else "",
+                f"**{name}**" if ours else f"{name} (its fastest)" if name == best else name,
+                f"{speed:,.0f}",
+                f"{statistics.median(milliseconds(result, name)):.2f}",
+                f"{speed * result['flops_per_image'] / result['machine_flops_per_second']:.0%}",
+                "" if ours else f"{statistics.median(factors):.2f} ({factors[0]:.2f} to {factors[-1]:.2f})",
+                f"{result['peak_memory_bytes'] / 1e9:.2f}" if ours else "",
+            ))  # fmt: skip
+    return markdown_table(header, rows, text_columns=2)
 
 
 def plot_remedies(result: dict[str, Any]) -> Figure:

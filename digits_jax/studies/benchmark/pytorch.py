@@ -25,12 +25,7 @@ def is_augmented(config: ConfigDict | FrozenConfigDict) -> bool:
 class Trainer:
     """A network with PyTorch's own initial weights, its optimizer, and the data as uint8 tensors in memory.
 
-    Args:
-      config: its network and recipe.
-      dataset: its data.
-      seed: of the initial weights, the order of the images and dropout.
-      layout: of the images in memory, "channels_last" or "contiguous".
-      compiled: use `torch.compile`.
+    Images are in the memory format `layout`, "channels_last" or "contiguous"; `compiled` uses `torch.compile`.
 
     Raises:
       ConfigError: the recipe augments images, averages weights or has another optimizer.

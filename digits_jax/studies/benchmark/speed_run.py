@@ -21,9 +21,8 @@ from digits_jax.apps.speed import random_dataset, time_in_turns, training_pass
 from digits_jax.data.datasets import Dataset
 from digits_jax.ops import compilation
 from digits_jax.runs import console
-from digits_jax.studies.benchmark import pytorch
-from digits_jax.studies.benchmark.measure import ROUNDS, SECONDS, Case, flops_per_image, parse_case
-from digits_jax.studies.benchmark.results import OUTPUT, write_output
+from digits_jax.studies.benchmark import measure, pytorch
+from digits_jax.studies.benchmark.measure import Case
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.sweep.plan import load_sweep, plan
 from digits_jax.train import train_seeds
@@ -51,7 +50,7 @@ def time_cases(cases: Sequence[Case], *, rounds: int, seconds: float) -> dict[st
     return {
         case.name: {
             "seconds_per_image": [float(f"{t / case.num_images:.4g}") for t in times[case.name]],
-            "flops_per_image": round(flops_per_image(case)),
+            "flops_per_image": round(measure.flops_per_image(case)),
         }
         for case in cases
     }
@@ -78,12 +77,12 @@ def main(argv: list[str]) -> None:
             sides[run.variant] = functools.partial(train, run.config, data)
             if importlib.util.find_spec("torch"):
                 sides[f"{run.variant} in PyTorch"] = functools.partial(pytorch.train, run.config, data)
-    cases = [parse_case(f"{name}:64")._replace(name=name) for name in EXPERIMENTS]
+    cases = [measure.parse_case(f"{name}:64")._replace(name=name) for name in EXPERIMENTS]
     cases += [Case(run.variant, ConfigDict(run.config.to_dict()), "training") for run, _ in runs]
-    configs = time_cases(cases, rounds=ROUNDS.value, seconds=SECONDS.value)
-    write_output(configs=configs, races=race(sides, seeds=SEEDS.value))
-    if OUTPUT.value:
-        console.console.print(f"results written to {OUTPUT.value}")
+    configs = time_cases(cases, rounds=measure.ROUNDS.value, seconds=measure.SECONDS.value)
+    measure.write_output(configs=configs, races=race(sides, seeds=SEEDS.value))
+    if measure.OUTPUT.value:
+        console.console.print(f"results written to {measure.OUTPUT.value}")
 
 
 if __name__ == "__main__":

@@ -58,11 +58,7 @@ class TrainState(train_state.TrainState):
 def training_pass(config: ConfigDict, dataset: Dataset, *, in_scan: bool = False, **layers: Any) -> Pass:
     """Returns a function that trains for one epoch: a Python loop over jitted steps, each with a batch from NumPy.
 
-    Args:
-      config: of a VGG.
-      dataset: its data.
-      in_scan: run all steps in one `lax.scan` instead, over images that are on the device.
-      layers: other fields of `TutorialCNN`.
+    With `in_scan`, all steps run in one `lax.scan` over images on the device; `layers` are fields of `TutorialCNN`.
     """
     model = TutorialCNN(config.model, **layers)
     images, labels = dataset.split("train")
