@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     config = CONFIG.value
     validate(config)
     cluster = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, BIND_ADDRESS.value, PEER_TIMEOUT.value)
-    parallel.initialize(parallel.Cluster(*cluster))
+    parallel.initialize(*cluster)
     cli.console.quiet = not parallel.is_first()
     storage.enable_compilation_cache()
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem

@@ -63,7 +63,8 @@ def train_seeds(
     with parallel.together():
         dataset = dataset or data.load_configured(config.dataset)
         configs = [resolve(config, dataset, seed=seed) for seed in seeds]
-    parallel.check_same(runs.describe_run(configs[0], dataset))
+    description = runs.describe_run(configs[0], dataset)
+    parallel.check_same({key: description[key] for key in ("config", "dataset", "git_revision", "versions")})
     size = 1 if wandb_project else parallel.seeds_at_once(config, len(configs))
     experiment_of = functools.cache(lambda replicas: build(configs[0], dataset, num_replicas=replicas))
     options = {"name": name or config.model.name, "writers": writers, "wandb_project": wandb_project}

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from absl.testing import flagsaver
 
-from configs.sweeps import scaling as sweep
 from digits_jax.errors import UserError
 from digits_jax.studies import scaling
 from digits_jax.studies.scaling import Machine, step_seconds
+from digits_jax.studies.sweep.plan import load_sweep
 from tests.test_report import make_result
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("parsed_flags")
 
 
-def test_a_step_is_computing_then_adding_up() -> None:
+def test_a_step_is_computation_then_all_reduce() -> None:
     machine = Machine(
         images_per_second=1_000, step_seconds=0.01, bytes_per_second=4 * scaling.PARAMETERS, hop_seconds=0.001,
         dimensions=1,
@@ -31,16 +31,20 @@ def test_a_step_is_computing_then_adding_up() -> None:
     assert step_seconds(torus, 64, 16) == pytest.approx(0.01 + 15 / 8 + 0.008)
 
 
-def test_the_page(tmp_path: Path) -> None:
+def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     (tmp_path / "scaling").mkdir()
     (tmp_path / "scaling.md").write_text("".join(f"<!-- {n} -->\n<!-- /{n} -->\n" for n in ("cpu", "tpu", "learned")))
-    asked = sweep.get_sweep()
+    asked = load_sweep("configs/sweeps/scaling.py")
     for number, variant in enumerate(list(asked.variants)[:-1]):  # the last has diverged
         result = make_result("none", number, 0.9, sweep="scaling")
         result["study"].update(variant=variant, variants=list(asked.variants), baseline=asked.baseline)
         result["config_hash"] = variant
         (tmp_path / "scaling" / f"{number}.json").write_text(json.dumps(result))
     with flagsaver.flagsaver(docs=str(tmp_path)):
+        with pytest.raises(UserError, match=r"benchmarks.json cannot be read as results of the benchmark"):
+            scaling.main([])
+        (tmp_path / "benchmarks.json").write_text('{"environment": {}, "results": []}')
         with pytest.raises(UserError, match=r"benchmarks.json has no case vgg:64"):
             scaling.main([])
         (tmp_path / "benchmarks.json").write_text((ROOT / "docs/benchmarks.json").read_text())

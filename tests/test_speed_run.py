@@ -1,17 +1,18 @@
-"""Two sides trained in turn."""
+"""Two sides trained in turns."""
 
-import dataclasses
 import importlib.util
 from pathlib import Path
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
+from digits_jax.apps.speed import build_experiment, random_dataset
 from digits_jax.config import resolve
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
-from digits_jax.studies.benchmark import torch_recipe
-from digits_jax.studies.benchmark.__main__ import Case
+from digits_jax.studies.benchmark import pytorch
+from digits_jax.studies.benchmark.measure import Case
 from digits_jax.studies.benchmark.speed_run import race, time_cases, train
 from digits_jax.train import train_and_evaluate
 
@@ -25,13 +26,13 @@ def test_it_trains_as_a_run_does(small_config: ConfigDict, small_dataset: Datase
     assert seconds > 0
 
 
-def test_contestants_take_turns() -> None:
+def test_sides_take_turns() -> None:
     calls = []
 
-    def contestant(name: str, factor: int) -> object:
+    def side(name: str, factor: int) -> object:
         return lambda seed: (calls.append((name, seed)), (factor * (seed + 1), 0.9))[1]
 
-    found = race({"a": contestant("a", 1), "b": contestant("b", 10)}, seeds=2)  # type: ignore[dict-item]
+    found = race({"a": side("a", 1), "b": side("b", 10)}, seeds=2)  # type: ignore[dict-item]
     assert calls == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert found["b"] == {"seconds": [10, 20], "accuracy": [0.9, 0.9]}
 
@@ -49,9 +50,25 @@ def test_pytorch_learns_by_the_recipe(vgg_config: ConfigDict, small_dataset: Dat
     vgg_config.model.update(batch_norm="before", bn_momentum=0.8, conv="auto")
     vgg_config.update(optimizer="nesterov", schedule="linear", learning_rates=(0.05,), epochs=(6,), label_smoothing=0.1)
     config = resolve(vgg_config, small_dataset)
-    seconds, accuracy = torch_recipe.create_training(config, small_dataset)(0)
+    seconds, accuracy = pytorch.train(config, small_dataset, 0)
     assert seconds > 0
     assert accuracy > 0.3  # of ten classes, after 42 steps
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is not installed")
+def test_pytorch_has_the_same_networks(small_config: ConfigDict, small_dataset: Dataset) -> None:
+    small_config.model.update(hidden_dropout=0.5, block_dropout=(0.0, 0.25))
+    for name, place in (("linear", "none"), ("vgg", "none"), ("vgg", "before"), ("vgg", "after")):
+        small_config.model.update(name=name, widths=((2, 3), (4,)), hidden_width=5, batch_norm=place)
+        dataset = random_dataset(16, 3)
+        parameters = build_experiment(small_config, dataset).initial_state.params
+        trainer = pytorch.Trainer(small_config, dataset, layout="contiguous")
+        trainer.train_epoch()
+        loss, accuracy = trainer.evaluate()
+        assert loss > 0
+        assert 3 * accuracy in (0, 1, 2, 3)
+        ours = sorted(leaf.size for leaf in jax.tree.leaves(parameters))
+        assert sorted(tensor.numel() for tensor in trainer._model.parameters()) == ours
 
 
 @pytest.mark.parametrize(
@@ -59,11 +76,12 @@ def test_pytorch_learns_by_the_recipe(vgg_config: ConfigDict, small_dataset: Dat
     [
         ("optimizer", "adam", "config.optimizer is 'adam': expected one of sgd, nesterov"),
         ("average_decay", 0.9, "averages weights"),
+        ("augment.rotation", 8.0, "augments images"),
     ],
 )
 def test_recipes_that_pytorch_is_not_given(
     small_config: ConfigDict, small_dataset: Dataset, field: str, value: object, message: str
 ) -> None:
-    small_config[field] = value
+    small_config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=message):
-        torch_recipe.create_training(resolve(small_config, small_dataset), dataclasses.replace(small_dataset))
+        pytorch.train(resolve(small_config, small_dataset), small_dataset, 0)

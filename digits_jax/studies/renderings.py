@@ -1,12 +1,11 @@
-"""Pictures of digits in fonts, and of what is no digit, drawn from fixed seeds.
+"""Pictures of digits in fonts, and of out-of-distribution input, drawn from fixed seeds.
 
-The lists and the numbers here, and `configs/bn_dropout.py` as the model, were fixed before anything was measured on
-them.
+The lists and constants here, and `configs/bn_dropout.py` as the model, were fixed before anything was measured on them.
 """
 
 import string
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from digits_jax.errors import UserError
 
 
 class Font(NamedTuple):
-    """A font family, and the Debian package that has it."""
+    """A font family and its Debian package."""
 
     family: str
     package: str
@@ -43,60 +42,53 @@ HANDWRITING = (
 FONTS = PLAIN + HANDWRITING
 RENDERINGS = 20  # of each digit in each font
 LETTERS = string.ascii_letters  # each once in each font
-DIGIT_SHAPED = frozenset("BDGIOQSZbgiloqsz")  # letters that a person, too, may take for a digit where each stands alone
-NON_DIGITS = 200  # pictures of each other kind
+DIGIT_SHAPED = frozenset("BDGIOQSZbgiloqsz")  # letters that people, too, may read as a digit out of context
+NUM_OTHERS = 200  # pictures of each other kind
 
-_SIDE = (64, 512)  # pixels of a picture's width and height
-_HEIGHT = (0.25, 0.75)  # of a glyph, as a share of the picture's shorter side
-_CONTRAST = 64  # grey levels between ink and paper, at least
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow turns colours grey
+_SIDE = (64, 512)  # pixels: range of a picture's width and height
+_HEIGHT = (0.25, 0.75)  # range of a glyph's height, as a fraction of the picture's shorter side
+_CONTRAST = 64  # gray levels between ink and paper, at least
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow converts colors to gray
 
 
 def font_file(font: Font) -> Path:
-    """Where fontconfig finds the upright, regular face of a font.
+    """Returns the file of a font's upright, regular face.
 
     Raises:
-      UserError: it is not installed, or fontconfig is not.
+      UserError: the font or fontconfig is not installed.
     """
     query = ["fc-match", "--format=%{family}\n%{file}", f"{font.family}:slant=0:weight=80"]
     try:
         found = subprocess.run(query, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        raise UserError("fonts are found with fc-match, which is not there: apt-get install fontconfig") from None
+        raise UserError("fonts are found with fc-match, which is not installed: apt-get install fontconfig") from None
     family, _, file = found.partition("\n")
-    if font.family not in family.split(","):
+    if font.family not in family.split(","):  # fc-match falls back to the nearest font
         raise UserError(f"the font {font.family!r} is not installed: apt-get install {font.package}")
     return Path(file)
 
 
 def draw_glyph(text: str, file: Path, random: np.random.Generator) -> Image.Image:
-    """A picture of random size and colours with a glyph of random height at a random place, light on dark or dark on
-    light."""
-    width, height = (int(side) for side in random.integers(_SIDE[0], _SIDE[1], 2, endpoint=True))
+    """Draws a glyph of random height, position and colors, dark on light or reversed, in a picture of random size."""
+    width, height = _random_size(random)
     wanted = random.uniform(*_HEIGHT) * min(width, height)
     left, top, right, bottom = ImageFont.truetype(file, 200).getbbox(text)
-    # A wide letter in a narrow picture is made smaller.
-    size = 200 * min(wanted / (bottom - top), 0.9 * width / (right - left))
-    font = ImageFont.truetype(file, size)
+    # A wide letter is made smaller to fit a narrow picture.
+    font = ImageFont.truetype(file, 200 * min(wanted / (bottom - top), 0.9 * width / (right - left)))
     left, top, right, bottom = font.getbbox(text)
     x = random.uniform(0.03 * width, 0.97 * width - (right - left))
     y = random.uniform(0.03 * height, 0.97 * height - (bottom - top))
-    paper, ink = _colours(random)
-    picture = Image.new("RGB", (width, height), paper)
-    ImageDraw.Draw(picture).text((x - left, y - top), text, fill=ink, font=font)
+    paper, ink = random.integers(0, 256, (2, 3))
+    while abs((paper - ink) @ _LUMA) < _CONTRAST:
+        paper, ink = random.integers(0, 256, (2, 3))
+    picture = Image.new("RGB", (width, height), tuple(paper.tolist()))
+    ImageDraw.Draw(picture).text((x - left, y - top), text, fill=tuple(ink.tolist()), font=font)
     return picture
 
 
-def _colours(random: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    while True:
-        paper, ink = random.integers(0, 256, (2, 3))
-        if abs((paper - ink) @ _LUMA) >= _CONTRAST:
-            return tuple(paper.tolist()), tuple(ink.tolist())
-
-
 def draw_blank(random: np.random.Generator) -> Image.Image:
-    """One colour; in half of them under uneven light and with a camera's grain."""
-    width, height = random.integers(_SIDE[0], _SIDE[1], 2, endpoint=True)
+    """Draws a single color; half of the pictures have uneven light and a camera's grain."""
+    width, height = _random_size(random)
     pixels = np.broadcast_to(random.integers(0, 256, 3), (height, width, 3)).astype(float)
     if random.random() < 0.5:
         y, x = np.mgrid[0:height, 0:width]
@@ -106,8 +98,8 @@ def draw_blank(random: np.random.Generator) -> Image.Image:
 
 
 def draw_noise(random: np.random.Generator) -> Image.Image:
-    """Uniform or normal pixels, salt and pepper, or cloudy blobs."""
-    width, height = random.integers(_SIDE[0], _SIDE[1], 2, endpoint=True)
+    """Draws uniform or normal pixels, salt and pepper, or cloudy blobs."""
+    width, height = _random_size(random)
     match random.integers(4):
         case 0:
             return _picture(random.integers(0, 256, (height, width)))
@@ -122,7 +114,7 @@ def draw_noise(random: np.random.Generator) -> Image.Image:
 
 
 def draw_photograph(random: np.random.Generator) -> Image.Image:
-    """A part of one of the two photographs that ship with scikit-learn, from a tenth of its width to all of it."""
+    """Crops one of scikit-learn's two photographs, each side to between a tenth and all of it."""
     from sklearn.datasets import load_sample_images
 
     pixels = load_sample_images().images[random.integers(2)]
@@ -130,6 +122,11 @@ def draw_photograph(random: np.random.Generator) -> Image.Image:
     top = random.integers(0, pixels.shape[0] - height, endpoint=True)
     left = random.integers(0, pixels.shape[1] - width, endpoint=True)
     return Image.fromarray(pixels[top : top + height, left : left + width])
+
+
+def _random_size(random: np.random.Generator) -> tuple[int, int]:
+    width, height = random.integers(*_SIDE, 2, endpoint=True).tolist()
+    return width, height
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:
@@ -143,21 +140,22 @@ OTHERS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
 }
 
 
-def digits_of(font: Font) -> list[tuple[Image.Image, int]]:
-    """`RENDERINGS` pictures of each digit, with the digit; the same at each call."""
-    file = font_file(font)
-    random = np.random.default_rng([0, *font.family.encode()])
-    return [(draw_glyph(str(digit), file, random), digit) for digit in range(10) for _ in range(RENDERINGS)]
+def digits_of(font: Font) -> list[tuple[Image.Image, str]]:
+    """Draws `RENDERINGS` pictures of each digit; returns them with their digit, the same at each call."""
+    return _glyphs(font, 0, (digit for digit in string.digits for _ in range(RENDERINGS)))
 
 
 def letters_of(font: Font) -> list[tuple[Image.Image, str]]:
-    """A picture of each letter, with the letter; the same at each call."""
-    file = font_file(font)
-    random = np.random.default_rng([1, *font.family.encode()])
-    return [(draw_glyph(letter, file, random), letter) for letter in LETTERS]
+    """Draws a picture of each letter; returns them with their letter, the same at each call."""
+    return _glyphs(font, 1, LETTERS)
+
+
+def _glyphs(font: Font, seed: int, glyphs: Iterable[str]) -> list[tuple[Image.Image, str]]:
+    file, random = font_file(font), np.random.default_rng([seed, *font.family.encode()])
+    return [(draw_glyph(glyph, file, random), glyph) for glyph in glyphs]
 
 
 def others_of(kind: str) -> list[Image.Image]:
-    """`NON_DIGITS` pictures of a kind out of `OTHERS`; the same at each call."""
+    """Draws `NUM_OTHERS` pictures of a kind of `OTHERS`, the same at each call."""
     random = np.random.default_rng([2, *kind.encode()])
-    return [OTHERS[kind](random) for _ in range(NON_DIGITS)]
+    return [OTHERS[kind](random) for _ in range(NUM_OTHERS)]

@@ -1,64 +1,61 @@
-"""What more devices give, on paper, and what larger batches cost, measured: `python -m digits_jax.studies.scaling`
+"""Estimates the speed of more devices, and shows what larger batches cost: `python -m digits_jax.studies.scaling`
 
-Rewrites the tables of `docs/scaling.md` from `docs/benchmarks.json` and the result files of
+Rewrites the tables of `docs/scaling.md`: estimates from `docs/benchmarks.json`, and the results of
 `configs/sweeps/scaling.py`.
 """
 
-import json
 import math
 import statistics
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.sweeps import scaling as sweep
 from digits_jax import cli
-from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
+from digits_jax.studies.benchmark.page import OURS, read_benchmark
 from digits_jax.studies.docs import DOCS, replace_section
 from digits_jax.studies.report.results import read_results
 from digits_jax.studies.report.study import scale_of
+from digits_jax.studies.sweep.plan import load_sweep
 
 PARAMETERS = 594_922  # of `vgg`
 NUM_DEVICES = (1, 8, 64, 256)
+_SWEEP = "configs/sweeps/scaling.py"
+_MEASURED = "vgg:64"
 
 
 class Machine(NamedTuple):
-    """Equal devices on a network that is a torus of `dimensions` (a ring is one of 1)."""
+    """Equal devices on a network that is a torus of `dimensions` (a ring has 1)."""
 
-    images_per_second: float  # forward and backward, of one device with enough to do
-    step_seconds: float  # that a step takes at least
+    images_per_second: float  # forward and backward, of one device with enough work
+    step_seconds: float  # minimum duration of a step
     bytes_per_second: float  # that a device sends and receives, over all its links
     hop_seconds: float  # from one device to the next
     dimensions: int
 
 
-def cpu_nodes(result: dict[str, Any]) -> Machine:
-    """Machines like the one that was measured, on 10 Gbit/s Ethernet with 50 us from one to the next.
+def create_machines(result: dict[str, Any]) -> dict[str, Machine]:
+    """Describes machines like the measured one on 10 Gbit/s Ethernet with 50 us per hop, and TPU v5e.
+
+    Google states 197 TFLOP/s, 1,600 Gbit/s and a 2D torus for the latter (cloud.google.com/tpu/docs/v6e); the share of
+    the peak that is reached, a third, and both durations are guesses.
 
     Args:
       result: of the case `vgg:64` of `docs/benchmarks.json`.
     """
-    speed = result["images"] / statistics.median(result["seconds"]["digits_jax"])
-    return Machine(speed, 0.0, 10e9 / 8, 50e-6, 1)
-
-
-def tpu_v5e(result: dict[str, Any]) -> Machine:
-    """Peak and links as Google states them (cloud.google.com/tpu/docs/v6e: 197 TFLOP/s, 1,600 Gbit/s, a 2D torus).
-
-    That a third of the peak is reached, that a step takes 50 us at least, and a microsecond per hop, are guesses.
-
-    Args:
-      result: as for `cpu_nodes`.
-    """
-    return Machine(197e12 / 3 / result["flops_per_image"], 50e-6, 1600e9 / 8, 1e-6, 2)
+    speed = result["images"] / statistics.median(result["seconds"][OURS])
+    return {
+        "cpu": Machine(speed, 0.0, 10e9 / 8, 50e-6, 1),
+        "tpu": Machine(197e12 / 3 / result["flops_per_image"], 50e-6, 1600e9 / 8, 1e-6, 2),
+    }
 
 
 def step_seconds(machine: Machine, batch_size: int, num_devices: int) -> float:
-    """A step's time, where computing and adding up gradients do not overlap.
+    """Returns the duration of a step, if computation and all-reduce do not overlap.
 
-    Each device computes its share of the batch. The gradients, 4 bytes for each parameter, are added up by a
-    reduce-scatter and an all-gather, each of which sends (n - 1) / n of them through every device (Patarasuk and Yuan
-    2009), around rings that are used in both directions, so that the farthest device is half a ring away.
+    Each device computes its share of the batch. Gradients, 4 bytes per parameter, are summed by a reduce-scatter and an
+    all-gather. Each of them sends (n - 1) / n of the gradients through every device (Patarasuk and Yuan 2009), around
+    rings that are used in both directions, so that the farthest device is half a ring away.
     """
     share = math.ceil(batch_size / num_devices)
     computing = max(machine.step_seconds, share / machine.images_per_second)
@@ -69,49 +66,52 @@ def step_seconds(machine: Machine, batch_size: int, num_devices: int) -> float:
     return computing + sent / machine.bytes_per_second + 2 * machine.dimensions * ring / 2 * machine.hop_seconds
 
 
-def expected_table(machine: Machine) -> str:
-    """The time of a step, and how many times faster than one device it is."""
+def expected_table(machine: Machine, batch_sizes: Iterable[int]) -> str:
+    """Returns a table of the duration of a step, and its speedup over one device."""
     rows = []
-    for batch_size in sweep.SIZES:
+    for batch_size in batch_sizes:
         times = [step_seconds(machine, batch_size, n) for n in NUM_DEVICES]
         milliseconds = (f"{1e3 * t:.3g}" if t < 1 else f"{1e3 * t:,.0f}" for t in times)
-        rows.append(
-            (f"{batch_size:,}", *(f"{ms} ms ({times[0] / t:.3g}x)" for ms, t in zip(milliseconds, times, strict=True)))
-        )
+        cells = (f"{ms} ms ({times[0] / t:.3g}x)" for ms, t in zip(milliseconds, times, strict=True))
+        rows.append((f"{batch_size:,}", *cells))
     return markdown_table(("batch", *(f"{n} device{'s' * (n > 1)}" for n in NUM_DEVICES)), rows, text_columns=0)
 
 
-def learned_table(results: list[dict[str, Any]]) -> str:
-    """Test accuracy in five epochs, by batch size and learning rate; runs without a result diverged."""
+def learned_table(variants: Mapping[str, Mapping[str, Any]], results: Mapping[str, dict[str, Any]]) -> str:
+    """Returns a table of test accuracy after five epochs, by batch size and learning rate.
+
+    Args:
+      variants: of the sweep, by name, such as "256, square root".
+      results: by variant; those without a result diverged.
+    """
     scale = scale_of("test/accuracy")
-    found = {result["study"]["variant"]: result for result in results}
     rows = []
-    for variant, changes in sweep.get_sweep().variants.items():
-        size, growth = changes["batch_size"], variant.partition(", ")[2]
-        cells = ["diverged", ""]
-        if variant in found:
-            cells = [f"{scale.text(found[variant][which]['test/accuracy'])} %" for which in ("final", "best")]
-        steps = math.ceil(60_000 / size)
-        rows.append((f"{size:,}", str(steps), f"{changes['learning_rates'][1]:g}", growth, *cells))
-    header = ("batch", "steps per epoch", "learning rate", "its growth", "final test accuracy", "of the best epoch")
+    for variant, changes in variants.items():
+        size, rate, rule = changes["batch_size"], changes["learning_rates"][1], variant.partition(", ")[2]
+        found = results.get(variant)
+        cells = [f"{scale.text(found[which]['test/accuracy'])} %" if found else "" for which in ("final", "best")]
+        rows.append((f"{size:,}", str(math.ceil(60_000 / size)), f"{rate:g}", rule, cells[0] or "diverged", cells[1]))
+    header = ("batch size", "steps per epoch", "learning rate", "its scaling", "final test accuracy", "best epoch")
     return markdown_table(header, rows, text_columns=0)
+
+
+def _read_learned(docs: Path) -> dict[str, dict[str, Any]]:
+    return {result["study"]["variant"]: result for result in read_results([docs / "scaling"])}
+
+
+def sections(docs: Path) -> dict[str, str]:
+    """Returns the generated sections of `scaling.md` by name, from the files in `docs`."""
+    measured = read_benchmark(docs / "benchmarks.json", _MEASURED)[1][_MEASURED]
+    variants = load_sweep(_SWEEP).variants
+    sizes = list(dict.fromkeys(changes["batch_size"] for changes in variants.values()))
+    tables = {name: expected_table(machine, sizes) for name, machine in create_machines(measured).items()}
+    return {**tables, "learned": learned_table(variants, _read_learned(docs))}
 
 
 def main(argv: list[str]) -> None:
     docs = Path(DOCS.value)
-    try:
-        cases = {case["case"]: case for case in json.loads((docs / "benchmarks.json").read_text())["results"]}
-        measured = cases["vgg:64"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{docs / 'benchmarks.json'} has no case vgg:64 ({error!r})") from None
-    results = read_results([docs / "scaling"])
-    sections = {
-        "cpu": expected_table(cpu_nodes(measured)),
-        "tpu": expected_table(tpu_v5e(measured)),
-        "learned": learned_table(results),
-    }
-    for section, text in sections.items():
-        replace_section(docs / "scaling.md", section, text)
+    for name, text in sections(docs).items():
+        replace_section(docs / "scaling.md", name, text)
 
 
 if __name__ == "__main__":

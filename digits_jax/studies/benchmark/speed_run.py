@@ -1,17 +1,15 @@
-"""Times training to an accuracy, beside PyTorch:
+"""Times training to an accuracy, next to PyTorch:
 `python -m digits_jax.studies.benchmark.speed_run --output=docs/speed_run.json`
 
-Two measurements on one machine, which is to have nothing else to do. The six experiments and the variants of
-`configs/sweeps/accuracy.py` are timed in turn, round by round, for some thousand images each. And `configs/fast.py` and
-the same recipe in PyTorch (`torch_recipe.py`, after `./launch.sh setup benchmark`) are trained to their end in turn,
-seed by seed. Compilation and scoring are in none of these seconds.
+Needs a machine that does nothing else. First the six experiments and the variants of `configs/sweeps/accuracy.py` are
+timed in turns, round by round, for some thousand images each. Then `configs/fast.py` and the same recipe in PyTorch
+(`pytorch.py`, with the extra `benchmark`) are trained to their end in turns, seed by seed. No time includes compilation
+or evaluation. The data must be prepared.
 """
 
 import functools
 import importlib.util
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -19,31 +17,23 @@ from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import cli
+from digits_jax.apps.speed import random_dataset, time_in_turns, training_pass
 from digits_jax.data.datasets import Dataset
 from digits_jax.ops import compilation
 from digits_jax.runs import console
-from digits_jax.storage.disk import replace_text
-from digits_jax.studies.benchmark import torch_recipe
-from digits_jax.studies.benchmark.__main__ import (
-    OUTPUT,
-    ROUNDS,
-    SECONDS,
-    Case,
-    compare,
-    environment,
-    flops_per_image,
-    parse_case,
-)
-from digits_jax.studies.benchmark.contestants import digits_jax_training, random_arrays
+from digits_jax.studies.benchmark import measure, pytorch
+from digits_jax.studies.benchmark.measure import Case
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
-from digits_jax.studies.sweep.__main__ import SOURCE
 from digits_jax.studies.sweep.plan import load_sweep, plan
 from digits_jax.train import train_seeds
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "trained by each side", lower_bound=1)
 
 _SWEEP = "configs/sweeps/accuracy.py"
-_RACED = "fast"  # what the variants are called that are also trained to their end
+_RACED = "fast"  # prefix of the variants that are also trained to their end
+
+# Trains a seed; returns the seconds of training and the final test accuracy.
+TrainSeed = Callable[[int], tuple[float, float]]
 
 
 def train(config: FrozenConfigDict, dataset: Dataset, seed: int) -> tuple[float, float]:
@@ -54,23 +44,23 @@ def train(config: FrozenConfigDict, dataset: Dataset, seed: int) -> tuple[float,
 
 
 def time_cases(cases: Sequence[Case], *, rounds: int, seconds: float) -> dict[str, dict[str, Any]]:
-    """By name, the seconds per image of each round, and the floating-point operations per image."""
-    passes = {case.name: digits_jax_training(case.config, random_arrays(case.num_images, 1)) for case in cases}
-    times = compare(passes, rounds=rounds, seconds=seconds)
+    """Measures, by name, the seconds per image in each round and the floating-point operations per image."""
+    passes = {case.name: training_pass(case.config, random_dataset(case.num_images, 1)) for case in cases}
+    times = time_in_turns(passes, rounds=rounds, seconds=seconds)
     return {
         case.name: {
             "seconds_per_image": [float(f"{t / case.num_images:.4g}") for t in times[case.name]],
-            "flops_per_image": round(flops_per_image(case)),
+            "flops_per_image": round(measure.flops_per_image(case)),
         }
         for case in cases
     }
 
 
-def race(contestants: dict[str, Callable[[int], tuple[float, float]]], *, seeds: int) -> dict[str, dict[str, Any]]:
-    """By name, seconds and test accuracy of each seed; the contestants take turns."""
-    found: dict[str, dict[str, Any]] = {name: {"seconds": [], "accuracy": []} for name in contestants}
+def race(sides: Mapping[str, TrainSeed], *, seeds: int) -> dict[str, dict[str, Any]]:
+    """Trains each seed with each side in turn; returns, by name, the seconds and the test accuracy of each seed."""
+    found: dict[str, dict[str, Any]] = {name: {"seconds": [], "accuracy": []} for name in sides}
     for seed in range(seeds):
-        for name, train_seed in contestants.items():
+        for name, train_seed in sides.items():
             seconds, accuracy = train_seed(seed)
             found[name]["seconds"].append(round(seconds, 2))
             found[name]["accuracy"].append(accuracy)
@@ -80,21 +70,19 @@ def race(contestants: dict[str, Callable[[int], tuple[float, float]]], *, seeds:
 
 def main(argv: list[str]) -> None:
     compilation.enable_cache()
-    runs = [(run, data) for run, data in plan(load_sweep(_SWEEP), source_dir=SOURCE.value) if run.seed == 0]
-    contestants: dict[str, Callable[[int], tuple[float, float]]] = {}
+    runs = [(run, data) for run, data in plan(load_sweep(_SWEEP)) if run.seed == 0]
+    sides: dict[str, TrainSeed] = {}
     for run, data in runs:
         if run.variant.startswith(_RACED):
-            contestants[run.variant] = functools.partial(train, run.config, data)
+            sides[run.variant] = functools.partial(train, run.config, data)
             if importlib.util.find_spec("torch"):
-                contestants[f"{run.variant} in PyTorch"] = torch_recipe.create_training(run.config, data)
-    cases = [parse_case(f"{name}:64")._replace(name=name) for name in EXPERIMENTS]
+                sides[f"{run.variant} in PyTorch"] = functools.partial(pytorch.train, run.config, data)
+    cases = [measure.parse_case(f"{name}:64")._replace(name=name) for name in EXPERIMENTS]
     cases += [Case(run.variant, ConfigDict(run.config.to_dict()), "training") for run, _ in runs]
-    configs = time_cases(cases, rounds=ROUNDS.value, seconds=SECONDS.value)
-    races = race(contestants, seeds=SEEDS.value)
-    if OUTPUT.value:
-        text = json.dumps({"environment": environment(), "configs": configs, "races": races}, indent=1)
-        replace_text(Path(OUTPUT.value), text + "\n")
-        console.console.print(f"all figures in {OUTPUT.value}")
+    configs = time_cases(cases, rounds=measure.ROUNDS.value, seconds=measure.SECONDS.value)
+    measure.write_output(configs=configs, races=race(sides, seeds=SEEDS.value))
+    if measure.OUTPUT.value:
+        console.console.print(f"results written to {measure.OUTPUT.value}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""Times training on random pixels, and matrix products as the machine's peak: for `doctor` and the benchmark."""
+
+import importlib
+import importlib.util
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from digits_jax import input_pipeline
+from digits_jax.config import resolve
+from digits_jax.data.arrays import Arrays
+from digits_jax.data.datasets import Dataset
+from digits_jax.errors import ConfigError
+from digits_jax.experiment import Experiment, build
+from digits_jax.metrics import Metrics
+from digits_jax.parallel import replicas
+from digits_jax.train_step import create_keys
+
+# Does a fixed amount of work and returns once it is finished.
+Pass = Callable[[], object]
+
+PRODUCT_SIZE = 2048  # rows and columns of the matrices whose product gives the machine's peak
+
+
+def load_config(name: str) -> ConfigDict:
+    """Loads the config of one of the project's experiments, such as "vgg".
+
+    Raises:
+      ConfigError: there is no such experiment.
+    """
+    if not name.isidentifier() or importlib.util.find_spec(f"configs.{name}") is None:
+        raise ConfigError(f"there is no configs/{name}.py")
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def random_dataset(num_train: int, num_test: int) -> Dataset:
+    """Returns random pixels and labels in MNIST's shape: speed does not depend on the content of the images."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (num_train + num_test, 28, 28, 1), np.uint8)
+    labels = random.integers(0, 10, num_train + num_test).astype(np.uint8)
+    return Dataset(
+        name="random",
+        num_classes=10,
+        arrays=Arrays(images[:num_train], labels[:num_train], images[num_train:], labels[num_train:]),
+        validation_images=images[:0],
+        validation_labels=labels[:0],
+        sha256="",
+        folder=Path(),
+    )
+
+
+def build_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:
+    """Builds the experiment of a config that is not resolved yet."""
+    return build(resolve(config, dataset), dataset)
+
+
+def training_pass(config: ConfigDict, dataset: Dataset) -> Pass:
+    """Returns a function that trains for one epoch as a run does, from uint8 images to the new state, which it returns.
+
+    Each call continues from the state of the one before.
+    """
+    experiment = build_experiment(config, dataset)
+    batches = input_pipeline.epoch_batches(
+        create_keys(config.seed).order, 0, num_examples=len(dataset.arrays.train_labels), batch_size=config.batch_size
+    )
+    state, zero, batches = replicas.stack([(experiment.initial_state, Metrics.zero(), batches)])
+
+    def train_epoch() -> object:
+        nonlocal state
+        metrics = zero
+        for call in experiment.feed.calls(batches, first_step=0):
+            state, metrics = experiment.train_steps(state, metrics, *call)
+        return jax.block_until_ready((state, metrics))[0]
+
+    return train_epoch
+
+
+def matrix_product() -> Pass:
+    """Returns a function that multiplies two square float32 matrices, the best this machine can do."""
+    a, b = (jax.random.normal(jax.random.key(i), (PRODUCT_SIZE, PRODUCT_SIZE)) for i in range(2))
+    product = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(product(a, b))
+
+
+def time_in_turns(passes: Mapping[str, Pass], *, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Measures the seconds of each pass, round by round, so that a drift of the machine's speed slows all of them.
+
+    A measurement repeats its pass for about `seconds`. The first pass, which compiles, is not counted; the second sets
+    the number of repetitions.
+
+    Returns:
+      By name, the seconds per pass in each of the rounds.
+    """
+    repetitions = {}
+    for name, run in passes.items():
+        run()
+        repetitions[name] = max(1, round(seconds / _time(run, 1)))
+    times: dict[str, list[float]] = {name: [] for name in passes}
+    for _ in range(rounds):
+        for name, run in passes.items():
+            times[name].append(_time(run, repetitions[name]))
+    return times
+
+
+def _time(run: Pass, repetitions: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(repetitions):
+        run()
+    return (time.perf_counter() - begin) / repetitions

@@ -1,0 +1,125 @@
+"""A config's network and recipe as a PyTorch user writes them; needs the extra `benchmark`."""
+
+import itertools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from digits_jax import augment
+from digits_jax.data.datasets import Dataset
+from digits_jax.errors import ConfigError
+from digits_jax.ops.compilation import num_cores
+from digits_jax.optimizer import create_schedule, steps_per_epoch
+
+_MOMENTA = {"sgd": 0.0, "nesterov": 0.9}
+
+
+def is_augmented(config: ConfigDict | FrozenConfigDict) -> bool:
+    """Returns whether the config warps its training images."""
+    return any(config.augment[name] for name in augment.RANGES)
+
+
+class Trainer:
+    """A network with PyTorch's own initial weights, its optimizer, and the data as uint8 tensors in memory.
+
+    Images are in the memory format `layout`, "channels_last" or "contiguous"; `compiled` uses `torch.compile`.
+
+    Raises:
+      ConfigError: the recipe augments images, averages weights or has another optimizer.
+    """
+
+    def __init__(
+        self, config: Any, dataset: Dataset, *, seed: int = 0, layout: str = "channels_last", compiled: bool = False
+    ) -> None:
+        if config.optimizer not in _MOMENTA:
+            raise ConfigError(f"config.optimizer is {config.optimizer!r}: expected one of {', '.join(_MOMENTA)}")
+        if config.average_decay or is_augmented(config):
+            raise ConfigError("the config averages weights or augments images: expected neither with PyTorch")
+        import torch
+
+        def tensors(images: Any, labels: Any) -> tuple[Any, Any]:
+            return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels).long()
+
+        torch.set_num_threads(num_cores())
+        torch.manual_seed(seed)
+        images = dataset.arrays.train_images
+        self._config = config
+        self._train, self._test = tensors(*dataset.split("train")), tensors(*dataset.split("test"))
+        self._mean, self._std = float(images.mean()), float(images.std())
+        self._memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        self._model = _create_model(config.model, dataset.image_shape[0]).to(memory_format=self._memory_format)
+        self._forward = self._model
+        if compiled:
+            torch._dynamo.reset()  # after eight programs in a process it would give up, and run the ninth uncompiled
+            self._forward = torch.compile(self._model)
+        epoch_steps = steps_per_epoch(len(images), config.batch_size)
+        steps = jnp.arange(sum(config.epochs) * epoch_steps)
+        self._rates = itertools.cycle(jax.vmap(create_schedule(config, epoch_steps))(steps).tolist())
+        momentum = _MOMENTA[config.optimizer]
+        self._optimizer = torch.optim.SGD(self._model.parameters(), momentum=momentum, nesterov=momentum > 0)
+        self._loss = torch.nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+
+    def train_epoch(self) -> None:
+        """Trains on each image once, in a random order."""
+        import torch
+
+        images, labels = self._train
+        for rows in torch.randperm(len(labels)).split(self._config.batch_size):
+            self._optimizer.param_groups[0]["lr"] = next(self._rates)
+            self._optimizer.zero_grad()
+            self._loss(self._forward(self._normalize(images[rows])), labels[rows]).backward()
+            self._optimizer.step()
+
+    def evaluate(self) -> tuple[float, float]:
+        """Returns the cross entropy and the accuracy on the test images; the model stays in evaluation mode."""
+        import torch
+
+        self._model.eval()
+        loss, correct = 0.0, 0
+        with torch.inference_mode():
+            for images, labels in zip(*(part.split(self._config.eval_batch_size) for part in self._test), strict=True):
+                logits = self._forward(self._normalize(images))
+                loss += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+                correct += int((logits.argmax(1) == labels).sum())
+        return loss / len(self._test[1]), correct / len(self._test[1])
+
+    def _normalize(self, images: Any) -> Any:
+        return ((images.float() - self._mean) / self._std).to(memory_format=self._memory_format)
+
+
+def train(config: FrozenConfigDict, dataset: Dataset, seed: int) -> tuple[float, float]:
+    """Trains a resolved config in eager mode; returns the seconds of training and the final test accuracy."""
+    trainer = Trainer(config, dataset, seed=seed)
+    begin = time.perf_counter()
+    for _ in range(sum(config.epochs)):
+        trainer.train_epoch()
+    return time.perf_counter() - begin, trainer.evaluate()[1]
+
+
+def _create_model(model_config: ConfigDict, size: int) -> Any:
+    """Returns the network for images of `size` x `size` x 1."""
+    from torch import nn
+
+    if model_config.name == "linear":
+        return nn.Sequential(nn.Flatten(), nn.Linear(size * size, 10))
+
+    def activation(norm_layer: type[nn.Module], width: int) -> list[nn.Module]:
+        norm = norm_layer(width, eps=model_config.bn_epsilon, momentum=1 - model_config.bn_momentum)
+        return {"none": [nn.ReLU()], "before": [norm, nn.ReLU()], "after": [nn.ReLU(), norm]}[model_config.batch_norm]
+
+    layers: list[nn.Module] = []
+    channels = 1
+    for widths, rate in zip(model_config.widths, model_config.block_dropout, strict=True):
+        for width in widths:
+            layers += [nn.Conv2d(channels, width, 3), *activation(nn.BatchNorm2d, width)]
+            channels, size = width, size - 2
+        layers += [nn.MaxPool2d(2), nn.Dropout(rate)]
+        size //= 2
+    hidden = model_config.hidden_width
+    layers += [nn.Flatten(), nn.Linear(channels * size * size, hidden), *activation(nn.BatchNorm1d, hidden)]
+    layers += [nn.Dropout(model_config.hidden_dropout), nn.Linear(hidden, 10)]
+    # A dropout of rate 0 still draws its mask in PyTorch.
+    return nn.Sequential(*(layer for layer in layers if not (isinstance(layer, nn.Dropout) and layer.p == 0)))
