@@ -172,9 +172,7 @@ def test_swapped_checkpoints_are_found(folder: Path) -> None:
 def test_where_all_are_damaged_nothing_starts_from_zero(folder: Path) -> None:
     for step in ("1", "2", "3"):
         flip(folder / step / "SHA256SUMS")
-    with pytest.raises(
-        UserError, match=r"step 3 is corrupted.*no checkpoint is left to resume from; to train from"
-    ):
+    with pytest.raises(UserError, match=r"step 3 is corrupted.*no checkpoint is left to resume from; to train from"):
         Checkpoints(folder)
 
 

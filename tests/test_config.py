@@ -154,7 +154,7 @@ def test_a_recorded_config_comes_back(small_config: ConfigDict, small_dataset: D
     assert from_recorded(content) == resolved
     del content["test_stream"]  # declared after the run
     assert from_recorded(content) == resolved
-    with pytest.raises(ConfigError, match="the recorded config does not fit: .*unknown field 'sede'"):
+    with pytest.raises(ConfigError, match=r"the recorded config does not fit: .*unknown field 'sede'"):
         from_recorded({**content, "sede": 1})
 
 
@@ -172,7 +172,7 @@ def test_a_config_recorded_under_old_names_is_read(small_config: ConfigDict, sma
     }  # fmt: skip
     assert (config.test_time_augmentation, config.schedule) == ("shifts", "triangle")
     assert from_recorded({"test_views": "one"}).test_time_augmentation == "none"
-    with pytest.raises(ConfigError, match="unknown field 'model.bn_groups'"):
+    with pytest.raises(ConfigError, match=r"unknown field 'model.bn_groups'"):
         from_recorded({"model": {"bn_groups": 8}})
 
 

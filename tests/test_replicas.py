@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from digits_jax import input_pipeline, train
+from digits_jax import input_pipeline, parallel, train
 from digits_jax.config import resolve
 from digits_jax.data.datasets import Dataset
 from digits_jax.experiment import build
 from digits_jax.metrics import Metrics
-from digits_jax.parallel import replicas
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.train_step import create_keys
 from tests.test_train import interrupted_at, without_clock
@@ -40,21 +39,21 @@ def first_call(config: ConfigDict, dataset: Dataset, seeds: tuple[int, ...]) -> 
     experiments = [build(c, dataset, num_replicas=len(seeds)) for c in configs]
     states = [experiment.create_state(np.uint32(seed)) for experiment, seed in zip(experiments, seeds, strict=True)]
     feed = experiments[0].pipeline
-    batches = replicas.stack(
+    batches = parallel.stack(
         [
             input_pipeline.epoch_batches(create_keys(s.seed).order, 0, num_examples=feed.num_examples, batch_size=16)
             for s in states
         ]
     )
     call = next(feed.calls(batches, first_step=0))._replace(stop=1)
-    state, metrics = replicas.stack([(state, Metrics.zero()) for state in states])
+    state, metrics = parallel.stack([(state, Metrics.zero()) for state in states])
     return experiments[0].train_steps, (state, metrics, *call)
 
 
 @pytest.mark.slow
 def test_a_replicas_first_step_is_that_of_its_seed_alone(regularised: ConfigDict, small_dataset: Dataset) -> None:
     steps, arguments = first_call(regularised, small_dataset, SEEDS)
-    together = replicas.unstack(steps(*arguments), len(SEEDS))
+    together = parallel.unstack(steps(*arguments), len(SEEDS))
     for seed, (state, metrics) in zip(SEEDS, together, strict=True):
         steps, arguments = first_call(regularised, small_dataset, (seed,))
         alone, alone_metrics = steps(*arguments)
@@ -85,10 +84,10 @@ def test_replicas_are_spread_over_devices_and_never_talk(
 @pytest.mark.devices
 def test_stack_and_unstack() -> None:
     trees = [{"a": np.full((2,), i, np.float32), "b": np.float32(i)} for i in range(6)]
-    stacked = replicas.stack(trees)
+    stacked = parallel.stack(trees)
     assert stacked["a"].shape == (6, 2)
     assert len(stacked["a"].sharding.device_set) == 6
-    for tree, again in zip(trees, replicas.unstack(stacked, 6), strict=True):
+    for tree, again in zip(trees, parallel.unstack(stacked, 6), strict=True):
         np.testing.assert_array_equal(again["a"], tree["a"])
         assert float(again["b"]) == float(tree["b"])
 
@@ -98,24 +97,24 @@ def test_stack_and_unstack() -> None:
     ("changes", "expected"),
     [
         ({}, 5),
-        ({"seeds_at_once": 2}, 2),
-        ({"seeds_at_once": 7}, 5),
+        ({"execution.seeds_at_once": 2}, 2),
+        ({"execution.seeds_at_once": 7}, 5),
         ({"early_stopping_epochs": 1}, 1),
         ({"execution.images_on": "host"}, 1),
     ],
 )
 def test_how_many_at_once(small_config: ConfigDict, changes: dict[str, Any], expected: int) -> None:
     small_config.update_from_flattened_dict(changes)
-    assert replicas.at_once(small_config, 5) == expected
+    assert parallel.seeds_at_once(small_config, 5) == expected
 
 
 def test_a_single_one_on_one_device_is_not_copied() -> None:
     array = jnp.zeros((2,), jnp.float32)
-    assert replicas.stack([array]).unsafe_buffer_pointer() == array.unsafe_buffer_pointer()
+    assert parallel.stack([array]).unsafe_buffer_pointer() == array.unsafe_buffer_pointer()
 
 
 def test_on_one_cpu_seeds_follow_each_other(small_config: ConfigDict) -> None:
-    assert replicas.at_once(small_config, 5) == 1
+    assert parallel.seeds_at_once(small_config, 5) == 1
 
 
 def run_seeds(config: ConfigDict, folder: Path, seeds: tuple[int, ...]) -> list[list[dict[str, Any]]]:
@@ -125,10 +124,10 @@ def run_seeds(config: ConfigDict, folder: Path, seeds: tuple[int, ...]) -> list[
 def test_each_seed_is_reported_by_itself(
     small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    small_config.seeds_at_once = 3
+    small_config.execution.seeds_at_once = 3
     rows = run_seeds(small_config, tmp_path / "together", (3, 4, 5))
     assert "3 seeds in one program" in capsys.readouterr().out
-    small_config.seeds_at_once = 1
+    small_config.execution.seeds_at_once = 1
     alone = run_seeds(small_config, tmp_path / "alone", (3, 4, 5))
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[-5:-1]] == ["4", "5", "mean", "standard"]
@@ -145,7 +144,7 @@ def test_each_seed_is_reported_by_itself(
 def test_interrupted_replicas_go_on_bit_for_bit(
     small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_config.seeds_at_once = 2
+    small_config.execution.seeds_at_once = 2
     undisturbed = run_seeds(small_config, tmp_path / "a", (0, 1))
     with monkeypatch.context() as patch:
         interrupted_at(patch, calls_before=2)

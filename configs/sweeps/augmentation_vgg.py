@@ -3,6 +3,7 @@
 The test images are warped as the post warps them, whatever the training images were.
 """
 
+from digits_jax.config import POST_AUGMENTATION
 from digits_jax.studies.sweep.plan import Sweep
 
 POST = {f"augment.{name}": value for name, value in POST_AUGMENTATION.items()}
