@@ -1,6 +1,7 @@
 """Trains an experiment: `python -m digits_jax.main --config=bn_dropout`."""
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import FrozenConfigDict, config_flags
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
         return f"{WORKDIR.value}/seed{resolved.seed}" if config.num_seeds > 1 else WORKDIR.value
 
     seeds = range(config.seed, config.seed + config.num_seeds)
-    options = {"name": name, "wandb_project": WANDB_PROJECT.value, "profile_steps": PROFILE.value}
+    options: dict[str, Any] = {"name": name, "wandb_project": WANDB_PROJECT.value, "profile_steps": PROFILE.value}
     try:
         with parallel.ending_with_others(PEER_TIMEOUT.value):
             train.train_seeds(config, seeds, workdir_of, **options)

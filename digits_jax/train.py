@@ -67,7 +67,7 @@ def train_seeds(
     parallel.check_same({key: description[key] for key in ("config", "dataset", "git_revision", "versions")})
     size = 1 if wandb_project else parallel.seeds_at_once(config, len(configs))
     experiment_of = functools.cache(lambda replicas: build(configs[0], dataset, num_replicas=replicas))
-    options = {"name": name or config.model.name, "writers": writers, "wandb_project": wandb_project}
+    options: dict[str, Any] = {"name": name or config.model.name, "writers": writers, "wandb_project": wandb_project}
     finished: dict[Run, Progress] = {}
     with contextlib.nullcontext(stop) if stop else runs.StopRequest(parallel.Agreement()) as stop:
         for start in range(0, len(configs), size):

@@ -27,4 +27,4 @@ def chosen_models(*, views: str | None) -> "TrainedModel | Ensemble":
     workdir = cli.required("workdir", "runs/vgg/0123abcd")
     from digits_jax.runs import ensemble
 
-    return ensemble.load(workdir, checkpoint=CHECKPOINT.value, views=views)
+    return ensemble.load(workdir, checkpoint=CHECKPOINT.value, test_time_augmentation=views)

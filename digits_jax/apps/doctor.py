@@ -16,6 +16,7 @@ import numpy as np
 
 from digits_jax import cli
 from digits_jax.apps import speed
+from digits_jax.config import load_config
 from digits_jax.data import datasets, tfds_store
 from digits_jax.data.arrays import read_cache
 from digits_jax.ops import compilation
@@ -92,7 +93,7 @@ def check_data() -> Iterator[Finding]:
 
 def check_determinism() -> Iterator[Finding]:
     """Trains for the same steps twice, with dropout and batch normalization, and compares all bits of the states."""
-    config, dataset = speed.load_config(_EXPERIMENT), speed.random_dataset(_NUM_IMAGES, 1)
+    config, dataset = load_config(_EXPERIMENT), speed.random_dataset(_NUM_IMAGES, 1)
     states = [speed.training_pass(config, dataset)() for _ in range(2)]
     first, second = (b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)) for state in states)
     if first == second:
@@ -105,7 +106,7 @@ def check_determinism() -> Iterator[Finding]:
 
 def measure_speed(seconds: float = 1.0) -> tuple[float, float]:
     """Returns images per second of training, and floating-point operations per second of matrix products."""
-    config, dataset = speed.load_config(_EXPERIMENT), speed.random_dataset(_NUM_IMAGES, 1)
+    config, dataset = load_config(_EXPERIMENT), speed.random_dataset(_NUM_IMAGES, 1)
     passes = {"training": speed.training_pass(config, dataset), "product": speed.matrix_product()}
     times = {name: statistics.median(t) for name, t in speed.time_in_turns(passes, rounds=3, seconds=seconds).items()}
     return _NUM_IMAGES / times["training"], 2 * speed.PRODUCT_SIZE**3 / times["product"]

@@ -1,7 +1,5 @@
 """Times training on random pixels, and matrix products as the machine's peak: for `doctor` and the benchmark."""
 
-import importlib
-import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,31 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from digits_jax import input_pipeline
+from digits_jax import input_pipeline, parallel
 from digits_jax.config import resolve
 from digits_jax.data.arrays import Arrays
 from digits_jax.data.datasets import Dataset
-from digits_jax.errors import ConfigError
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
-from digits_jax.parallel import replicas
 from digits_jax.train_step import create_keys
 
 # Does a fixed amount of work and returns once it is finished.
 Pass = Callable[[], object]
 
 PRODUCT_SIZE = 2048  # rows and columns of the matrices whose product gives the machine's peak
-
-
-def load_config(name: str) -> ConfigDict:
-    """Loads the config of one of the project's experiments, such as "vgg".
-
-    Raises:
-      ConfigError: there is no such experiment.
-    """
-    if not name.isidentifier() or importlib.util.find_spec(f"configs.{name}") is None:
-        raise ConfigError(f"there is no configs/{name}.py")
-    return importlib.import_module(f"configs.{name}").get_config()
 
 
 def random_dataset(num_train: int, num_test: int) -> Dataset:
@@ -68,12 +53,13 @@ def training_pass(config: ConfigDict, dataset: Dataset) -> Pass:
     batches = input_pipeline.epoch_batches(
         create_keys(config.seed).order, 0, num_examples=len(dataset.arrays.train_labels), batch_size=config.batch_size
     )
-    state, zero, batches = replicas.stack([(experiment.initial_state, Metrics.zero(), batches)])
+    start = experiment.create_state(np.uint32(config.seed))
+    state, zero, batches = parallel.stack([(start, Metrics.zero(), batches)])
 
     def train_epoch() -> object:
         nonlocal state
         metrics = zero
-        for call in experiment.feed.calls(batches, first_step=0):
+        for call in experiment.pipeline.calls(batches, first_step=0):
             state, metrics = experiment.train_steps(state, metrics, *call)
         return jax.block_until_ready((state, metrics))[0]
 

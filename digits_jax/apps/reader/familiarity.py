@@ -85,7 +85,7 @@ def with_features(model: TrainedModel, *, part_size: int = 64) -> Callable[[np.n
       model: whose.
       part_size: images in a compiled call, of which there is one.
     """
-    logits_of = model.function(views="one")  # the features are those of one view
+    logits_of = model.function(test_time_augmentation="none")  # the features are those of one view
 
     @compilation.jit
     def answer(variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from digits_jax import augment
+from digits_jax import augment, ops
 from digits_jax.apps import speed
 from digits_jax.apps.speed import Pass, random_dataset
-from digits_jax.config import differences
+from digits_jax.config import differences, load_config
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import Metrics
@@ -60,7 +61,7 @@ def parse_case(text: str) -> Case:
     """
     name, _, work = text.partition(":")
     try:
-        config = speed.load_config(name)
+        config = load_config(name)
     except ConfigError as error:
         raise ConfigError(f"--cases={text}: {error}") from None
     if re.fullmatch("[1-9][0-9]*", work):
@@ -101,17 +102,17 @@ def create_passes(case: Case, *, torch_compile: bool) -> dict[str, Pass]:
 def evaluation_pass(config: ConfigDict, dataset: Dataset) -> Pass:
     """Returns a function that evaluates the initial state on all test images."""
     experiment = speed.build_experiment(config, dataset)
-    evaluate, state = experiment.after_each_epoch["test"], experiment.initial_state
+    evaluate, state = experiment.after_each_epoch["test"], experiment.create_state(np.uint32(0))
     return lambda: jax.block_until_ready(evaluate(state))
 
 
 def flops_per_image(case: Case) -> float:
     """Returns the floating-point operations per image, as XLA counts them with its own convolution."""
     config = case.config.copy_and_resolve_references()
-    config.model.conv = "lax"
+    config.execution.kernels = "lax"
     dataset = random_dataset(config.batch_size, config.eval_batch_size)
     experiment = speed.build_experiment(config, dataset)
-    state, model = experiment.initial_state, experiment.model
+    state, model = experiment.create_state(np.uint32(0)), experiment.model
     images = jnp.asarray(dataset.split("test" if case.work == "evaluation" else "train")[0])
 
     def forward(params: Any) -> jax.Array:
@@ -119,7 +120,7 @@ def flops_per_image(case: Case) -> float:
         return jnp.square(logits).sum()  # its gradient depends on the logits, as the loss's does
 
     function = forward if case.work == "evaluation" else jax.value_and_grad(forward)
-    cost: Any = jax.jit(function).lower(state.params).cost_analysis()
+    cost: Any = jax.jit(ops.using("lax")(function)).lower(state.params).cost_analysis()
     return cost["flops"] / len(images)
 
 
@@ -132,8 +133,8 @@ def peak_memory(case: Case) -> int:
 def _peak_memory_here(config: dict[str, Any]) -> int:
     experiment = speed.build_experiment(ConfigDict(config), random_dataset(60_000, 10_000))
     batches = jnp.arange(60_000 // config["batch_size"] * config["batch_size"]).reshape(-1, config["batch_size"])
-    call = next(experiment.feed.calls([batches], first_step=0))
-    state, _ = experiment.train_steps(experiment.initial_state, Metrics.zero(), *call)
+    call = next(experiment.pipeline.calls([batches], first_step=0))
+    state, _ = experiment.train_steps(experiment.create_state(np.uint32(0)), Metrics.zero(), *call)
     jax.block_until_ready(experiment.after_each_epoch["test"](state))
     # Not `resource.getrusage`, whose maximum a process inherits from the one that started it.
     found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)

@@ -38,7 +38,7 @@ TrainSeed = Callable[[int], tuple[float, float]]
 
 def train(config: FrozenConfigDict, dataset: Dataset, seed: int) -> tuple[float, float]:
     """Trains a resolved config with a seed; returns the seconds of training and the final test accuracy."""
-    with console.quiet(), TemporaryDirectory() as folder:
+    with cli.quiet(), TemporaryDirectory() as folder:
         [rows] = train_seeds(config, [seed], lambda _: folder, dataset=dataset)
     return sum(row["train/seconds"] for row in rows), rows[-1]["test/accuracy"]
 

@@ -13,10 +13,10 @@ from flax.training import train_state
 from jax import lax
 from ml_collections import ConfigDict
 
+from digits_jax import ops
 from digits_jax.apps.speed import Pass
 from digits_jax.data.datasets import Dataset
-from digits_jax.ops import conv
-from digits_jax.ops.layers import max_pool_2x2, normalize
+from digits_jax.models import normalize
 
 
 class TutorialCNN(nn.Module):
@@ -55,10 +55,13 @@ class TrainState(train_state.TrainState):
     batch_stats: Any
 
 
-def training_pass(config: ConfigDict, dataset: Dataset, *, in_scan: bool = False, **layers: Any) -> Pass:
+def training_pass(
+    config: ConfigDict, dataset: Dataset, *, in_scan: bool = False, kernels: str = "lax", **layers: Any
+) -> Pass:
     """Returns a function that trains for one epoch: a Python loop over jitted steps, each with a batch from NumPy.
 
-    With `in_scan`, all steps run in one `lax.scan` over images on the device; `layers` are fields of `TutorialCNN`.
+    With `in_scan`, all steps run in one `lax.scan` over images on the device; `kernels` are those of `ops.using`, and
+    `layers` fields of `TutorialCNN`.
     """
     model = TutorialCNN(config.model, **layers)
     images, labels = dataset.split("train")
@@ -68,6 +71,7 @@ def training_pass(config: ConfigDict, dataset: Dataset, *, in_scan: bool = False
     order = np.random.default_rng(0).permutation(len(labels))
     batches = order[: len(order) // config.batch_size * config.batch_size].reshape(-1, config.batch_size)
 
+    @ops.using(kernels)
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array) -> TrainState:
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
             logits, updates = state.apply_fn(
@@ -103,8 +107,8 @@ def training_pass(config: ConfigDict, dataset: Dataset, *, in_scan: bool = False
 
 def remedies(config: ConfigDict, dataset: Dataset) -> dict[str, Pass]:
     """Returns the steps from tutorial Flax to this project: each applies one change on top of those before it."""
-    pool: dict[str, Any] = {"max_pool": max_pool_2x2}
-    rows, winograd = ({**pool, "conv": conv.implementation(name)} for name in ("matmul", "winograd"))
+    pool: dict[str, Any] = {"max_pool": ops.max_pool_2x2}
+    rows, winograd = ({**pool, "conv": ops.conv_general_dilated, "kernels": name} for name in ("matmul", "winograd"))
     training = partial(training_pass, config, dataset)
     return {
         "tutorial Flax": training(),

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from digits_jax import train
+from digits_jax import cli, train
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import DivergedError
-from digits_jax.runs import console
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.studies.report.results import read_result
 from digits_jax.studies.sweep.plan import Run, Sweep
@@ -75,7 +74,7 @@ def train_group(
       UserError: a run cannot go on.
     """
     hashes = {run.seed: run.hash for run in runs}
-    with console.quiet():
+    with cli.quiet():
         train.train_seeds(
             runs[0].config,
             list(hashes),
