@@ -81,10 +81,7 @@ def random_affine(
       key: of the draw.
       count: B.
       image_shape: (H, W) in pixels.
-      rotation: degrees.
-      height_shift, width_shift: fractions of the height and the width.
-      shear: radians.
-      zoom: fraction by which each axis may grow or shrink.
+      rotation, height_shift, width_shift, shear, zoom: ranges, in the units of the module's docstring.
     """
     height, width = image_shape
     draws = jax.random.uniform(key, (count, 6), minval=-1.0, maxval=1.0).T
@@ -94,12 +91,8 @@ def random_affine(
     cos, sin = jnp.cos(theta), jnp.sin(theta)
     # The linear part R S Z, written out; S Z = [[z_h, -z_w sin s], [0, z_w cos s]].
     upper, lower = -zoom_w * jnp.sin(shear_angle), zoom_w * jnp.cos(shear_angle)
-    linear = jnp.array(
-        [
-            [cos * zoom_h, cos * upper - sin * lower],
-            [sin * zoom_h, sin * upper + cos * lower],
-        ]
-    )  # [2, 2, B]
+    rows = [cos * zoom_h, cos * upper - sin * lower], [sin * zoom_h, sin * upper + cos * lower]
+    linear = jnp.array(rows)  # [2, 2, B]
     # T(c) R T(t) S Z T(-c) moves by c + R t - R S Z c.
     center_h, center_w = height / 2 + 0.5, width / 2 + 0.5
     offset = jnp.array(
@@ -164,7 +157,7 @@ def average_over_versions(apply: Callable[[jax.Array], Any], name: str) -> Calla
 
     Args:
       apply: takes images `[B, H, W, C]` and returns logits `[B, num_classes]`.
-      name: a key of `TEST_TIME_AUGMENTATIONS`; "none" returns `apply` itself.
+      name: a key of `TEST_TIME_AUGMENTATIONS`.
 
     Returns:
       A function from images to logits whose softmax is the mean of the softmaxes over the versions.

@@ -1,8 +1,6 @@
 """Configs: every field with its default, bounds and unit; experiments as deltas; the resolved config of a run."""
 
-import hashlib
 import importlib.util
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,14 +10,21 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from ml_collections.config_dict import placeholder
 
 from digits_jax import augment, cli, data, input_pipeline, losses, models, ops, optimizer
+from digits_jax.bounds import (
+    FINITE,
+    FLAG,
+    PATH,
+    POSITIVE,
+    PROBABILITY,
+    Bounds,
+    integer,
+    none_or,
+    number,
+    one_of,
+    optional,
+    tuple_of,
+)  # fmt: skip
 from digits_jax.errors import ConfigError
-
-
-class Bounds(NamedTuple):
-    """What a field accepts, as a predicate and in words."""
-
-    accepts: Callable[[Any], bool]
-    expected: str
 
 
 class Field(NamedTuple):
@@ -30,125 +35,71 @@ class Field(NamedTuple):
     description: str
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _integer(low: int, high: int | None = None) -> Bounds:
-    expected = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
-    return Bounds(lambda x: _is_int(x) and low <= x and (high is None or x <= high), expected)
-
-
-def _number(low: float, high: float = math.inf, *, open_end: bool = False) -> Bounds:
-    below = (lambda x: x < high) if open_end else (lambda x: x <= high)
-    return Bounds(lambda x: _is_number(x) and low <= x and below(x), f"a number in [{low}, {high}{')]'[not open_end]}")
-
-
-def _one_of(names: Any) -> Bounds:
-    return Bounds(lambda x: x in names, "one of " + ", ".join(names))
-
-
-def _tuple_of(item: Callable[[Any], bool], expected: str) -> Bounds:
-    return Bounds(lambda x: isinstance(x, tuple) and x != () and all(map(item, x)), expected)
-
-
-def _optional(bounds: Bounds) -> Bounds:
-    return Bounds(lambda x: x is None or bounds.accepts(x), bounds.expected)
-
-
-def _is_block(widths: object) -> bool:
-    return isinstance(widths, tuple) and widths != () and all(_is_int(w) and w >= 1 for w in widths)
-
-
-_FLAG = Bounds(lambda x: isinstance(x, bool), "True or False")
-_PATH = _optional(Bounds(lambda x: isinstance(x, str), "a path"))
-_PROBABILITY = _number(0, 1, open_end=True)
-_POSITIVE = Bounds(lambda x: _is_number(x) and x > 0, "a number > 0")
 _WARP = {  # the ranges of a random affine warp
-    "rotation": (_number(0, 180), "degrees: +- this"),
-    "height_shift": (_number(0, 1), "fraction of the height: +- this"),
-    "width_shift": (_number(0, 1), "fraction of the width: +- this"),
-    "shear": (_number(0, math.pi / 2, open_end=True), "radians: +- this"),
-    "zoom": (_number(0, 1, open_end=True), "fraction of the size: each axis is scaled by 1 +- this"),
+    "rotation": (number(0, 180), "degrees: +- this"),
+    "height_shift": (number(0, 1), "fraction of the height: +- this"),
+    "width_shift": (number(0, 1), "fraction of the width: +- this"),
+    "shear": (number(0, math.pi / 2, open_end=True), "radians: +- this"),
+    "zoom": (number(0, 1, open_end=True), "fraction of the size: each axis is scaled by 1 +- this"),
 }
 
 FIELDS: dict[str, Field] = {
-    "seed": Field(0, _integer(0, 2**32 - 1), "seed of initial weights, image order, dropout and augmentation"),
-    "num_seeds": Field(1, _integer(1), "runs: one for each seed from `seed` on"),
+    "seed": Field(0, integer(0, 2**32 - 1), "seed of initial weights, image order, dropout and augmentation"),
+    "num_seeds": Field(1, integer(1), "runs: one for each seed from `seed` on"),
     # The learning rate is learning_rates[i] for epochs[i] epochs. A run is sum(epochs) long.
     "learning_rates": Field(
-        (0.01, 0.1, 0.01),
-        _tuple_of(lambda x: _is_number(x) and x > 0, "numbers > 0, such as (0.01, 0.1)"),
-        "learning rates; all schedules but piecewise_constant have one, their peak",
+        (0.01, 0.1, 0.01), tuple_of(POSITIVE, "numbers > 0, such as (0.01, 0.1)"),
+        "factors on the gradient; all schedules but piecewise_constant have one, their peak",
     ),
-    "epochs": Field(
-        (1, 5, 5), _tuple_of(lambda x: _is_int(x) and x >= 1, "integers >= 1, such as (1, 5)"), "epochs at each rate"
-    ),
-    "schedule": Field("piecewise_constant", _one_of(optimizer.SCHEDULES), "the learning rate over steps"),
-    "warmup_fraction": Field(0.2, _number(0, 1), "fraction of the steps before the peak of the schedule `triangle`"),
-    "optimizer": Field("sgd", _one_of(optimizer.OPTIMIZERS), "the optimizer"),
-    "loss": Field("cross_entropy", _one_of(losses.LOSSES), "the loss"),
-    "label_smoothing": Field(0.0, _PROBABILITY, "weight of the uniform distribution in the targets"),
-    "average_decay": Field(0.0, _PROBABILITY, "decay of the moving average of the weights that is evaluated; 0: none"),
-    "batch_size": Field(64, _integer(1), "images per step over all devices; the last batch of an epoch may be short"),
-    "early_stopping_epochs": Field(0, _integer(0), "epochs without a better one after which a run stops; 0: never"),
+    "epochs": Field((1, 5, 5), tuple_of(integer(1), "integers >= 1, such as (1, 5)"), "epochs at each rate"),
+    "schedule": Field("piecewise_constant", one_of(optimizer.SCHEDULES), "the learning rate over steps"),
+    "warmup_fraction": Field(0.2, number(0, 1), "fraction of the steps before the peak of the schedule `triangle`"),
+    "optimizer": Field("sgd", one_of(optimizer.OPTIMIZERS), "the optimizer"),
+    "loss": Field("cross_entropy", one_of(losses.LOSSES), "the loss"),
+    "label_smoothing": Field(0.0, PROBABILITY, "weight of the uniform distribution in the targets"),
+    "average_decay": Field(0.0, PROBABILITY, "decay of the moving average of the weights that is evaluated; 0: none"),
+    "batch_size": Field(64, integer(1), "images per step over all devices; the last batch of an epoch may be short"),
+    "early_stopping_epochs": Field(0, integer(0), "epochs without a better one after which a run stops; 0: never"),
     # Its size also decides the random numbers of test_augmented/ and test_stream/.
-    "eval_batch_size": Field(64, _integer(1), "images per evaluation batch"),
-    "test_time_augmentation": Field("none", _one_of(augment.TEST_TIME_AUGMENTATIONS), "at evaluation and prediction"),
-    "test_stream": Field(False, _FLAG, "also evaluate on a shuffled stream of test images, as test_stream/"),
-    "dataset.name": Field("mnist", _one_of(data.DATASETS), "the data set"),
-    "dataset.data_dir": Field(str, _PATH, "prepared data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets"),
-    "dataset.source_dir": Field(str, _PATH, "original IDX files, for data not prepared yet"),
-    "dataset.validation_examples": Field(0, _integer(0), "last training images held out to select the best epoch"),
-    "dataset.train_examples": Field(int, _optional(_integer(1)), "first training images used; None: all"),
+    "eval_batch_size": Field(64, integer(1), "images per evaluation batch"),
+    "test_time_augmentation": Field("none", one_of(augment.TEST_TIME_AUGMENTATIONS), "at evaluation and prediction"),
+    "test_stream": Field(False, FLAG, "also evaluate on a shuffled stream of test images, as test_stream/"),
+    "dataset.name": Field("mnist", one_of(data.DATASETS), "the data set"),
+    "dataset.data_dir": Field(str, PATH, "prepared data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets"),
+    "dataset.source_dir": Field(str, PATH, "original IDX files, for data not prepared yet"),
+    "dataset.validation_examples": Field(0, integer(0), "last training images held out to select the best epoch"),
+    "dataset.train_examples": Field(int, optional(integer(1)), "first training images used; None: all"),
     # "affine": random warps, uniform in these ranges; all zero: none.
-    "augment.name": Field("affine", _one_of(augment.AUGMENTATIONS), "augmentation of training images"),
+    "augment.name": Field("affine", one_of(augment.AUGMENTATIONS), "augmentation of training images"),
     **{f"augment.{name}": Field(0.0, *bounds) for name, bounds in _WARP.items()},
-    "augment.interpolation": Field("nearest", _one_of(augment.INTERPOLATIONS), "sampling; nearest is Keras 1's"),
-    "augment.test": Field(False, _FLAG, "also evaluate on augmented test images, as test_augmented/"),
-    "augment.test_ranges": Field(
-        (),
-        Bounds(
-            lambda x: isinstance(x, tuple) and len(x) in (0, len(_WARP)),
-            f"none, or {len(_WARP)} numbers: {', '.join(_WARP)}",
-        ),
-        "the ranges for test images; (): those of training",
-    ),
-    "model.name": Field("vgg", _one_of(models.MODELS), "the model"),
-    "model.mean": Field(
-        float, _optional(Bounds(_is_number, "a finite number, in gray levels")),
-        "gray level subtracted from pixels; None: the training images' mean",
-    ),
-    "model.std": Field(
-        float, _optional(_POSITIVE._replace(expected="a number > 0, in gray levels")),
-        "gray levels that pixels are divided by; None: the training images' standard deviation",
-    ),
-    "model.kernel_init": Field("glorot_uniform", _one_of(models.KERNEL_INITS), "kernel initializer; biases are zero"),
-    "model.dtype": Field("float32", _one_of(models.DTYPES), "type of activations; parameters stay float32"),
+    "augment.interpolation": Field("nearest", one_of(augment.INTERPOLATIONS), "sampling; nearest is Keras 1's"),
+    "augment.test": Field(False, FLAG, "also evaluate on augmented test images, as test_augmented/"),
+    "augment.test_ranges": Field((), none_or(_WARP), "the ranges for test images; (): those of training"),
+    "model.name": Field("vgg", one_of(models.MODELS), "the model"),
+    "model.mean": Field(float, optional(FINITE), "gray level subtracted from pixels; None: that of the training set"),
+    "model.std": Field(float, optional(POSITIVE), "gray levels that pixels are divided by; None: as for the mean"),
+    "model.kernel_init": Field("glorot_uniform", one_of(models.KERNEL_INITS), "kernel initializer; biases are zero"),
+    "model.dtype": Field("float32", one_of(models.DTYPES), "type of activations; parameters stay float32"),
     # The rest is read by the model `vgg` only.
     "model.widths": Field(
-        ((32, 32), (64, 64)), _tuple_of(_is_block, "a tuple of channels per block, such as ((32, 32), (64, 64))"),
+        ((32, 32), (64, 64)), tuple_of(tuple_of(integer(1), ""), "a tuple of channels per block, such as ((8,), (8,))"),
         "channels of the 3x3 convolutions, per block; a 2x2 max-pool ends a block",
     ),
-    "model.hidden_width": Field(512, _integer(1), "units of the hidden dense layer"),
+    "model.hidden_width": Field(512, integer(1), "units of the hidden dense layer"),
     "model.block_dropout": Field(
-        (0.0, 0.0), _tuple_of(_PROBABILITY.accepts, "a probability in [0, 1) per block, such as (0.5, 0.5)"),
+        (0.0, 0.0), tuple_of(PROBABILITY, "a probability in [0, 1) per block, such as (0.5, 0.5)"),
         "dropout rate after each block's max-pool",
     ),
-    "model.hidden_dropout": Field(0.0, _PROBABILITY, "dropout rate before the last layer"),
-    "model.batch_norm": Field("none", _one_of(models.BATCH_NORM_PLACES), "batch normalization around activations"),
-    "model.bn_momentum": Field(0.99, _number(0, 1), "weight of the old running mean and variance in each update"),
-    "model.bn_epsilon": Field(1e-5, _number(0), "added to the variance; Keras 1.0.8 to 1.1.2 have this value"),
+    "model.hidden_dropout": Field(0.0, PROBABILITY, "dropout rate before the last layer"),
+    "model.batch_norm": Field("none", one_of(models.BATCH_NORM_PLACES), "batch normalization around activations"),
+    "model.bn_momentum": Field(0.99, number(0, 1), "weight of the old running mean and variance in each update"),
+    "model.bn_epsilon": Field(1e-5, number(0), "added to the variance; Keras 1.0.8 to 1.1.2 have this value"),
     # How a run is computed. Those in `SAME_BITS` leave its bits alone.
-    "execution.steps_per_call": Field(20, _integer(1), "steps per compiled call; Ctrl-C waits for its end"),
-    "execution.microbatch_size": Field(0, _integer(0), "images per gradient; 0: 64 for CNNs on a CPU, else all"),
-    "execution.seeds_at_once": Field(0, _integer(0), "seeds per compiled program; 0: 1 on one CPU, elsewhere all"),
-    "execution.images_on": Field("device", _one_of(input_pipeline.IMAGES_ON), "where the training images are kept"),
-    "execution.kernels": Field("auto", _one_of(ops.KERNELS), "convolutions; auto: winograd on a CPU, elsewhere lax"),
+    "execution.steps_per_call": Field(20, integer(1), "steps per compiled call; Ctrl-C waits for its end"),
+    "execution.microbatch_size": Field(0, integer(0), "images per gradient; 0: 64 for CNNs on a CPU, else all"),
+    "execution.seeds_at_once": Field(0, integer(0), "seeds per compiled program; 0: 1 on one CPU, elsewhere all"),
+    "execution.images_on": Field("device", one_of(input_pipeline.IMAGES_ON), "where the training images are kept"),
+    "execution.kernels": Field("auto", one_of(ops.KERNELS), "convolutions; auto: winograd on a CPU, elsewhere lax"),
 }  # fmt: skip
 _LOCATIONS = ("dataset.data_dir", "dataset.source_dir")  # paths do not belong in results
 SAME_BITS = ("execution.steps_per_call", "execution.seeds_at_once", "execution.images_on")
@@ -269,8 +220,7 @@ def validate(config: ConfigDict) -> None:
 def resolve(config: ConfigDict, dataset: data.Dataset, *, seed: int | None = None) -> FrozenConfigDict:
     """Returns the config that describes one seed's run completely, and nothing of the machine.
 
-    Fills in the mean and standard deviation of the training images, and drops the paths of the data and the number of
-    seeds. Idempotent.
+    Fills in the mean and standard deviation of the training images; drops paths and the number of seeds. Idempotent.
 
     Args:
       config: a validated config.
@@ -296,34 +246,6 @@ def resolve(config: ConfigDict, dataset: data.Dataset, *, seed: int | None = Non
         resolved.model.std = float(images.std(dtype="float64"))
         _require(resolved.model.std > 0, "model.std", 0.0, "a number > 0: all training pixels are equal")
     return FrozenConfigDict(resolved)
-
-
-def config_hash(config: FrozenConfigDict) -> str:
-    """Returns eight hexadecimal digits that name a resolved config.
-
-    They depend on the fields that differ from their defaults only, so that a field that is declared later renames no
-    finished run, and not on fields that leave a run's bits alone.
-    """
-    defaults = get_config().to_dict()
-    changed = [(name, value) for name, value, _ in differences(config.to_dict(), defaults) if name not in SAME_BITS]
-    return hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]
-
-
-def to_json(config: FrozenConfigDict) -> str:
-    """Returns a config as JSON with sorted keys."""
-    return json.dumps(config.to_dict(), sort_keys=True)
-
-
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Returns the leaves in which two nested dictionaries differ, as (dotted name, our value, their value)."""
-    found = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append((f"{prefix}{key}", a, b))
-    return found
 
 
 def _value(config: Mapping[str, Any], name: str) -> Any:

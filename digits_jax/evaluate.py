@@ -35,8 +35,8 @@ class Scores(NamedTuple):
 def evaluate(evaluations: Evaluations, states: Sequence[TrainState]) -> list[Scores]:
     """Evaluates each state; several at once, as replicas."""
     scores = [Scores({}, {}) for _ in states]
-    for prefix, run in evaluations.items():
-        results = parallel.unstack(run(parallel.stack(states)), len(states))
+    for prefix, evaluation in evaluations.items():
+        results = parallel.unstack(evaluation(parallel.stack(states)), len(states))
         for score, (metrics, misclassified) in zip(scores, results, strict=True):
             score.metrics.update(metrics.compute(prefix))
             score.misclassified[prefix] = np.flatnonzero(misclassified).tolist()
@@ -97,9 +97,7 @@ def make_eval_steps(
 def create_evaluations(
     config: FrozenConfigDict, model: nn.Module, on_device: Callable[[str], Examples], *, mesh: Mesh, stacked: bool
 ) -> tuple[Evaluations, Evaluations]:
-    """Builds what is evaluated after each epoch, and what at the end only.
-
-    The test set is of the second kind where held-out images select the best epoch.
+    """Builds what is evaluated after each epoch, and what at the end only: the test set, if images are held out.
 
     Args:
       config: resolved.
@@ -110,15 +108,9 @@ def create_evaluations(
 
     def on(split: str, augment: Augment = identity, order: Order = each_once) -> Callable[[TrainState], Any]:
         eval_steps = make_eval_steps(
-            model,
-            batch_size=config.eval_batch_size,
-            mesh=mesh,
-            augment=augment,
-            order=order,
-            test_time_augmentation=config.test_time_augmentation,
-            kernels=config.execution.kernels,
-            stacked=stacked,
-        )
+            model, batch_size=config.eval_batch_size, mesh=mesh, augment=augment, order=order,
+            test_time_augmentation=config.test_time_augmentation, kernels=config.execution.kernels, stacked=stacked,
+        )  # fmt: skip
         return lambda state: eval_steps(state, on_device(split))
 
     test = {"test": on("test")}
@@ -138,15 +130,10 @@ def create_statistics_model(model_config: ConfigDict, num_classes: int) -> nn.Mo
 
 
 def estimate_batch_stats(model: nn.Module, params: Any, batches: jax.Array) -> Any:
-    """Returns the means over batches of each batch normalization's batch mean and variance.
+    """Returns the means over image batches `[N, B, H, W, C]` of each batch normalization's batch mean and variance.
 
-    The running statistics are those of the latest weights and do not fit averaged ones, and neither does their own
-    average: they are estimated from training images (Izmailov et al. 2018, section 3.2). Training does not read them.
-
-    Args:
-      model: from `create_statistics_model`.
-      params: the weights.
-      batches: images `[N, B, H, W, C]`.
+    Running statistics are those of the latest weights; averaged weights need statistics of their own, estimated from
+    training images (Izmailov et al. 2018, section 3.2). Training does not read them.
     """
     init = functools.partial(model.init, jax.random.key(0), train=False)
     shapes = jax.eval_shape(init, batches[0])["batch_stats"]
@@ -163,13 +150,9 @@ def estimate_batch_stats(model: nn.Module, params: Any, batches: jax.Array) -> A
 def create_statistics_update(
     config: FrozenConfigDict, num_classes: int, images: np.ndarray, *, mesh: Mesh, stacked: bool
 ) -> Callable[[TrainState], TrainState] | None:
-    """Builds the update of a state's batch statistics before averaged weights are evaluated; None: none is needed.
+    """Builds the update of a state's batch statistics, from training images `[N, H, W, C]`, before it is evaluated.
 
-    Args:
-      config: resolved.
-      num_classes: of the data.
-      images: the training images `[N, H, W, C]`.
-      mesh, stacked: as for `make_eval_steps`.
+    Returns None where none is needed: the weights are not averaged, or there are no batch statistics.
     """
     if not config.average_decay or config.model.batch_norm == "none":
         return None

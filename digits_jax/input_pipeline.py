@@ -29,12 +29,10 @@ def epoch_batches(order_key: jax.Array, epoch: int, *, num_examples: int, batch_
     Args:
       order_key: the run's key for the order of images.
       epoch: from 0; each has its own permutation.
-      num_examples: N.
-      batch_size: at most N.
+      num_examples, batch_size: N and B, at most N.
 
     Returns:
-      The full batches, `[N // batch_size, batch_size]`, and where the batch size does not divide N the short last one,
-      `[1, N % batch_size]`. Together they hold every index once.
+      The full batches, `[N // B, B]`, and where B does not divide N the short last one, `[1, N % B]`.
     """
     order = jax.random.permutation(jax.random.fold_in(order_key, epoch), num_examples)
     cut = num_examples - num_examples % batch_size

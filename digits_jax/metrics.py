@@ -1,12 +1,9 @@
 """Metrics as sums and counts, divided once at the end."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from ml_collections import FrozenConfigDict
 
 
 class Metrics(struct.PyTreeNode):
@@ -40,13 +37,3 @@ class Metrics(struct.PyTreeNode):
         sums = jax.device_get(self)
         count = int(sums.count)
         return {f"{prefix}/loss": float(sums.loss_sum) / count, f"{prefix}/accuracy": int(sums.correct) / count}
-
-
-def score_key(config: FrozenConfigDict) -> str:
-    """Returns the metric that selects the best epoch: on the held-out images if there are any, else on the test set."""
-    return "validation/accuracy" if config.dataset.validation_examples else "test/accuracy"
-
-
-def best_row(rows: list[dict[str, Any]], key: str) -> dict[str, Any]:
-    """Returns the first epoch's row with the highest score."""
-    return max(rows, key=lambda row: row[key])

@@ -38,7 +38,6 @@ def keras1_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.floa
 
 KERNEL_INITS = {
     "glorot_uniform": nn.initializers.glorot_uniform(),  # Glorot & Bengio 2010: +-sqrt(6 / (fan_in + fan_out))
-    "he_normal": nn.initializers.he_normal(),  # He et al. 2015: variance 2 / fan_in
     "keras1_uniform": keras1_uniform,
 }
 
@@ -158,13 +157,11 @@ def create_model(model_config: ConfigDict, num_classes: int) -> nn.Module:
 
 def check_image_shape(model_config: ConfigDict, image_shape: tuple[int, ...]) -> None:
     """Raises ConfigError where unpadded convolutions and pools leave nothing of an `(H, W, C)` image."""
-    if model_config.name == "linear":
-        return
     size = min(image_shape[:2])
     for widths in model_config.widths:
         size = (size - 2 * len(widths)) // 2
-        if size < 1:
-            raise ConfigError(
-                f"config.model.widths is {model_config.widths!r}: unpadded 3x3 convolutions and 2x2 pools leave "
-                f"nothing of an image of {image_shape[0]}x{image_shape[1]}; use fewer layers"
-            )
+    if model_config.name != "linear" and size < 1:
+        raise ConfigError(
+            f"config.model.widths is {model_config.widths!r}: unpadded 3x3 convolutions and 2x2 pools leave "
+            f"nothing of an image of {image_shape[0]}x{image_shape[1]}; use fewer layers"
+        )

@@ -56,23 +56,10 @@ SCHEDULES: dict[str, Callable[[ConfigDict, int], optax.Schedule]] = {
 }
 
 
-def muon(rate: optax.Schedule) -> optax.GradientTransformation:
-    """Builds Muon: orthogonalized momentum for kernels (Jordan et al. 2024), Adam with the same rate for the rest.
-
-    A convolution's kernel `[kh, kw, C, O]` is taken as the matrix `[kh kw C, O]` by which it multiplies.
-    """
-
-    def matrix(p: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-        return optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1) if p.ndim > 1 else None
-
-    return optax.contrib.muon(rate, muon_weight_dimension_numbers=functools.partial(jax.tree.map, matrix))
-
-
 OPTIMIZERS: dict[str, Callable[[optax.Schedule], optax.GradientTransformation]] = {
     "sgd": optax.sgd,  # p - rate * gradient
     "nesterov": functools.partial(optax.sgd, momentum=0.9, nesterov=True),  # Sutskever et al. 2013
     "adam": optax.adam,  # Kingma & Ba 2015
-    "muon": muon,
 }
 
 

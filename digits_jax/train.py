@@ -16,10 +16,13 @@ from digits_jax.config import resolve, validate
 from digits_jax.evaluate import evaluate
 from digits_jax.experiment import Experiment, build
 from digits_jax.input_pipeline import epoch_batches
-from digits_jax.metrics import Metrics, best_row, score_key
+from digits_jax.metrics import Metrics
 from digits_jax.runs import Progress, Row, Run, console
+from digits_jax.runs.history import best_row, score_key
 from digits_jax.storage import PathLike
 from digits_jax.train_step import create_keys
+
+States = dict[Run, Progress]
 
 
 def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: PathLike, **options: Any) -> list[Row]:
@@ -63,20 +66,18 @@ def train_seeds(
     with parallel.together():
         dataset = dataset or data.load_configured(config.dataset)
         configs = [resolve(config, dataset, seed=seed) for seed in seeds]
-    description = runs.describe_run(configs[0], dataset)
-    parallel.check_same({key: description[key] for key in ("config", "dataset", "git_revision", "versions")})
+    parallel.check_same(runs.describe_code_and_data(configs[0], dataset))
     size = 1 if wandb_project else parallel.seeds_at_once(config, len(configs))
     experiment_of = functools.cache(lambda replicas: build(configs[0], dataset, num_replicas=replicas))
     options: dict[str, Any] = {"name": name or config.model.name, "writers": writers, "wandb_project": wandb_project}
-    finished: dict[Run, Progress] = {}
-    with contextlib.nullcontext(stop) if stop else runs.StopRequest(parallel.Agreement()) as stop:
+    finished: States = {}
+    with (
+        contextlib.nullcontext(stop) if stop else runs.StopRequest(parallel.Agreement()) as stop,
+        runs.StepProfiler(profile_steps) as profiler,
+    ):
         for start in range(0, len(configs), size):
-            with contextlib.ExitStack() as stack:
-                opened = stack.enter_context(
-                    runs.open_runs(configs[start : start + size], dataset, workdir_of, **options)
-                )
-                steps = 0 if finished else profile_steps
-                profiler = stack.enter_context(runs.StepProfiler(opened[0].profile, steps=steps))
+            group = configs[start : start + size]
+            with runs.open_runs(group, dataset, workdir_of, **options) as opened:
                 single = experiment_of(1)
                 progress = {run: run.restore(single.create_state(np.uint32(run.config.seed))) for run in opened}
                 runs.announce(single, progress, is_first=not finished)
@@ -94,10 +95,10 @@ def train_seeds(
 
 def _train_to_the_end(
     experiment_of: Callable[[int], Experiment],
-    progress: dict[Run, Progress],
+    progress: States,
     stop: runs.StopRequest,
     profiler: runs.StepProfiler,
-) -> dict[Run, Progress]:
+) -> States:
     """Trains runs to their end; those at the same step together, in one program."""
     unfinished = {run: done for run, done in progress.items() if not run.is_finished(done.rows)}
     for step in sorted({done.step for done in unfinished.values()}):
@@ -122,8 +123,8 @@ def _train_to_the_end(
 
 
 def _train_epoch(
-    experiment: Experiment, progress: dict[Run, Progress], stop: runs.StopRequest, profiler: runs.StepProfiler
-) -> dict[Run, Progress]:
+    experiment: Experiment, progress: States, stop: runs.StopRequest, profiler: runs.StepProfiler
+) -> States:
     """Trains the rest of the current epoch, or the part of it until a stop is requested."""
     pipeline, count, first = experiment.pipeline, len(progress), next(iter(progress.values()))
     epoch, num_epochs = len(first.rows), sum(experiment.config.epochs)
@@ -144,7 +145,7 @@ def _train_epoch(
             if stop.poll():
                 break
             previous = metrics
-            profiler.before_call()
+            profiler.before_call(next(iter(progress)).profile)
             state, metrics = experiment.train_steps(state, metrics, *call)
             profiler.after_call(call.stop - call.start, metrics)
             # Waits for the call before this one, while this one runs: never more than two are in flight.
@@ -166,7 +167,7 @@ def _is_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _finish_epoch(experiment: Experiment, progress: dict[Run, Progress]) -> dict[Run, Progress]:
+def _finish_epoch(experiment: Experiment, progress: States) -> States:
     """Evaluates, appends the epoch's row to each run's history and resets the epoch's sums."""
     states = [done.state for done in progress.values()]
     if experiment.update_statistics:

@@ -98,9 +98,8 @@ def compute_gradients(
 ) -> tuple[Any, Metrics, Any]:
     """Computes the gradients of the batch's mean loss, its metrics and the new batch statistics.
 
-    Where `microbatch_size` divides the batch, gradients are accumulated over parts of that size, which keeps the
-    activations in a CPU's cache; each part draws its own dropout. Batch normalization needs the statistics of the whole
-    batch, and takes it at once.
+    Where `microbatch_size` divides the batch, gradients are accumulated over parts of that size, whose activations fit
+    a CPU's cache; each part draws its own dropout. Batch normalization needs the statistics of the whole batch.
     """
     batch_size = len(batch.labels)
 

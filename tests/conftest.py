@@ -19,8 +19,9 @@ from digits_jax.config import get_config, resolve
 from digits_jax.data import datasets
 from digits_jax.evaluate import evaluate
 from digits_jax.experiment import build
-from digits_jax.metrics import Metrics, best_row
+from digits_jax.metrics import Metrics
 from digits_jax.runs.checkpoint import Checkpoints, Progress
+from digits_jax.runs.history import best_row
 from digits_jax.runs.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]

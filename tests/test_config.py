@@ -14,7 +14,8 @@ from digits_jax.config import get_config
 from digits_jax.data.arrays import Arrays
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.runs.recorded import differences_to_recorded, from_recorded
+from digits_jax.runs import identity
+from digits_jax.runs.identity import differences_to_recorded, from_recorded
 
 
 def change(field: str, value: Any) -> ConfigDict:
@@ -138,19 +139,19 @@ def test_resolving_finds_contradictions_with_the_data() -> None:
 def test_the_hash_names_the_experiment_and_not_the_place() -> None:
     hashes = []
     for field, value in [("seed", 0), ("dataset.data_dir", "/x"), ("seed", 1), ("model.hidden_dropout", 0.1)]:
-        hashes.append(config_lib.config_hash(config_lib.resolve(change(field, value), dataset(PIXELS))))
+        hashes.append(identity.config_hash(config_lib.resolve(change(field, value), dataset(PIXELS))))
     assert hashes[0] == hashes[1]
     assert len(set(hashes)) == 3
 
 
 def test_differences() -> None:
     a, b = {"x": 1, "y": {"z": 2, "same": 3}}, {"x": 1, "y": {"z": 5, "same": 3}, "new": 4}
-    assert config_lib.differences(a, b) == [("new", None, 4), ("y.z", 2, 5)]
+    assert identity.differences(a, b) == [("new", None, 4), ("y.z", 2, 5)]
 
 
 def test_a_recorded_config_comes_back(small_config: ConfigDict, small_dataset: Dataset) -> None:
     resolved = config_lib.resolve(small_config, small_dataset)
-    content = json.loads(config_lib.to_json(resolved))
+    content = json.loads(identity.to_json(resolved))
     assert from_recorded(content) == resolved
     del content["test_stream"]  # declared after the run
     assert from_recorded(content) == resolved
@@ -181,8 +182,8 @@ def test_fields_that_leave_the_bits_alone_are_no_part_of_the_hash() -> None:
         ("seed", 0), ("execution.steps_per_call", 3), ("execution.images_on", "host"), ("execution.seeds_at_once", 1),
         ("execution.kernels", "lax"), ("execution.microbatch_size", 8),
     )]  # fmt: skip
-    hashes = [config_lib.config_hash(config) for config in resolved]
+    hashes = [identity.config_hash(config) for config in resolved]
     assert len({*hashes[:4]}) == 1
     assert len({*hashes[3:]}) == 3
-    differences = [differences_to_recorded(config, json.loads(config_lib.to_json(resolved[0]))) for config in resolved]
+    differences = [differences_to_recorded(config, json.loads(identity.to_json(resolved[0]))) for config in resolved]
     assert [len(rows) for rows in differences] == [0, 0, 0, 0, 1, 1]

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from digits_jax.config import ARGUMENTS, differences, get_config, load_config, resolve, validate
+from digits_jax.config import ARGUMENTS, get_config, load_config, resolve, validate
 from digits_jax.data import datasets
 from digits_jax.errors import ConfigError
 from digits_jax.experiment import build
 from digits_jax.input_pipeline import Examples
 from digits_jax.metrics import Metrics
+from digits_jax.runs.identity import differences
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))

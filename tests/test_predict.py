@@ -154,7 +154,7 @@ def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_model_that_is_scored_on_several_views_reads_one(run: Path, small_dataset: Dataset) -> None:
     one = load_model(run)
-    several = {**one.run, "config": {**one.run["config"], "test_views": "shifts"}}
+    several = {**one.run, "config": {**one.run["config"], "test_time_augmentation": "shifts"}}
     model = TrainedModel(several, one.variables, step=one.step, metrics={})
     images = small_dataset.arrays.test_images[:20, ..., 0]
     logits, features = familiarity.with_features(model)(images)

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from digits_jax.replay import replay
 from ml_collections import ConfigDict
 
 from digits_jax import train
 from digits_jax.apps import replay as app
+from digits_jax.apps.replay import replay
 from digits_jax.config import resolve
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
@@ -59,7 +59,7 @@ def test_the_command_shows_where_it_went_wrong(
     assert seventh[5:] == []
     assert eighth[5:] == ["the", "loss", "is", "nan"]
     (tmp_path / "checkpoints/0").rename(tmp_path / "gone")
-    with pytest.raises(UserError, match="has no checkpoint of step 3 or of one before it any more"):
+    with pytest.raises(UserError, match="no longer has a checkpoint of step 3 or before it"):
         run_command(tmp_path, "3:4")
 
 

@@ -20,9 +20,10 @@ from digits_jax.config import resolve
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import UserError
 from digits_jax.experiment import build
-from digits_jax.metrics import Metrics, best_row
+from digits_jax.metrics import Metrics
 from digits_jax.runs import run
 from digits_jax.runs.checkpoint import Checkpoints, Progress
+from digits_jax.runs.history import best_row
 from digits_jax.runs.interrupts import Interrupted
 
 
@@ -247,9 +248,7 @@ def test_another_machine_is_recorded_and_warned_about(
     for _ in range(2):  # said once
         train.train_and_evaluate(small_config, tmp_path)
     err = capsys.readouterr().err
-    assert err.startswith(
-        f"warning: cores from 96 to {cores}: from here on the run's bits may be others than they would"
-    )
+    assert err.startswith(f"warning: cores from 96 to {cores}: from here on, the run may not be bit-identical to")
     assert err.count("\n") == 1
     story = json.loads((tmp_path / "run.json").read_text())
     assert (story["cores"], [machine["cores"] for machine in story["resumed_on"]]) == (96, [cores])
@@ -320,7 +319,7 @@ def test_other_data_under_the_same_name_are_refused(
 
 def test_a_workdir_that_cannot_be_written(small_config: ConfigDict, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"the workdir .*file/run cannot be written .*--workdir=FOLDER"):
+    with pytest.raises(UserError, match=r"the workdir .*file/run cannot be written .*--workdir=DIR"):
         train.train_and_evaluate(small_config, tmp_path / "file" / "run")
 
 
@@ -351,7 +350,7 @@ def test_with_held_out_images_the_test_set_is_scored_at_the_end_only(
     assert result["best"]["test/accuracy"] > result["final"]["test/accuracy"]
     out = capsys.readouterr().out
     assert "best on the validation images" in out
-    assert "200 of the training images held out" in out
+    assert "200 held out to select the best epoch" in out
     # The best epoch's test score is that of its own parameters: a run that ends there has the same.
     small_config.learning_rates, small_config.epochs = (0.05,), (result["best"]["epoch"],)
     train.train_and_evaluate(small_config, tmp_path / "short")

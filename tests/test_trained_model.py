@@ -121,7 +121,7 @@ def _flip(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "checkpoint", "message"),
     [
-        (shutil.rmtree, "best", r"copy does not exist: expected the folder of a run"),
+        (shutil.rmtree, "best", r"copy does not exist: expected the directory of a run"),
         (
             lambda run: (run / "run.json").unlink(),
             "best",
@@ -129,7 +129,7 @@ def _flip(folder: Path) -> None:
         ),
         (lambda run: shutil.rmtree(run / "checkpoints"), "best", r"checkpoints holds no checkpoint: expected those of"),
         (lambda run: None, "41", r"has no checkpoint of step 41: expected one of .*14, 21$"),
-        (_flip, "latest", r"the checkpoint of step 21 in .* is damaged \(arrays/.* SHA-256 .*\): choose another"),
+        (_flip, "latest", r"the checkpoint of step 21 in .* is corrupted \(arrays/.* SHA-256 .*\): choose another"),
         (
             lambda run: _edit_run(run, lambda story: story.pop("image_shape")),
             "best",
@@ -158,7 +158,7 @@ def test_a_run_without_a_finished_epoch(copy: Path) -> None:
     history = copy / "checkpoints/21/history/metadata"
     history.write_text(json.dumps({**json.loads(history.read_text()), "rows": []}))
     write_manifest(copy / "checkpoints/21")
-    with pytest.raises(UserError, match="has no finished epoch yet that could be the best: take 'latest', or wait"):
+    with pytest.raises(UserError, match="has no finished epoch yet that could be the best: use 'latest', or wait"):
         load_model(copy)
 
 
@@ -176,7 +176,7 @@ def test_a_run_that_is_training_is_left_in_peace(copy: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     with filelock.FileLock(copy / "lock"):
         assert load_model(copy, checkpoint="14").step == 14
-        with pytest.raises(UserError, match=r"step 21 .* is damaged"):
+        with pytest.raises(UserError, match=r"step 21 .* is corrupted"):
             load_model(copy, checkpoint="latest")
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 

@@ -23,7 +23,7 @@ from digits_jax.experiment import create_recipe
 from digits_jax.metrics import Metrics
 from digits_jax.runs.checkpoint import Checkpoints, Progress
 from digits_jax.runs.diagnosis import build_single_steps, largest_parameter, single_steps
-from digits_jax.runs.recorded import from_recorded
+from digits_jax.runs.identity import from_recorded
 from digits_jax.runs.workdir import Workdir
 from digits_jax.train_step import make_train_steps
 

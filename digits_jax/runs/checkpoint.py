@@ -17,9 +17,9 @@ from orbax.checkpoint import checkpoint_managers
 from digits_jax import storage
 from digits_jax.errors import UserError
 from digits_jax.metrics import Metrics
+from digits_jax.runs.history import Row
 from digits_jax.train_step import TrainState
 
-Row = dict[str, Any]  # the metrics of one epoch, a line of `metrics.jsonl`
 _MARGIN = 2_000_000  # bytes for what a checkpoint holds besides its arrays
 
 

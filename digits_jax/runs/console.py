@@ -15,7 +15,8 @@ from rich.table import Table
 from digits_jax.cli import console, duration, percent, warn
 from digits_jax.experiment import Experiment
 from digits_jax.metrics import Metrics
-from digits_jax.runs.checkpoint import Progress, Row
+from digits_jax.runs.checkpoint import Progress
+from digits_jax.runs.history import Row
 
 if TYPE_CHECKING:
     from digits_jax.runs.run import Run

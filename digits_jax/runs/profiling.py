@@ -10,8 +10,8 @@ from digits_jax.cli import console
 class StepProfiler:
     """A context that traces the first `steps` training steps after compilation, rounded up to whole calls; 0: none."""
 
-    def __init__(self, folder: Path, *, steps: int) -> None:
-        self._folder = folder
+    def __init__(self, steps: int) -> None:
+        self._folder: Path | None = None
         self._left = steps
         self._tracing = False
 
@@ -21,10 +21,11 @@ class StepProfiler:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def before_call(self) -> None:
-        """Starts the trace before the first call."""
+    def before_call(self, folder: Path) -> None:
+        """Starts the trace before the first call, into the folder."""
         if self._left > 0 and not self._tracing:
-            jax.profiler.start_trace(self._folder)
+            self._folder = folder
+            jax.profiler.start_trace(folder)
             self._tracing = True
 
     def after_call(self, steps: int, results: object) -> None:

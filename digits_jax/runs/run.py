@@ -13,11 +13,12 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from digits_jax import data, parallel, storage
-from digits_jax.config import config_hash
+from digits_jax.runs.identity import config_hash
 from digits_jax.errors import UserError
 from digits_jax.evaluate import Scores
-from digits_jax.metrics import best_row, score_key
-from digits_jax.runs.checkpoint import Checkpoints, Progress, Row
+from digits_jax.runs.history import best_row, score_key
+from digits_jax.runs.checkpoint import Checkpoints, Progress
+from digits_jax.runs.history import Row
 from digits_jax.runs.workdir import Workdir
 from digits_jax.runs.writers import Writer, create_writers
 from digits_jax.storage import PathLike

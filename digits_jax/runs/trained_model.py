@@ -17,10 +17,10 @@ from ml_collections import FrozenConfigDict
 from digits_jax import ops, storage
 from digits_jax.augment import average_over_versions
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.metrics import best_row, score_key
+from digits_jax.runs.history import best_row, score_key
 from digits_jax.models import create_model
 from digits_jax.optimizer import averaged_params
-from digits_jax.runs.recorded import from_recorded, upgrade
+from digits_jax.runs.identity import from_recorded, upgrade
 from digits_jax.runs.workdir import Workdir
 from digits_jax.storage import PathLike
 

@@ -15,10 +15,10 @@ from ml_collections import FrozenConfigDict
 
 import digits_jax
 from digits_jax import storage
-from digits_jax.config import config_hash, differences, to_json
+from digits_jax.runs.identity import config_hash, differences, to_json
 from digits_jax.data import Dataset
 from digits_jax.errors import InUseError, UserError
-from digits_jax.runs.recorded import differences_to_recorded
+from digits_jax.runs.identity import differences_to_recorded
 from digits_jax.storage import num_cores, replace_text
 
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
@@ -177,6 +177,12 @@ def describe_run(config: FrozenConfigDict, dataset: Dataset) -> dict[str, Any]:
         "git_revision": git_revision(),
         **describe_machine(),
     }
+
+
+def describe_code_and_data(config: FrozenConfigDict, dataset: Dataset) -> dict[str, Any]:
+    """Returns the part of a run's description that all processes of a program have to share."""
+    description = describe_run(config, dataset)
+    return {key: description[key] for key in ("config", "dataset", "git_revision", "versions")}
 
 
 def describe_machine() -> dict[str, Any]:

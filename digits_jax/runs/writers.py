@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from ml_collections import FrozenConfigDict
 
 from digits_jax.storage.disk import replace_text
-from digits_jax.config import config_hash
+from digits_jax.runs.identity import config_hash
 from digits_jax.errors import UserError
 from digits_jax.runs.workdir import Workdir
 

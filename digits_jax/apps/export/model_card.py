@@ -5,9 +5,9 @@ import json
 from digits_jax.apps.evaluate.scores import share
 from digits_jax.apps.export.formats import FORMATS, TOLERANCE, Agreement
 from digits_jax.data import datasets
-from digits_jax.metrics import score_key
 from digits_jax.pages import markdown_table
 from digits_jax.runs.console import percent
+from digits_jax.runs.history import score_key
 from digits_jax.runs.trained_model import TrainedModel
 
 

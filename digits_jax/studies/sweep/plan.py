@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax.config import config_hash, resolve, validate
+from digits_jax.config import resolve, validate
 from digits_jax.data import datasets
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
+from digits_jax.runs.identity import config_hash
 
 
 class Sweep(NamedTuple):

@@ -1,0 +1,62 @@
+"""What a config field accepts, as predicates and in the words of error messages."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Bounds(NamedTuple):
+    """What a field accepts, as a predicate and in words."""
+
+    accepts: Callable[[Any], bool]
+    expected: str
+
+
+def is_int(value: object) -> bool:
+    """Returns whether a value is an integer and no Boolean."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Returns whether a value is a finite number and no Boolean."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def integer(low: int, high: int | None = None) -> Bounds:
+    """Accepts integers from `low` to `high`, inclusive."""
+    expected = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
+    return Bounds(lambda x: is_int(x) and low <= x and (high is None or x <= high), expected)
+
+
+def number(low: float, high: float = math.inf, *, open_end: bool = False) -> Bounds:
+    """Accepts finite numbers from `low` to `high`, which is excluded with `open_end`."""
+    below = (lambda x: x < high) if open_end else (lambda x: x <= high)
+    return Bounds(lambda x: is_number(x) and low <= x and below(x), f"a number in [{low}, {high}{')]'[not open_end]}")
+
+
+def one_of(names: Any) -> Bounds:
+    """Accepts the keys of a table."""
+    return Bounds(lambda x: x in names, "one of " + ", ".join(names))
+
+
+def tuple_of(item: Bounds, expected: str) -> Bounds:
+    """Accepts non-empty tuples of items."""
+    return Bounds(lambda x: isinstance(x, tuple) and x != () and all(map(item.accepts, x)), expected)
+
+
+def optional(bounds: Bounds) -> Bounds:
+    """Accepts None as well."""
+    return Bounds(lambda x: x is None or bounds.accepts(x), bounds.expected)
+
+
+def none_or(names: Any) -> Bounds:
+    """Accepts an empty tuple, and one with a value for each of the names."""
+    expected = f"none, or {len(names)} numbers: {', '.join(names)}"
+    return Bounds(lambda x: isinstance(x, tuple) and len(x) in (0, len(names)), expected)
+
+
+FLAG = Bounds(lambda x: isinstance(x, bool), "True or False")
+PATH = optional(Bounds(lambda x: isinstance(x, str), "a path"))
+PROBABILITY = number(0, 1, open_end=True)
+FINITE = Bounds(is_number, "a finite number")
+POSITIVE = Bounds(lambda x: is_number(x) and x > 0, "a number > 0")
