@@ -101,13 +101,10 @@ FIELDS: dict[str, Field] = {
     "execution.images_on": Field("device", one_of(input_pipeline.IMAGES_ON), "where the training images are kept"),
     "execution.kernels": Field("auto", one_of(ops.KERNELS), "convolutions; auto: winograd on a CPU, elsewhere lax"),
 }  # fmt: skip
-_LOCATIONS = ("dataset.data_dir", "dataset.source_dir")  # paths do not belong in results
 SAME_BITS = ("execution.steps_per_call", "execution.seeds_at_once", "execution.images_on")
 
 # The post's ImageDataGenerator, and its validation on augmented images (`da_test_batches`).
-POST_AUGMENTATION = {
-    "rotation": 8.0, "height_shift": 0.08, "width_shift": 0.08, "shear": 0.3, "zoom": 0.08, "test": True,
-}  # fmt: skip
+POST_AUGMENTATION = {**dict(zip(_WARP, (8.0, 0.08, 0.08, 0.3, 0.08), strict=True)), "test": True}
 ARGUMENTS = ("as_logged", "smoke")
 
 
@@ -193,17 +190,15 @@ def validate(config: ConfigDict) -> None:
     Raises:
       ConfigError: a value is out of bounds or of the wrong type, or two fields contradict each other.
     """
-    for name, field in FIELDS.items():
-        _check(name, _value(config, name), field.bounds)
-    for (name, (bounds, _)), value in zip(_WARP.items(), config.augment.test_ranges, strict=False):
-        _check(f"augment.test_ranges.{list(_WARP).index(name)}", value, bounds)
-    rates, dropout, blocks = config.learning_rates, config.model.block_dropout, len(config.model.widths)
-    _require(
-        config.seed + config.num_seeds <= 2**32, "seed", config.seed, f"an integer from 0 to {2**32 - config.num_seeds}"
-    )
-    _require(
-        len(rates) == len(config.epochs), "epochs", config.epochs, f"as many as learning_rates, which is {rates!r}"
-    )
+    checks = [(name, _value(config, name), field.bounds) for name, field in FIELDS.items()]
+    test_ranges = zip(config.augment.test_ranges, _WARP.values(), strict=False)
+    checks += [(f"augment.test_ranges.{i}", value, bounds) for i, (value, (bounds, _)) in enumerate(test_ranges)]
+    for name, value, bounds in checks:
+        _require(bounds.accepts(value), name, value, bounds.expected)
+    seed, rates, epochs, dropout = config.seed, config.learning_rates, config.epochs, config.model.block_dropout
+    blocks, last = len(config.model.widths), 2**32 - config.num_seeds
+    _require(seed <= last, "seed", seed, f"an integer from 0 to {last}")
+    _require(len(rates) == len(epochs), "epochs", epochs, f"as many as learning_rates, which is {rates!r}")
     _require(
         config.schedule == "piecewise_constant" or len(rates) == 1,
         "learning_rates", rates, f"one, such as (0.1,), with schedule={config.schedule!r}",
@@ -230,13 +225,11 @@ def resolve(config: ConfigDict, dataset: data.Dataset, *, seed: int | None = Non
     Raises:
       ConfigError: a field contradicts the data.
     """
-    images = dataset.arrays.train_images
-    _require(
-        config.batch_size <= len(images), "batch_size", config.batch_size, f"at most the {len(images)} training images"
-    )
+    images, batch_size = dataset.arrays.train_images, config.batch_size
+    _require(batch_size <= len(images), "batch_size", batch_size, f"at most the {len(images)} training images")
     models.check_image_shape(config.model, images.shape[1:])
     resolved = ConfigDict(config.to_dict())
-    resolved.update_from_flattened_dict(dict.fromkeys(_LOCATIONS))
+    resolved.dataset.update(data_dir=None, source_dir=None)  # paths do not belong in results
     resolved.dataset.train_examples = len(images)
     resolved.seed = config.seed if seed is None else seed
     resolved.num_seeds = 1
@@ -252,10 +245,6 @@ def _value(config: Mapping[str, Any], name: str) -> Any:
     for part in name.split("."):
         config = config[part]
     return config
-
-
-def _check(name: str, value: object, bounds: Bounds) -> None:
-    _require(bounds.accepts(value), name, value, bounds.expected)
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:

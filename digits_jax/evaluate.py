@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import input_pipeline, ops, parallel
+from digits_jax import data, input_pipeline, ops, parallel
 from digits_jax.augment import Augment, average_over_versions, create_test_augment, identity
 from digits_jax.input_pipeline import Examples
 from digits_jax.metrics import Metrics
@@ -148,18 +148,18 @@ def estimate_batch_stats(model: nn.Module, params: Any, batches: jax.Array) -> A
 
 
 def create_statistics_update(
-    config: FrozenConfigDict, num_classes: int, images: np.ndarray, *, mesh: Mesh, stacked: bool
+    config: FrozenConfigDict, dataset: data.Dataset, *, mesh: Mesh, stacked: bool
 ) -> Callable[[TrainState], TrainState] | None:
-    """Builds the update of a state's batch statistics, from training images `[N, H, W, C]`, before it is evaluated.
+    """Builds the update of a state's batch statistics from training images, before it is evaluated.
 
     Returns None where none is needed: the weights are not averaged, or there are no batch statistics.
     """
     if not config.average_decay or config.model.batch_norm == "none":
         return None
-    model = create_statistics_model(config.model, num_classes)
-    size = config.batch_size
-    images = images[: min(len(images), _STATISTICS_IMAGES) // size * size]
-    batches = parallel.put(jnp.asarray(images.reshape(-1, size, *images.shape[1:])), mesh)
+    model, size = create_statistics_model(config.model, dataset.num_classes), config.batch_size
+    images = dataset.arrays.train_images[:_STATISTICS_IMAGES]
+    images = images[: len(images) // size * size].reshape(-1, size, *dataset.image_shape)
+    batches = parallel.put(jnp.asarray(images), mesh)
 
     def estimate(state: TrainState, batches: jax.Array) -> TrainState:
         with ops.using(config.execution.kernels, vmapped=stacked):

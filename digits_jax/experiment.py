@@ -57,12 +57,8 @@ def build(config: FrozenConfigDict, dataset: data.Dataset, *, num_replicas: int 
     if config.execution.images_on == "device":
         pipeline = input_pipeline.DevicePipeline(on_device("train"), steps_per_call=config.execution.steps_per_call)
     else:
-        pipeline = input_pipeline.HostPipeline(
-            data.train_gather(dataset),
-            num_examples=len(dataset.arrays.train_labels),
-            image_shape=dataset.image_shape,
-            steps_per_call=config.execution.steps_per_call,
-        )
+        sizes = {"num_examples": len(dataset.arrays.train_labels), "steps_per_call": config.execution.steps_per_call}
+        pipeline = input_pipeline.HostPipeline(data.train_gather(dataset), image_shape=dataset.image_shape, **sizes)
     return Experiment(
         config=config,
         model=recipe.model,
@@ -71,9 +67,7 @@ def build(config: FrozenConfigDict, dataset: data.Dataset, *, num_replicas: int 
         steps_per_epoch=epoch_steps,
         create_state=ops.jit(create_state),
         train_steps=make_train_steps(recipe, mesh=mesh, kernels=config.execution.kernels, stacked=stacked),
-        update_statistics=create_statistics_update(
-            config, dataset.num_classes, dataset.arrays.train_images, mesh=mesh, stacked=stacked
-        ),
+        update_statistics=create_statistics_update(config, dataset, mesh=mesh, stacked=stacked),
         after_each_epoch=after_each_epoch,
         at_the_end=at_the_end,
     )

@@ -4,9 +4,10 @@ Two pipelines yield the same batches, bit for bit: `DevicePipeline` keeps all im
 `HostPipeline` gathers the images of the next call on the host, in a thread, for data that do not fit.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,20 +68,6 @@ class Call(NamedTuple):
     stop: int
 
 
-class Pipeline(Protocol):
-    """A way for an epoch's batches to reach the compiled steps."""
-
-    num_examples: int
-
-    def calls(self, parts: list[jax.Array], *, first_step: int) -> Iterator[Call]:
-        """Yields an epoch, from its step `first_step` on, as calls."""
-        ...
-
-    def empty_calls(self, parts: list[jax.Array]) -> list[Call]:
-        """Returns a call of no steps for each shape that `calls` yields, to compile with."""
-        ...
-
-
 class DevicePipeline:
     """An input pipeline with all images on the device."""
 
@@ -90,10 +77,12 @@ class DevicePipeline:
         self.num_examples = len(examples.labels)
 
     def calls(self, parts: list[jax.Array], *, first_step: int) -> Iterator[Call]:
+        """Yields an epoch, from its step `first_step` on, as calls."""
         for batches, start, stop in _cut(parts, first_step, self._steps_per_call):
             yield Call(self._examples, batches, start, stop)
 
     def empty_calls(self, parts: list[jax.Array]) -> list[Call]:
+        """Returns a call of no steps for each shape that `calls` yields, to compile with."""
         return [Call(self._examples, batches, 0, 0) for batches in parts]
 
 
@@ -111,15 +100,17 @@ class HostPipeline:
         self.num_examples = num_examples
 
     def calls(self, parts: list[jax.Array], *, first_step: int) -> Iterator[Call]:
+        """Yields calls as `DevicePipeline.calls` does."""
         cuts = _cut(parts, first_step, self._steps_per_call)
         with ThreadPoolExecutor(1, thread_name_prefix="gather") as pool:
-            pending = [pool.submit(self._call, *cut) for cut in _take(cuts, 2)]
+            pending = [pool.submit(self._call, *cut) for cut in itertools.islice(cuts, 2)]
             while pending:
                 call = pending.pop(0).result()
-                pending += [pool.submit(self._call, *cut) for cut in _take(cuts, 1)]
+                pending += [pool.submit(self._call, *cut) for cut in itertools.islice(cuts, 1)]
                 yield call
 
     def empty_calls(self, parts: list[jax.Array]) -> list[Call]:
+        """Returns calls as `DevicePipeline.empty_calls` does."""
         return [self._call(batches, 0, 0) for batches in parts]
 
     def _call(self, batches: jax.Array, start: int, stop: int) -> Call:
@@ -142,5 +133,4 @@ def _cut(parts: list[jax.Array], first_step: int, steps_per_call: int) -> Iterat
         first_step -= num_batches
 
 
-def _take(cuts: Iterator[tuple[jax.Array, int, int]], count: int) -> list[tuple[jax.Array, int, int]]:
-    return [cut for _, cut in zip(range(count), cuts, strict=False)]
+Pipeline = DevicePipeline | HostPipeline

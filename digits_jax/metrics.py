@@ -16,9 +16,7 @@ class Metrics(struct.PyTreeNode):
     @classmethod
     def zero(cls) -> "Metrics":
         """Returns the metrics of no examples."""
-        return cls(
-            loss_sum=jnp.zeros((), jnp.float32), correct=jnp.zeros((), jnp.int32), count=jnp.zeros((), jnp.int32)
-        )
+        return cls(*(jnp.zeros((), dtype) for dtype in (jnp.float32, jnp.int32, jnp.int32)))
 
     @classmethod
     def of_batch(cls, logits: jax.Array, labels: jax.Array) -> "Metrics":
