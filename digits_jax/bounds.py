@@ -1,4 +1,4 @@
-"""What a config field accepts, as predicates and in the words of error messages."""
+"""Bounds of config fields, as predicates and in the words of error messages."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Bounds(NamedTuple):
-    """What a field accepts, as a predicate and in words."""
+    """The values that a field accepts, as a predicate and in words."""
 
     accepts: Callable[[Any], bool]
     expected: str

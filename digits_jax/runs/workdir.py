@@ -72,7 +72,7 @@ class Workdir:
 
     @property
     def has_metrics(self) -> bool:
-        """Whether an epoch has been finished."""
+        """True once an epoch is finished."""
         return self.metrics_file.exists() and self.metrics_file.stat().st_size > 0
 
     def write_result(self, config: FrozenConfigDict, dataset: Dataset, result: dict[str, Any]) -> dict[str, Any]:
