@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from digits_jax import cli
-from digits_jax.studies.report.results import read_results
+from digits_jax.studies.results import read_results
 from tests.test_distributed import free_port
 from tests.test_train import without_clock
 

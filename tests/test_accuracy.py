@@ -12,6 +12,7 @@ from digits_jax.errors import UserError
 from digits_jax.studies.accuracy import __main__ as accuracy
 from digits_jax.studies.accuracy.page import MISLABELLED, Point, first_epoch
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
+from digits_jax.studies.results import add_results
 from tests.test_report import make_result
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ def _result(sweep: str, variant: str, seed: int, final: float, wrong: list[int])
     """As of a run of two epochs, the first of them two points below the final one."""
     result = make_result(variant, seed, final, sweep=sweep)
     variants = [f"{name}, as stated" for name in EXPERIMENTS] if sweep == "reproduction" else ["fast", "strong"]
-    study = {**result["study"], "variants": variants, "baseline": variants[0]}
+    study = {**result["study"], "variants": {key: {} for key in variants}, "baseline": variants[0]}
     return result | {"study": study, "test_errors": wrong, "git_revision": "0" * 40}
 
 
@@ -35,10 +36,8 @@ def docs(tmp_path: Path) -> Path:
         *(_result("accuracy", "fast", seed, 0.9905 + 0.001 * seed, [2]) for seed in range(3)),
         *(_result("accuracy", "strong", seed, 0.997, [7, 947, 1000 + seed]) for seed in range(2)),
     ]
-    for run in runs:
-        file = tmp_path / run["study"]["sweep"] / f"{run['config_hash']}.json"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(run))
+    for sweep in ("reproduction", "accuracy"):
+        add_results(tmp_path / sweep / "results.jsonl", [run for run in runs if run["study"]["sweep"] == sweep])
     cost = {"seconds_per_image": [0.002, 0.001, 0.003], "flops_per_image": 50_000_000}
     speed = {
         "environment": {"cores": 2, "cpu": "A Processor", "jax": "0.10.2"},

@@ -15,9 +15,9 @@ from digits_jax.errors import ConfigError, UserError
 from digits_jax.studies import ablations, load_runs
 from digits_jax.studies.report import __main__ as report
 from digits_jax.studies.report import page as report_page
-from digits_jax.studies.report.results import read_results
 from digits_jax.studies.report.statistics import Comparison, Estimate, compare, estimate
 from digits_jax.studies.report.study import create_study, scale_of
+from digits_jax.studies.results import add_results, read_results
 
 # Final test accuracy by variant and seed.
 ACCURACIES = {
@@ -49,8 +49,7 @@ def make_result(variant: str, seed: int, accuracy: float, *, sweep: str = "dropo
             "question": "Does dropout help?",
             "baseline": "none",
             "variant": variant,
-            "variants": list(ACCURACIES),
-            "overrides": {"model.hidden_dropout": 0.5},
+            "variants": {name: {"model.hidden_dropout": 0.5} for name in ACCURACIES},
             "command": f"python -m digits_jax.main --config=configs/bn_dropout.py --config.seed={seed}",
         },
     }
@@ -65,9 +64,7 @@ def results() -> list[dict[str, Any]]:
 def write_results(tmp_path: Path) -> Callable[..., Path]:
     def write(results: list[dict[str, Any]]) -> Path:
         folder = tmp_path / "results"
-        folder.mkdir(exist_ok=True)
-        for result in results:
-            (folder / f"{result['config_hash']}.json").write_text(json.dumps(result))
+        add_results(folder / "results.jsonl", results)
         return folder
 
     return write
@@ -153,11 +150,9 @@ def test_augmented_test_images_have_a_section_too(results: list[dict[str, Any]])
 
 def test_the_index_of_all_reports(results: list[dict[str, Any]], tmp_path: Path, parsed_flags: None) -> None:
     for sweep in ("dropout", "width"):
-        folder = tmp_path / "ablations" / sweep
-        folder.mkdir(parents=True)
-        for result in results:
-            study = {**result["study"], "sweep": sweep, "question": f"Does {sweep} help? A note."}
-            (folder / f"{result['config_hash']}.json").write_text(json.dumps({**result, "study": study}))
+        study = {"sweep": sweep, "question": f"Does {sweep} help? A note."}
+        renamed = [{**result, "study": {**result["study"], **study}} for result in results]
+        add_results(tmp_path / "ablations" / sweep / "results.jsonl", renamed)
     with flagsaver.flagsaver(docs=str(tmp_path)):
         ablations.main(["ablations"])
     text = (tmp_path / "ablations" / "README.md").read_text()
@@ -242,28 +237,32 @@ def test_no_results_given() -> None:
 def test_reading_results(results: list[dict[str, Any]], write_results: Callable[..., Path]) -> None:
     folder = write_results(results)
     assert len(read_results([folder])) == 12
-    assert len(read_results([folder, folder / "none0.json"])) == 12  # each run once
-    assert read_results([folder / "none0.json"]) == [results[0]]
+    assert len(read_results([folder, folder / "results.jsonl"])) == 12  # each run once
+    (folder / "run").mkdir()
+    (folder / "run/result.json").write_text(json.dumps(results[0]))
+    assert len(read_results([folder])) == 12
+    assert read_results([folder / "run"]) == [results[0]]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "x.json cannot be read as a result file"),
-        ("[]", "x.json is no result file: it has no 'config_hash'"),
-        ('{"config_hash": "1"}', "x.json is no result file: it has no 'config'"),
+        ("{", r"result.json cannot be read as a result \("),
+        ("[]", r"result.json cannot be read as a result \(it has no 'config_hash'\)"),
+        ('{"config_hash": "1"}', r"result.json cannot be read as a result \(it has no 'config'\)"),
     ],
 )
 def test_a_file_that_is_no_result(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "x.json").write_text(content)
+    (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=message):
         read_results([tmp_path])
 
 
 def test_a_folder_without_results(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no result files: expected those that a sweep or a finished run leaves"):
+    expected = r"holds no results: expected the results\.jsonl of a sweep, or runs with a result\.json"
+    with pytest.raises(UserError, match=expected):
         read_results([tmp_path])
-    with pytest.raises(UserError, match="nowhere cannot be read as a result file"):
+    with pytest.raises(UserError, match="nowhere cannot be read as a result"):
         read_results([tmp_path / "nowhere"])
 
 

@@ -1,6 +1,5 @@
 """The post's log among runs made up here: what lies inside, what the page says of the rest."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from configs.sweeps import reproduction, reproduction_causes
 from digits_jax.errors import UserError
 from digits_jax.studies.reproduce import __main__ as reproduce
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS, figures_of, inside, inside_without_each, read_post_log
+from digits_jax.studies.results import add_results
 from tests.test_report import make_result
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def make_run(figures: np.ndarray, variant: str, seed: int, variants: list[str], 
         for epoch, row in enumerate(figures.tolist(), 1)
     ]
     best = max(rows, key=lambda row: row["test/accuracy"])
-    study = {"sweep": "reproduction", "variant": variant, "variants": variants, "baseline": baseline}
+    study = {"variant": variant, "variants": {key: {} for key in variants}, "baseline": baseline}
     result.update(config_hash=f"{variant}{seed}", epochs=rows, final=rows[-1], best=best, git_revision="0" * 40)
     return {**result, "study": {**result["study"], **study}}
 
@@ -50,15 +50,14 @@ def write_docs(tmp_path: Path) -> Callable[..., Path]:
     def write(*, without: str = "none", log: str = LOG.read_text()) -> Path:
         post = read_post_log(LOG)
         for name, sweep in (("reproduction", reproduction), ("reproduction_causes", reproduction_causes)):
-            asked, folder = sweep.get_sweep(), tmp_path / name
-            folder.mkdir()
+            asked, runs = sweep.get_sweep(), []
             for variant in asked.variants:
                 for seed in range(4 * (variant != without)):
                     figures = around(post[variant.split(",")[0]], seed)
                     if not variant.endswith("as logged"):
                         figures = figures**1.5
-                    run = make_run(figures, variant, seed, list(asked.variants), asked.baseline)
-                    (folder / f"{variant}{seed}.json").write_text(json.dumps(run))
+                    runs.append(make_run(figures, variant, seed, list(asked.variants), asked.baseline))
+            add_results(tmp_path / name / "results.jsonl", runs)
         (tmp_path / "reproduction/post_log.csv").write_text(log)
         (tmp_path / "reproduction/outliers.csv").write_text(
             "experiment,epoch,figure,why\nvgg,2,train loss,a typing error\n"

@@ -1,6 +1,5 @@
 """The arithmetic of more devices, and the page."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from absl.testing import flagsaver
 from configs.sweeps import scaling as sweep
 from digits_jax.errors import UserError
 from digits_jax.studies import scaling
+from digits_jax.studies.results import add_results
 from digits_jax.studies.scaling import Machine, step_seconds
 from tests.test_report import make_result
 
@@ -32,14 +32,14 @@ def test_a_step_is_computing_then_adding_up() -> None:
 
 
 def test_the_page(tmp_path: Path) -> None:
-    (tmp_path / "scaling").mkdir()
     (tmp_path / "scaling.md").write_text("".join(f"<!-- {n} -->\n<!-- /{n} -->\n" for n in ("cpu", "tpu", "learned")))
     asked = sweep.get_sweep()
+    variants, results = {name: asked.overrides(name) for name in asked.variants}, []
     for number, variant in enumerate(list(asked.variants)[:-1]):  # the last has diverged
         result = make_result("none", number, 0.9, sweep="scaling")
-        result["study"].update(variant=variant, variants=list(asked.variants), baseline=asked.baseline)
-        result["config_hash"] = variant
-        (tmp_path / "scaling" / f"{number}.json").write_text(json.dumps(result))
+        result["study"].update(variant=variant, variants=variants, baseline=asked.baseline)
+        results.append(result)
+    add_results(tmp_path / "scaling/results.jsonl", results)
     with flagsaver.flagsaver(docs=str(tmp_path)):
         with pytest.raises(UserError, match=r"benchmarks.json has no case vgg:64"):
             scaling.main([])

@@ -1,5 +1,5 @@
 """Measurements and studies; nothing in the core imports them."""
 
-from digits_jax.studies.report.results import load_runs
+from digits_jax.studies.results import load_runs
 
 __all__ = ["load_runs"]

@@ -11,8 +11,8 @@ from digits_jax.runs.console import console
 from digits_jax.storage.disk import replace_text
 from digits_jax.studies.docs import DOCS
 from digits_jax.studies.report.__main__ import write_report
-from digits_jax.studies.report.results import read_results
 from digits_jax.studies.report.study import Study, create_study
+from digits_jax.studies.results import read_results
 
 _INTRODUCTION = """# Ablations
 

@@ -15,8 +15,8 @@ from digits_jax import cli
 from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
 from digits_jax.studies.docs import DOCS, replace_section
-from digits_jax.studies.report.results import read_results
 from digits_jax.studies.report.study import scale_of
+from digits_jax.studies.results import read_results
 
 PARAMETERS = 594_922  # of `vgg`
 NUM_DEVICES = (1, 8, 64, 256)

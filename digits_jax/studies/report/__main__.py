@@ -20,8 +20,8 @@ from digits_jax.pages import digits_gallery, to_html
 from digits_jax.runs.console import console
 from digits_jax.storage.disk import replace_text
 from digits_jax.studies.report.page import build_page, most_missed
-from digits_jax.studies.report.results import read_results
 from digits_jax.studies.report.study import Study, create_study
+from digits_jax.studies.results import read_results
 
 PAGE = flags.DEFINE_string("page", None, "folder to publish; default: runs/reports/<sweep>, with pictures of digits")
 METRICS = flags.DEFINE_list("metrics", [], "what is compared, of the final epoch; default: accuracies on test images")

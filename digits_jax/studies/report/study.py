@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from digits_jax.errors import UserError
 from digits_jax.runs.console import duration
-from digits_jax.studies.report.results import read_results
 from digits_jax.studies.report.statistics import Estimate
+from digits_jax.studies.results import read_results
 
 
 class Variant(NamedTuple):

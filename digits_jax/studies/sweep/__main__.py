@@ -135,7 +135,7 @@ def train(sweep: Sweep, tasks: list[Task], executor: Executor, *, deadline: floa
     if waiting := sum(task.status == "waiting" for task in tasks):
         print(f"stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; go on with\n  {cli.again()}")
     else:
-        print(f"results in {tasks[0].result_file.parent if tasks else RESULTS.value}")
+        print(f"results in {tasks[0].results_file if tasks else RESULTS.value}")
     failed = [task for task in tasks if task.status.startswith("failed")]
     for task in failed:
         print(f"{task.run.variant}, seed {task.run.seed} {task.status}", file=sys.stderr)

@@ -13,7 +13,7 @@ from digits_jax.data.datasets import Dataset
 from digits_jax.errors import DivergedError
 from digits_jax.runs import console
 from digits_jax.runs.interrupts import Interrupted, StopRequest
-from digits_jax.studies.report.results import read_result
+from digits_jax.studies.results import read_result
 from digits_jax.studies.sweep.plan import Run, Sweep
 from digits_jax.studies.sweep.tasks import Task, fail, finish, groups, set_status
 

@@ -30,6 +30,10 @@ class Sweep(NamedTuple):
     question: str = ""
     name: str = ""  # the file's
 
+    def overrides(self, variant: str) -> dict[str, Any]:
+        """Returns the config fields that a variant changes."""
+        return {name: value for name, value in self.variants[variant].items() if name not in ("config", "num_seeds")}
+
 
 class Run(NamedTuple):
     """One variant with one seed."""
@@ -99,7 +103,7 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[Run, Data
         for name, variant in sweep.variants.items():
             if seed >= num_seeds[name]:
                 continue
-            overrides = {field: value for field, value in variant.items() if field not in ("config", "num_seeds")}
+            overrides = sweep.overrides(name)
             base = variant.get("config", sweep.config)
             config = _load_config(base)
             try:

@@ -1,8 +1,9 @@
 """The runs of a sweep as tasks: which are finished, which are trained together, and how long that takes."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ import jax
 from etils import epath
 
 from digits_jax import input_pipeline
+from digits_jax.config import config_hash, from_recorded
 from digits_jax.data.datasets import Dataset
-from digits_jax.errors import UserError
+from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
 from digits_jax.parallel import replicas
-from digits_jax.runs.workdir import differences_to_run, write_result_file
+from digits_jax.runs.workdir import differences_to_run
 from digits_jax.storage import bucket
-from digits_jax.studies.report.results import read_result
+from digits_jax.studies.results import FILE, Result, add_results, read_file, read_result
 from digits_jax.studies.sweep.plan import Run, Sweep, plan
 from digits_jax.train_step import create_keys
 
@@ -30,7 +32,7 @@ class Task:
 
     run: Run
     dataset: Dataset
-    result_file: Path
+    results_file: Path  # of the sweep
     workdir: epath.Path  # may be on a bucket
     # "done", "reused" (trained elsewhere), while it trains "epoch 2/3", or why it "failed: ..."
     status: str = "waiting"
@@ -41,64 +43,72 @@ class Task:
 def create_tasks(
     sweep: Sweep, *, results: Path, runs: epath.PathLike, shard: tuple[int, int] = (0, 1), source_dir: str | None = None
 ) -> list[Task]:
-    """The runs of a shard; those that are finished anywhere are marked, and have their result file.
+    """Returns the runs of a shard as tasks; the results of those that are finished anywhere are published.
 
-    Where `runs` is on a bucket it is not searched; a run that is finished there says so when it is to be trained.
+    A run is looked up by its resolved config and data, not by the hash that was recorded, which an earlier version may
+    have computed in another way. If `runs` is on a bucket it is not searched: a run that is finished there is found
+    when it is to be trained.
 
     Raises:
-      ConfigError: the sweep's variants make no sense.
-      UserError: a result file is damaged, or of another run.
+      ConfigError: the sweep's variants are not valid.
+      UserError: a file of results is corrupted, or its run of a variant and seed has another config or other data.
     """
-
-    folder = results / sweep.name
-    folder.mkdir(parents=True, exist_ok=True)
-    runs = epath.Path(runs)
-    tasks = []
+    file, runs = results / sweep.name / FILE, epath.Path(runs)
+    own = read_file(file) if file.exists() else []
+    of_seed = {(result["study"]["variant"], result["config"]["seed"]): result for result in own}
+    others = [result for other in results.glob(f"*/{FILE}") if other != file for result in read_file(other)]
+    done, reused = _by_key(own), _by_key(others)
+    tasks, finished = [], []
     for run, dataset in plan(sweep, source_dir=source_dir)[shard[0] :: shard[1]]:
-        file = folder / f"{run.hash}.json"
         task = Task(run, dataset, file, workdir=runs / run.base_name / run.hash)
-        elsewhere = [*results.glob(f"*/{run.hash}.json")]
-        if not bucket.is_bucket(runs):
-            elsewhere += runs.glob(f"*/{run.hash}/result.json")
-        for finished in [file] if file.exists() else elsewhere:
-            result = read_result(finished)
-            different = differences_to_run(run.config, dataset, result)
-            if different and finished == file:
-                field, ours, theirs = different[0]
-                raise UserError(
-                    f"{file} is of a run with {field} = {theirs!r}, this one has {ours!r}: give another --results"
-                )
-            if different:
-                continue
-            task.status = "done" if finished == file else "reused"
-            _publish(sweep, task, result)
-            break
         tasks.append(task)
+        key = (run.hash, dataset.sha256)
+        if key not in done and (recorded := of_seed.get((run.variant, run.seed))):
+            for field, ours, theirs in differences_to_run(run.config, dataset, recorded):
+                raise UserError(
+                    f"{file} has variant {run.variant!r}, seed {run.seed} with {field} = {theirs!r}, this one has "
+                    f"{ours!r}: give another --results"
+                )
+        result = done.get(key) or reused.get(key) or _in_workdir(run, dataset, runs)
+        if result:
+            task.status = "done" if key in done else "reused"
+            finished.append((task, result))
+    _publish(sweep, finished)
     return tasks
 
 
-def _publish(sweep: Sweep, task: Task, result: dict[str, Any]) -> None:
-    """Writes a finished run's result file for this sweep."""
-    task.accuracy = result["final"]["test/accuracy"]
-    run = task.run
+def _by_key(results: list[Result]) -> dict[tuple[str, str], Result]:
+    """Returns results by the hash of their config, as this version computes it, and that of their data."""
+    found = {}
+    for result in results:
+        with contextlib.suppress(ConfigError):  # it has fields that this version does not know: none of this sweep's
+            found[config_hash(from_recorded(result["config"])), result["dataset"]["sha256"]] = result
+    return found
+
+
+def _in_workdir(run: Run, dataset: Dataset, runs: epath.Path) -> Result | None:
+    for file in () if bucket.is_bucket(runs) else runs.glob(f"*/{run.hash}/result.json"):
+        result = read_result(file)
+        if not differences_to_run(run.config, dataset, result):
+            return result
+    return None
+
+
+def _publish(sweep: Sweep, finished: Sequence[tuple[Task, Result]]) -> None:
+    """Adds the results of finished tasks to the sweep's."""
     study = {
         "sweep": sweep.name,
         "question": sweep.question,
         "baseline": sweep.baseline,
-        "variant": run.variant,
-        "variants": list(sweep.variants),
-        "overrides": run.overrides,
-        "command": run.command,
+        "variants": {name: sweep.overrides(name) for name in sweep.variants},
     }
-    if result.get("study") != _as_json(study):
-        write_result_file(task.result_file, {**result, "study": study})
-
-
-def _as_json(value: Any) -> Any:
-    """As it is after a trip through JSON, which has no tuples."""
-    if isinstance(value, dict):
-        return {key: _as_json(v) for key, v in value.items()}
-    return [_as_json(v) for v in value] if isinstance(value, list | tuple) else value
+    for task, result in finished:
+        task.accuracy = result["final"]["test/accuracy"]
+    if finished:
+        add_results(
+            finished[0][0].results_file,
+            [{**r, "study": {**study, "variant": t.run.variant, "command": t.run.command}} for t, r in finished],
+        )
 
 
 def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
@@ -155,9 +165,8 @@ def set_status(group: list[Task], status: str) -> None:
 
 
 def finish(sweep: Sweep, group: list[Task], results: list[dict[str, Any]]) -> None:
-    """Writes the result files of tasks that were trained together."""
-    for task, result in zip(group, results, strict=True):
-        _publish(sweep, task, result)
+    """Publishes the results of tasks that were trained together."""
+    _publish(sweep, [*zip(group, results, strict=True)])
     set_status(group, "done")
 
 
