@@ -1,6 +1,8 @@
 """`results.jsonl`: nothing is lost, nothing is there twice, and several processes can write it."""
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ def results() -> list[dict[str, Any]]:
     return [
         {
             **r,
-            "config": {**r["config"], "average_decay": {"none": 0.0, "half": 0.5, "some": 0.2}[r["study"]["variant"]]},
+            "config": {**r["config"], "average_decay": {"none": 0.0, "half": 0.5, "some": 0.2}[r["variant"]]},
         }
         for r in made
     ]
@@ -36,7 +38,6 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path, results: list[dict[s
         result["config"] |= {"nothing": None, "one": 1 if index % 2 else 1.0, "nested": {"list": [[1, 2], []]}}
     results[3]["epochs"][0]["only_here"] = 1e-300
     results[4]["image_shape"] = [28, 28, 1]
-    results[5]["study"]["command"] = "without a seed"
     file = tmp_path / "dropout" / "results.jsonl"
     add_results(file, results)
     assert {json.dumps(r, sort_keys=True) for r in read_file(file)} == {json.dumps(r, sort_keys=True) for r in results}
@@ -65,11 +66,11 @@ def test_a_variant_that_was_renamed_or_dropped(tmp_path: Path, results: list[dic
     file = tmp_path / "results.jsonl"
     add_results(file, results)
     variants = {"none": {}, "a half": {"model.hidden_dropout": 0.5}}
-    study = {"variant": "a half", "variants": variants, "question": "Does it?"}
-    add_results(file, [r | {"study": r["study"] | study} for r in results if r["study"]["variant"] == "half"])
+    sweep = {**results[0]["sweep"], "variants": variants, "question": "Does it?"}
+    add_results(file, [{**r, "sweep": sweep, "variant": "a half"} for r in results if r["variant"] == "half"])
     found = read_file(file)
-    assert [r["study"]["variant"] for r in found] == ["none"] * 4 + ["a half"] * 4 + ["some"] * 4
-    assert {r["study"]["question"] for r in found} == {"Does it?"}
+    assert [r["variant"] for r in found] == ["none"] * 4 + ["a half"] * 4 + ["some"] * 4
+    assert {r["sweep"]["question"] for r in found} == {"Does it?"}
 
 
 def test_two_configs_of_a_variant_and_seed_are_an_error(tmp_path: Path, results: list[dict[str, Any]]) -> None:
@@ -103,3 +104,9 @@ def test_the_committed_results_are_written_as_this_version_writes_them(tmp_path:
         assert file.stat().st_size < 1e6
         add_results(tmp_path / file.parent.name / "results.jsonl", read_file(file))
         assert (tmp_path / file.parent.name / "results.jsonl").read_text() == file.read_text()
+
+
+def test_the_door_of_the_studies_is_light() -> None:
+    code = "import sys; from digits_jax.studies import Sweep, load_runs; sys.exit(any(m in sys.modules for m in HEAVY))"
+    heavy = ("jax", "matplotlib", "flax", "pandas", "scipy")
+    subprocess.run([sys.executable, "-c", f"HEAVY = {heavy}\n{code}"], cwd=ROOT, check=True)

@@ -37,7 +37,8 @@ def test_the_page(tmp_path: Path) -> None:
     variants, results = {name: asked.overrides(name) for name in asked.variants}, []
     for number, variant in enumerate(list(asked.variants)[:-1]):  # the last has diverged
         result = make_result("none", number, 0.9, sweep="scaling")
-        result["study"].update(variant=variant, variants=variants, baseline=asked.baseline)
+        result["sweep"].update(variants=variants, baseline=asked.baseline)
+        result["variant"] = variant
         results.append(result)
     add_results(tmp_path / "scaling/results.jsonl", results)
     with flagsaver.flagsaver(docs=str(tmp_path)):

@@ -20,8 +20,8 @@ from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import Scores, evaluate
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.studies.results import add_results, read_results
+from digits_jax.studies.sweep import Sweep, load_sweep, local_executor
 from digits_jax.studies.sweep import __main__ as sweep
-from digits_jax.studies.sweep import local_executor, plan
 from digits_jax.studies.sweep import tasks as sweep_tasks
 from tests.conftest import RATES
 from tests.test_train import press_ctrl_c, without_clock
@@ -29,8 +29,8 @@ from tests.test_train import press_ctrl_c, without_clock
 ROOT = Path(__file__).parents[1]
 
 
-def create_tasks(file: str, folder: Path, **options: Any) -> tuple[plan.Sweep, list[sweep_tasks.Task]]:
-    loaded = plan.load_sweep(file)
+def create_tasks(file: str, folder: Path, **options: Any) -> tuple[Sweep, list[sweep_tasks.Task]]:
+    loaded = load_sweep(file)
     return loaded, sweep_tasks.create_tasks(loaded, results=folder / "results", runs=folder / "runs", **options)
 
 
@@ -50,11 +50,11 @@ def figures(folder: Path) -> dict[str, Any]:
 def test_a_sweep_leaves_a_result_file_for_each_run(write_sweep: Callable[..., str], tmp_path: Path) -> None:
     assert finish(write_sweep(), tmp_path) == ["waiting"] * 4
     results = read_results([tmp_path / "results" / "rates"])
-    runs = sorted((result["study"]["variant"], result["config"]["seed"]) for result in results)
+    runs = sorted((result["variant"], result["config"]["seed"]) for result in results)
     assert runs == [("high", 0), ("high", 1), ("low", 0), ("low", 1)]
     for result in results:
-        assert result["study"]["question"] == "Is a higher rate better?"
-        assert result["config"]["learning_rates"] == [0.1 if result["study"]["variant"] == "high" else 0.01]
+        assert result["sweep"]["question"] == "Is a higher rate better?"
+        assert result["config"]["learning_rates"] == [0.1 if result["variant"] == "high" else 0.01]
         assert len(result["epochs"]) == 1
     text = (tmp_path / "results/rates/results.jsonl").read_text()
     assert len(text.splitlines()) == 1 + 4
@@ -134,7 +134,9 @@ def test_a_budget_ends_it_between_two_runs(write_sweep: Callable[..., str], tmp_
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert re.search(r"rates: 2 runs, 0 done, 0 reused from elsewhere, 2 to train in about \d+ s\n", out)
-    assert "stopped after --budget=0 minutes, 1 runs are left; go on with\n  python -m digits_jax.studies.sweep " in out
+    assert (
+        "stopped after --budget=0 minutes, 1 runs are left; resume with\n  python -m digits_jax.studies.sweep " in out
+    )
     assert len(read_results([tmp_path / "results"])) == 1
 
 
@@ -195,10 +197,10 @@ def test_a_sweep_that_makes_no_sense(
 
 def test_a_missing_sweep(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nope.py: no such file"):
-        plan.load_sweep(str(tmp_path / "nope.py"))
+        load_sweep(str(tmp_path / "nope.py"))
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ConfigError, match=r"empty.py: expected a function get_sweep\(\)"):
-        plan.load_sweep(str(tmp_path / "empty.py"))
+        load_sweep(str(tmp_path / "empty.py"))
 
 
 @pytest.mark.usefixtures("parsed_flags")
@@ -269,7 +271,7 @@ def test_a_damaged_result_is_named(write_sweep: Callable[..., str], tmp_path: Pa
     with pytest.raises(UserError, match=f"^{path}, line 1 cannot be read as a result"):
         create_tasks(file, tmp_path)
     path.write_text(head + line.replace("test_errors", "errors"))
-    with pytest.raises(UserError, match=rf"^{path}, line 2 cannot be read as a result \(no 'test_errors'\)$"):
+    with pytest.raises(UserError, match=rf"^{path}, line 2 cannot be read as a result \(it has no 'test_errors'\)$"):
         create_tasks(file, tmp_path)
 
 
@@ -281,8 +283,8 @@ def test_a_truncated_line_is_reported_and_its_run_trained_again(
     path = tmp_path / "results/rates/results.jsonl"
     whole = path.read_text()
     path.write_text(whole[:-20])
-    assert [result["study"]["variant"] for result in read_results([path])] == ["low"]
-    assert f"{path}, line 3 is truncated: its run is left out" in capsys.readouterr().err
+    assert [result["variant"] for result in read_results([path])] == ["low"]
+    assert f"{path}, line 3 is truncated: its run is ignored" in capsys.readouterr().err
     assert finish(file, tmp_path) == ["done", "reused"]  # its workdir has the result
     assert path.read_text() == whole
 

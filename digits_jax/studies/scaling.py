@@ -84,7 +84,7 @@ def expected_table(machine: Machine) -> str:
 def learned_table(results: list[dict[str, Any]]) -> str:
     """Test accuracy in five epochs, by batch size and learning rate; runs without a result diverged."""
     scale = scale_of("test/accuracy")
-    found = {result["study"]["variant"]: result for result in results}
+    found = {result["variant"]: result for result in results}
     rows = []
     for variant, changes in sweep.get_sweep().variants.items():
         size, growth = changes["batch_size"], variant.partition(", ")[2]

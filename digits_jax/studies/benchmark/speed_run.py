@@ -36,8 +36,9 @@ from digits_jax.studies.benchmark.__main__ import (
 )
 from digits_jax.studies.benchmark.contestants import digits_jax_training, random_arrays
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
+from digits_jax.studies.sweep import load_sweep
 from digits_jax.studies.sweep.__main__ import SOURCE
-from digits_jax.studies.sweep.plan import load_sweep, plan
+from digits_jax.studies.sweep.plan import plan
 from digits_jax.train import train_seeds
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "trained by each side", lower_bound=1)

@@ -20,7 +20,8 @@ from digits_jax.parallel import replicas
 from digits_jax.runs.workdir import differences_to_run
 from digits_jax.storage import bucket
 from digits_jax.studies.results import FILE, Result, add_results, read_file, read_result
-from digits_jax.studies.sweep.plan import Run, Sweep, plan
+from digits_jax.studies.sweep.definition import Sweep
+from digits_jax.studies.sweep.plan import PlannedRun, plan
 from digits_jax.train_step import create_keys
 
 _PROBE_IMAGES = 20 * 64  # trained on for the estimate
@@ -28,14 +29,13 @@ _PROBE_IMAGES = 20 * 64  # trained on for the estimate
 
 @dataclasses.dataclass(eq=False)
 class Task:
-    """A run of this process, and how far it is."""
+    """A planned run and its progress."""
 
-    run: Run
+    run: PlannedRun
     dataset: Dataset
     results_file: Path  # of the sweep
     workdir: epath.Path  # may be on a bucket
-    # "done", "reused" (trained elsewhere), while it trains "epoch 2/3", or why it "failed: ..."
-    status: str = "waiting"
+    status: str = "waiting"  # then "epoch 2/3", and "done" or "failed: REASON"; "reused" if it was trained elsewhere
     accuracy: float | None = None  # of the final epoch, once it is finished
     estimate: float = 0.0  # seconds
 
@@ -43,76 +43,71 @@ class Task:
 def create_tasks(
     sweep: Sweep, *, results: Path, runs: epath.PathLike, shard: tuple[int, int] = (0, 1), source_dir: str | None = None
 ) -> list[Task]:
-    """Returns the runs of a shard as tasks; the results of those that are finished anywhere are published.
+    """Returns the runs of a shard as tasks, and adds the results of those that were trained elsewhere to the sweep's.
 
-    A run is looked up by its resolved config and data, not by the hash that was recorded, which an earlier version may
-    have computed in another way. If `runs` is on a bucket it is not searched: a run that is finished there is found
-    when it is to be trained.
+    A run is found by its config and data in the results of this and other sweeps, then by its workdir. The hash that
+    was recorded does not count: an earlier version may have computed it in another way. A bucket with workdirs is not
+    searched; a run that is finished there is found when it is its turn to be trained.
 
     Raises:
-      ConfigError: the sweep's variants are not valid.
-      UserError: a file of results is corrupted, or its run of a variant and seed has another config or other data.
+      ConfigError: as `plan`.
+      UserError: a file of results is corrupted, or has the variant and seed of a run with another config or other data.
     """
     file, runs = results / sweep.name / FILE, epath.Path(runs)
     own = read_file(file) if file.exists() else []
-    of_seed = {(result["study"]["variant"], result["config"]["seed"]): result for result in own}
     others = [result for other in results.glob(f"*/{FILE}") if other != file for result in read_file(other)]
-    done, reused = _by_key(own), _by_key(others)
+    done, elsewhere = _by_config(own), _by_config(others)
+    recorded = {(result["variant"], result["config"]["seed"]): result for result in own}
     tasks, finished = [], []
     for run, dataset in plan(sweep, source_dir=source_dir)[shard[0] :: shard[1]]:
-        task = Task(run, dataset, file, workdir=runs / run.base_name / run.hash)
+        task = Task(run, dataset, file, workdir=runs / run.experiment / run.hash)
         tasks.append(task)
         key = (run.hash, dataset.sha256)
-        if key not in done and (recorded := of_seed.get((run.variant, run.seed))):
-            for field, ours, theirs in differences_to_run(run.config, dataset, recorded):
+        if key not in done and (other_run := recorded.get((run.variant, run.seed))):
+            for field, ours, theirs in differences_to_run(run.config, dataset, other_run):
                 raise UserError(
                     f"{file} has variant {run.variant!r}, seed {run.seed} with {field} = {theirs!r}, this one has "
                     f"{ours!r}: give another --results"
                 )
-        result = done.get(key) or reused.get(key) or _in_workdir(run, dataset, runs)
-        if result:
+        if result := done.get(key) or elsewhere.get(key) or _in_workdir(run, dataset, runs):
             task.status = "done" if key in done else "reused"
             finished.append((task, result))
     _publish(sweep, finished)
     return tasks
 
 
-def _by_key(results: list[Result]) -> dict[tuple[str, str], Result]:
-    """Returns results by the hash of their config, as this version computes it, and that of their data."""
+def _by_config(results: list[Result]) -> dict[tuple[str, str], Result]:
+    """Returns results by the hashes of their config, as this version computes it, and of their data."""
     found = {}
     for result in results:
-        with contextlib.suppress(ConfigError):  # it has fields that this version does not know: none of this sweep's
+        with contextlib.suppress(ConfigError):  # a field that this version does not have: no run of today's
             found[config_hash(from_recorded(result["config"])), result["dataset"]["sha256"]] = result
     return found
 
 
-def _in_workdir(run: Run, dataset: Dataset, runs: epath.Path) -> Result | None:
-    for file in () if bucket.is_bucket(runs) else runs.glob(f"*/{run.hash}/result.json"):
-        result = read_result(file)
-        if not differences_to_run(run.config, dataset, result):
-            return result
-    return None
+def _in_workdir(run: PlannedRun, dataset: Dataset, runs: epath.Path) -> Result | None:
+    files = () if bucket.is_bucket(runs) else runs.glob(f"*/{run.hash}/result.json")
+    results = map(read_result, files)
+    return next((result for result in results if not differences_to_run(run.config, dataset, result)), None)
 
 
 def _publish(sweep: Sweep, finished: Sequence[tuple[Task, Result]]) -> None:
     """Adds the results of finished tasks to the sweep's."""
-    study = {
-        "sweep": sweep.name,
-        "question": sweep.question,
-        "baseline": sweep.baseline,
-        "variants": {name: sweep.overrides(name) for name in sweep.variants},
-    }
+    fields = sweep._asdict()
     for task, result in finished:
         task.accuracy = result["final"]["test/accuracy"]
     if finished:
-        add_results(
-            finished[0][0].results_file,
-            [{**r, "study": {**study, "variant": t.run.variant, "command": t.run.command}} for t, r in finished],
-        )
+        results = [{**result, "sweep": fields, "variant": task.run.variant} for task, result in finished]
+        add_results(finished[0][0].results_file, results)
 
 
 def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
-    """Sets what each waiting task adds to the time of all, from a few measured steps of each distinct program."""
+    """Sets what each waiting task adds to the total time, from a few measured steps of each distinct program.
+
+    Args:
+      tasks: as from `create_tasks`.
+      at_once: number of groups that are trained at the same time.
+    """
     seconds: dict[Any, float] = {}
     for group in groups(tasks):
         config, dataset = group[0].run.config, group[0].dataset
@@ -123,14 +118,14 @@ def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
         evaluated = len(experiment.after_each_epoch) * (
             len(dataset.validation_labels) or len(dataset.arrays.test_labels)
         )
-        # A network's gradient takes twice what its outputs take.
+        # A forward pass takes a third of a training step.
         per_epoch = (experiment.feed.num_examples + evaluated / 3) * seconds[program]
         for task in group:
             task.estimate = experiment.num_epochs * per_epoch / len(group) / at_once
 
 
 def _measured_step(experiment: Experiment, num_replicas: int) -> float:
-    """Seconds of a training step."""
+    """Returns the seconds of a training step."""
     start = experiment.initial_state
     batches = input_pipeline.epoch_batches(
         create_keys(start.seed).order,
@@ -149,7 +144,7 @@ def _measured_step(experiment: Experiment, num_replicas: int) -> float:
 
 
 def groups(tasks: list[Task]) -> Iterator[list[Task]]:
-    """The tasks that are waiting, those together that are trained in one program."""
+    """Yields the waiting tasks in groups that one program trains."""
     waiting = [task for task in tasks if task.status == "waiting"]
     while waiting:
         first = waiting[0]
@@ -164,14 +159,14 @@ def set_status(group: list[Task], status: str) -> None:
         task.status = status
 
 
-def finish(sweep: Sweep, group: list[Task], results: list[dict[str, Any]]) -> None:
-    """Publishes the results of tasks that were trained together."""
+def finish(sweep: Sweep, group: list[Task], results: list[Result]) -> None:
+    """Adds the results of a group to the sweep's."""
     _publish(sweep, [*zip(group, results, strict=True)])
     set_status(group, "done")
 
 
 def fail(group: list[Task], reason: object) -> None:
-    """Says why tasks that were trained together have no results: a variant may well ask for too much."""
+    """Records why a group has no results: a variant may well diverge."""
     set_status(group, f"failed: {reason}")
     for task in group:
         task.estimate = 0.0
