@@ -1,8 +1,10 @@
-"""A Markdown page, and the same as one self-contained HTML file, which can be mailed and opened anywhere."""
+"""Markdown pages, and the same as one self-contained HTML file."""
 
 import base64
+import html
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from string import Template
 
 import numpy as np
@@ -31,26 +33,37 @@ $body
 """)
 
 
+def escape(text: object) -> str:
+    """Escapes text of unknown origin, so that it adds no HTML, link, image, paragraph or table cell to a page."""
+    return re.sub(r"([\\<\[\]|])", r"\\\1", " ".join(str(text).split()))
+
+
+def code(text: str) -> str:
+    """Returns text as code, also in a table; backticks become apostrophes."""
+    return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    """A table whose first `text_columns` columns are aligned to the left, and the others to the right."""
+    """Returns a table with the first `text_columns` columns aligned to the left, and the others to the right."""
     alignment = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, alignment, *rows))
 
 
-def to_html(markdown: str, figures: dict[str, bytes], *, appendix: str = "") -> str:
-    """The page as one self-contained file.
+def to_html(markdown: str, images: Mapping[str, bytes], *, appendix: str = "") -> str:
+    """Converts a page to one self-contained file; HTML in the Markdown is escaped.
 
     Args:
-      markdown: its text.
-      figures: PNGs by the name that the text has for them.
-      appendix: HTML to put at its end.
+      markdown: the text.
+      images: PNGs by the name that the text has for them.
+      appendix: HTML to add at the end.
     """
-    body = MarkdownIt("commonmark").enable("table").render(markdown)
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     body = body.replace("<p><img", '<p class="wide"><img')
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    for name, data in figures.items():
+    for name, data in images.items():
         body = body.replace(f'src="{name}"', f'src="{_data_uri(data)}"')
-    return _PAGE.substitute(title=markdown.partition("\n")[0].removeprefix("# "), body=body + appendix)
+    title = markdown.partition("\n")[0].removeprefix("# ")
+    return _PAGE.substitute(title=html.escape(title), body=body + appendix)
 
 
 def _data_uri(png: bytes) -> str:
@@ -58,7 +71,7 @@ def _data_uri(png: bytes) -> str:
 
 
 def digits_gallery(title: str, pictures: Iterable[tuple[np.ndarray, str]]) -> str:
-    """Images `[H, W, 1]` or `[H, W, 3]` with a line of text under each, as an appendix for `to_html`."""
+    """Returns HTML for images `[H, W, 1]` or `[H, W, 3]` with a caption, in HTML, under each."""
     cells = []
     for pixels, caption in pictures:
         file = io.BytesIO()

@@ -146,7 +146,7 @@ def write_sweep(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch)
     ) -> str:
         path = tmp_path / f"{name}.py"
         path.write_text(
-            f"{doc}\n\nfrom digits_jax.studies.sweep.plan import Sweep\n\nSMALL = {TINY}\n\n\ndef get_sweep():\n"
+            f"{doc}\n\nfrom digits_jax.studies import Sweep\n\nSMALL = {TINY}\n\n\ndef get_sweep():\n"
             f"    return Sweep({config!r}, {{{variants}}}, baseline={baseline!r}, num_seeds={num_seeds})\n"
         )
         return str(path)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from digits_jax import cli
-from digits_jax.studies.report.results import read_results
+from digits_jax.studies.results import read_results
 from tests.test_distributed import free_port
 from tests.test_train import without_clock
 
@@ -29,7 +29,7 @@ _TIMEOUT = 300  # seconds for a sweep
 _NUM_RUNS = 6
 _SWEEP = '''"""Which rate is best, where dropout and augmentation draw numbers too?"""
 
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies import Sweep
 
 THIN = {
     "dataset.name": "optical_digits", "model.widths": ((8,), (8,)), "augment.rotation": 8.0, "epochs": (1, 3),

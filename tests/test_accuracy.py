@@ -10,8 +10,9 @@ from absl.testing import flagsaver
 
 from digits_jax.errors import UserError
 from digits_jax.studies.accuracy import __main__ as accuracy
-from digits_jax.studies.accuracy.page import MISLABELLED, Point, first_epoch
+from digits_jax.studies.accuracy.page import MISLABELED, Point, first_epoch
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
+from digits_jax.studies.results import add_results
 from tests.test_report import make_result
 
 ROOT = Path(__file__).parents[1]
@@ -23,8 +24,8 @@ def _result(sweep: str, variant: str, seed: int, final: float, wrong: list[int])
     """As of a run of two epochs, the first of them two points below the final one."""
     result = make_result(variant, seed, final, sweep=sweep)
     variants = [f"{name}, as stated" for name in EXPERIMENTS] if sweep == "reproduction" else ["fast", "strong"]
-    study = {**result["study"], "variants": variants, "baseline": variants[0]}
-    return result | {"study": study, "test_errors": wrong, "git_revision": "0" * 40}
+    asked = {**result["sweep"], "variants": {name: {} for name in variants}, "baseline": variants[0]}
+    return result | {"sweep": asked, "test_errors": wrong, "git_revision": "0" * 40}
 
 
 @pytest.fixture
@@ -35,10 +36,8 @@ def docs(tmp_path: Path) -> Path:
         *(_result("accuracy", "fast", seed, 0.9905 + 0.001 * seed, [2]) for seed in range(3)),
         *(_result("accuracy", "strong", seed, 0.997, [7, 947, 1000 + seed]) for seed in range(2)),
     ]
-    for run in runs:
-        file = tmp_path / run["study"]["sweep"] / f"{run['config_hash']}.json"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(run))
+    for sweep in ("reproduction", "accuracy"):
+        add_results(tmp_path / sweep / "results.jsonl", [run for run in runs if run["sweep"]["name"] == sweep])
     cost = {"seconds_per_image": [0.002, 0.001, 0.003], "flops_per_image": 50_000_000}
     speed = {
         "environment": {"cores": 2, "cpu": "A Processor", "jax": "0.10.2"},
@@ -69,14 +68,14 @@ def _run(docs: Path) -> str:
 def test_the_page(docs: Path) -> None:
     page = _run(docs)
     # 12,000 images an epoch, 2 ms each, two epochs; 50 MFLOP each.
-    assert "| `fast` | 3 | 99.15 % (98.90 to 99.40) | 2 | 48 | 1.2 |" in page
+    assert "| `fast` | 3 | 99.15% (98.90 to 99.40) | 2 | 48 | 1.2 |" in page
     assert "| `fast` | 48 (2 epochs) |  |" in page
     assert "| `strong` | 48 (2 epochs) | 48 (2 epochs) |" in page
     assert "| `vgg` | 48 (2" not in page
-    assert "| fast | 2 | 99.10 % (97.83 to 100.37) | 11.0 (10.0 to 12.0) |  |" in page
+    assert "| fast | 2 | 99.10% (97.83 to 100.37) | 11.0 (10.0 to 12.0) |  |" in page
     assert "| 19.5 (15.0 to 24.0) | 1.75 (1.50 to 2.00) |" in page
-    assert "| `strong` | 2 | shifts | 99.66 % | 99.77 % |" in page
-    assert "All 2 runs of `strong` get 2 images wrong, 1 of them (in bold)" in page
+    assert "| `strong` | 2 | shifts | 99.66% | 99.77% |" in page
+    assert "All 2 runs of `strong` misclassify the same 2 images, 1 of which (in bold)" in page
     assert "from 0: 7, **947**." in page
     assert "Timed on 2 cores of A Processor" in page
     assert "17 runs, trained in" in page
@@ -93,8 +92,8 @@ def test_the_first_epoch_of_the_mean() -> None:
 
 
 def test_known_labels() -> None:
-    assert len(MISLABELLED) == 15
-    assert all(0 <= index < 10_000 for index in MISLABELLED)
+    assert len(MISLABELED) == 15
+    assert all(0 <= index < 10_000 for index in MISLABELED)
 
 
 def test_a_config_that_was_not_timed(docs: Path) -> None:

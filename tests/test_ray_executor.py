@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from digits_jax.errors import UserError
-from digits_jax.studies.sweep.ray_executor import Resources, connect, share
+from digits_jax.studies.sweep.ray_executor import Resources, allocate, connect
 from tests.test_sweep import figures, finish, start
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: ./launch.sh setup ray")
@@ -66,7 +66,7 @@ def _node(cpus: float, gpus: float = 0, *, alive: bool = True) -> dict[str, Any]
     ],
 )
 def test_what_a_run_gets_of_a_cluster(nodes: list, asked: tuple, expected: tuple) -> None:
-    assert share(nodes, cpus=asked[0], gpus=asked[1]) == expected
+    assert allocate(nodes, cpus=asked[0], gpus=asked[1]) == expected
 
 
 @needs_ray
@@ -84,7 +84,7 @@ def test_a_sweep_on_ray_stops_goes_on_and_ends_as_a_local_one(
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (75, "")
-    assert "interrupted and saved; go on with\n  python -m digits_jax.studies.sweep " in out
+    assert "interrupted and saved; resume with\n  python -m digits_jax.studies.sweep " in out
     (epochs,) = [file.read_text().count("\n") for file in tmp_path.glob("ray/runs/*/*/metrics.jsonl")]
     assert epochs < 40
 

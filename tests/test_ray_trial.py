@@ -17,7 +17,7 @@ from digits_jax.studies.sweep.ray_trial import Outcome, Trial
 from tests.test_sweep import create_tasks
 
 
-def test_trials_keep_to_cores_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_pin_to_cores_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs Linux and two cores")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -26,7 +26,7 @@ def test_trials_keep_to_cores_of_their_own(tmp_path: Path, monkeypatch: pytest.M
     found: list[set[int]] = []
 
     def keep(count: int) -> None:
-        ray_trial.keep_to_cores(count)
+        ray_trial.pin_to_cores(count)
         found.append(os.sched_getaffinity(0))
 
     for count in (len(cores), 1, len(cores) - 1, 1):
@@ -80,7 +80,7 @@ def test_what_a_node_warns_of_comes_back(trial: Trial, capsys: pytest.CaptureFix
     ray_trial.train(trial, print)
     run_file = Path(trial.folder, trial.runs[0].hash, "run.json")
     run_file.write_text(json.dumps({**json.loads(run_file.read_text()), "cores": 999}))
-    assert "cores from 999 to" in ray_trial.train(trial, print).said
+    assert "cores from 999 to" in ray_trial.train(trial, print).stderr
     assert "cores from 999 to" not in capsys.readouterr().err
 
 

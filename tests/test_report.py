@@ -14,10 +14,11 @@ from digits_jax.data.arrays import Arrays
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.studies import ablations, load_runs
 from digits_jax.studies.report import __main__ as report
+from digits_jax.studies.report import gallery, write_page
 from digits_jax.studies.report import page as report_page
-from digits_jax.studies.report.results import read_results
-from digits_jax.studies.report.statistics import Comparison, Estimate, compare, estimate
+from digits_jax.studies.report.statistics import Comparison, Estimate, compare_to_baseline, estimate
 from digits_jax.studies.report.study import create_study, scale_of
+from digits_jax.studies.results import add_results, read_results
 
 # Final test accuracy by variant and seed.
 ACCURACIES = {
@@ -44,14 +45,14 @@ def make_result(variant: str, seed: int, accuracy: float, *, sweep: str = "dropo
         "best": rows[-1],
         "epochs": rows,
         "test_errors": [7, 100 + seed] if variant == "none" else [7],
-        "study": {
-            "sweep": sweep,
+        "variant": variant,
+        "sweep": {
+            "name": sweep,
             "question": "Does dropout help?",
+            "config": "configs/bn_dropout.py",
             "baseline": "none",
-            "variant": variant,
-            "variants": list(ACCURACIES),
-            "overrides": {"model.hidden_dropout": 0.5},
-            "command": f"python -m digits_jax.main --config=configs/bn_dropout.py --config.seed={seed}",
+            "variants": {name: {"model.hidden_dropout": 0.5} for name in ACCURACIES},
+            "num_seeds": 4,
         },
     }
 
@@ -65,9 +66,7 @@ def results() -> list[dict[str, Any]]:
 def write_results(tmp_path: Path) -> Callable[..., Path]:
     def write(results: list[dict[str, Any]]) -> Path:
         folder = tmp_path / "results"
-        folder.mkdir(exist_ok=True)
-        for result in results:
-            (folder / f"{result['config_hash']}.json").write_text(json.dumps(result))
+        add_results(folder / "results.jsonl", results)
         return folder
 
     return write
@@ -92,22 +91,28 @@ def test_the_page_says_what_the_runs_say(results: list[dict[str, Any]]) -> None:
     values = dict(enumerate(ACCURACIES["none"]))
     found = estimate(ACCURACIES["half"])
     assert table_row(page, "half", "Test accuracy of the final epoch") == [
-        "half", "4", "99.13 %", f"{100 * found.std:.2f}", f"{100 * found.low:.2f} to {100 * found.high:.2f}",
+        "half", "4", "99.13%", f"{100 * found.std:.2f}", f"{100 * found.low:.2f} to {100 * found.high:.2f}",
     ]  # fmt: skip
-    comparison = compare(values, {n: dict(enumerate(ACCURACIES[n])) for n in ("half", "some")})["half"]
+    comparison = compare_to_baseline(values, {n: dict(enumerate(ACCURACIES[n])) for n in ("half", "some")})["half"]
     low, high = 100 * comparison.difference.low, 100 * comparison.difference.high
     row = difference_row(page, "half")
     assert row[:4] == ["half", "4", "+0.98", f"{low:+.2f} to {high:+.2f}"]
     assert float(row[4]) == pytest.approx(comparison.p_value, rel=0.05)
     assert f"- **half**: +0.98 points ({low:+.2f} to {high:+.2f}), above none." in page
-    assert re.search(r"- \*\*some\*\*: \+0.00 points .*, no difference from none that 4 seeds resolve; ", page)
-    assert "corrected after Bonferroni for 2 comparisons" in page
-    assert "![Means by epoch" in page
+    assert re.search(
+        r"- \*\*some\*\*: \+0.00 points .*, not distinguishable from none with 4 seeds; a difference of this size ",
+        page,
+    )
+    assert "both are Bonferroni-corrected for 2 comparisons" in page
+    assert "![Mean over seeds by epoch" in page
     assert set(figures) == {"curves.png", "differences.png"}
-    assert "Of 10,000 test images all runs get 1 wrong, and at least half of the runs 1. By their index" in page
+    assert "Of 10,000 test images, 1 are misclassified by all runs and 1 by at least half of them. By index" in page
     assert table_row(page, "7", "Test images that most runs") == ["7", "12 of 12"]
     assert table_row(page, "100", "Test images that most runs") == ["100", "1 of 12"]
-    assert "`python -m digits_jax.main --config=configs/bn_dropout.py --config.seed=0`" in page
+    assert (
+        "`python -m digits_jax.main --config=configs/bn_dropout.py --config.model.hidden_dropout=0.5 --config.seed=0`"
+        in page
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,14 +121,14 @@ def test_the_page_says_what_the_runs_say(results: list[dict[str, Any]]) -> None:
         ({"a": +2.0}, "**a** (+2.00 points, +1.90 to +2.10) is better than **base**."),
         (
             {"a": +1.0, "b": +2.0, "c": -3.0},
-            "**b** (+2.00 points, +1.90 to +2.10) and **a** (+1.00 points, +0.90 to +1.10) are better than **base**; "
-            "**c** (-3.00 points, -3.10 to -2.90) is worse.",
+            "**b** (+2.00 points, +1.90 to +2.10) and **a** (+1.00 points, +0.90 to +1.10) are better than **base**. "
+            "**c** (-3.00 points, -3.10 to -2.90) is worse than **base**.",
         ),
-        ({"a": 0.05}, "4 seeds do not tell **a** (+0.05 points, -0.05 to +0.15) apart from **base**."),
+        ({"a": 0.05}, "Not distinguishable from **base** with 4 seeds: **a** (+0.05 points, -0.05 to +0.15)."),
         (
             {"a": -1.0, "b": 0.0},
-            "**a** (-1.00 points, -1.10 to -0.90) is worse than **base**; "
-            "4 seeds do not tell **b** (+0.00 points, -0.10 to +0.10) apart from it.",
+            "**a** (-1.00 points, -1.10 to -0.90) is worse than **base**. "
+            "Not distinguishable from **base** with 4 seeds: **b** (+0.00 points, -0.10 to +0.10).",
         ),
     ],
 )
@@ -146,18 +151,16 @@ def test_augmented_test_images_have_a_section_too(results: list[dict[str, Any]])
     for result in results:
         result["final"]["test_augmented/accuracy"] = result["final"]["test/accuracy"] - 0.1
     page, figures = report_page.build_page(create_study(results))
-    assert table_row(page, "half", "Test augmented accuracy of the final epoch")[2] == "89.13 %"
+    assert table_row(page, "half", "Test augmented accuracy of the final epoch")[2] == "89.13%"
     assert "\n\nTest augmented accuracy: **half** (+0.98 points, " in page
     assert set(figures) == {"curves.png", "differences.png", "differences-test_augmented-accuracy.png"}
 
 
 def test_the_index_of_all_reports(results: list[dict[str, Any]], tmp_path: Path, parsed_flags: None) -> None:
     for sweep in ("dropout", "width"):
-        folder = tmp_path / "ablations" / sweep
-        folder.mkdir(parents=True)
-        for result in results:
-            study = {**result["study"], "sweep": sweep, "question": f"Does {sweep} help? A note."}
-            (folder / f"{result['config_hash']}.json").write_text(json.dumps({**result, "study": study}))
+        asked = {"name": sweep, "question": f"Does {sweep} help? A note."}
+        renamed = [{**result, "sweep": {**result["sweep"], **asked}} for result in results]
+        add_results(tmp_path / "ablations" / sweep / "results.jsonl", renamed)
     with flagsaver.flagsaver(docs=str(tmp_path)):
         ablations.main(["ablations"])
     text = (tmp_path / "ablations" / "README.md").read_text()
@@ -168,22 +171,22 @@ def test_the_index_of_all_reports(results: list[dict[str, Any]], tmp_path: Path,
 
 def test_time_to_accuracy(results: list[dict[str, Any]]) -> None:
     page, _ = report_page.build_page(create_study(results), accuracy=0.9905)
-    assert table_row(page, "none", "Time to 99.05 % test accuracy") == ["none", "0 of 4", "-", "-"]
-    assert table_row(page, "half", "Time to 99.05 % test accuracy") == ["half", "3 of 4", "2", "4.0"]
+    assert table_row(page, "none", "Time to 99.05% test accuracy") == ["none", "0 of 4", "-", "-"]
+    assert table_row(page, "half", "Time to 99.05% test accuracy") == ["half", "3 of 4", "2", "4.0"]
     results[0]["cpu"] = "Another Processor"  # seconds do not compare
     page, _ = report_page.build_page(create_study(results), accuracy=0.9905)
-    assert table_row(page, "half", "Time to 99.05 % test accuracy") == ["half", "3 of 4", "2"]
+    assert table_row(page, "half", "Time to 99.05% test accuracy") == ["half", "3 of 4", "2"]
 
 
 def test_one_seed_says_nothing(results: list[dict[str, Any]]) -> None:
     page, _ = report_page.build_page(create_study([r for r in results if r["config"]["seed"] == 0]))
-    assert "- **half**: 1 seed in common with none, which is too few to say anything." in page
+    assert "- **half**: 1 seed in common with none, at least 2 are needed to compare them." in page
     assert difference_row(page, "half")[3:] == ["-", "-", "-"]
     assert "nan" not in page
 
 
 def test_a_baseline_alone(results: list[dict[str, Any]]) -> None:
-    page, figures = report_page.build_page(create_study([r for r in results if r["study"]["variant"] == "none"]))
+    page, figures = report_page.build_page(create_study([r for r in results if r["variant"] == "none"]))
     assert "Differences" not in page
     assert set(figures) == {"curves.png"}
 
@@ -200,7 +203,7 @@ def test_an_unknown_metric(results: list[dict[str, Any]]) -> None:
 
 
 def test_the_html_page_needs_no_other_file(results: list[dict[str, Any]], tmp_path: Path) -> None:
-    report.write_report(create_study(results), tmp_path / "page")
+    write_page(tmp_path / "page", *report_page.build_page(create_study(results)))
     html = (tmp_path / "page" / "report.html").read_text()
     sources = re.findall(r'src="(.{22})', html)
     assert sources == ["data:image/png;base64,"] * 2
@@ -214,24 +217,40 @@ def test_the_html_page_needs_no_other_file(results: list[dict[str, Any]], tmp_pa
 def test_pictures_are_in_the_html_page_only(results: list[dict[str, Any]], tmp_path: Path) -> None:
     images = np.zeros((200, 28, 28, 1), np.uint8)
     labels = np.full(200, 4, np.uint8)
-    report.write_report(create_study(results), tmp_path, test_set=Arrays(images, labels, images, labels))
+    pictures = gallery(results, Arrays(images, labels, images, labels))
+    write_page(tmp_path, *report_page.build_page(create_study(results)), appendix=pictures)
     html = (tmp_path / "report.html").read_text()
     assert "7: a 4<br>12 of 12" in html
     assert html.count("<figure>") == 5
     assert "figure" not in (tmp_path / "report.md").read_text()
 
 
+def test_text_from_a_file_is_escaped(results: list[dict[str, Any]], tmp_path: Path) -> None:
+    evil = "<script>a|b</script> [x](javascript:alert(1)) ![x](http://x/y.png) $\\nope$"
+    for result in results:
+        result["cpu"] = result["versions"]["jax"] = result["dataset"]["name"] = evil
+        variants = {"none": {}, evil: {"model.name": evil}}
+        result["sweep"] |= {"question": f"Is it? {evil}", "config": evil, "variants": variants}
+        result["variant"] = result["variant"].replace("half", evil)
+    text, plots = report_page.build_page(create_study([r for r in results if r["variant"] != "some"]))
+    write_page(tmp_path, text, plots)
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("&lt;script&gt;") > 10
+    assert not re.search(r"<script|<a |src=.http|href", html)
+    assert table_row(text, "none (baseline)", "Test accuracy of the final epoch")[1] == "4"
+
+
 def test_results_of_two_sweeps_or_none_are_refused(results: list[dict[str, Any]]) -> None:
     with pytest.raises(UserError, match="the results are of dropout, other: expected those of one sweep"):
         create_study([*results, make_result("none", 9, 0.9, sweep="other")])
-    del results[0]["study"]
+    del results[0]["sweep"]
     with pytest.raises(UserError, match="the results are of runs of no sweep: expected those of one sweep"):
         create_study(results[:1])
 
 
 def test_without_the_baseline_there_is_nothing_to_compare(results: list[dict[str, Any]]) -> None:
     with pytest.raises(UserError, match="no run of the baseline 'none' is finished"):
-        create_study([r for r in results if r["study"]["variant"] != "none"])
+        create_study([r for r in results if r["variant"] != "none"])
 
 
 def test_no_results_given() -> None:
@@ -242,28 +261,32 @@ def test_no_results_given() -> None:
 def test_reading_results(results: list[dict[str, Any]], write_results: Callable[..., Path]) -> None:
     folder = write_results(results)
     assert len(read_results([folder])) == 12
-    assert len(read_results([folder, folder / "none0.json"])) == 12  # each run once
-    assert read_results([folder / "none0.json"]) == [results[0]]
+    assert len(read_results([folder, folder / "results.jsonl"])) == 12  # each run once
+    (folder / "run").mkdir()
+    (folder / "run/result.json").write_text(json.dumps(results[0]))
+    assert len(read_results([folder])) == 12
+    assert read_results([folder / "run"]) == [results[0]]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "x.json cannot be read as a result file"),
-        ("[]", "x.json is no result file: it has no 'config_hash'"),
-        ('{"config_hash": "1"}', "x.json is no result file: it has no 'config'"),
+        ("{", r"result.json cannot be read as a result \("),
+        ("[]", r"result.json cannot be read as a result \(it has no 'config_hash'\)"),
+        ('{"config_hash": "1"}', r"result.json cannot be read as a result \(it has no 'config'\)"),
     ],
 )
 def test_a_file_that_is_no_result(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "x.json").write_text(content)
+    (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=message):
         read_results([tmp_path])
 
 
 def test_a_folder_without_results(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no result files: expected those that a sweep or a finished run leaves"):
+    expected = r"holds no results: expected the results\.jsonl of a sweep, or runs with a result\.json"
+    with pytest.raises(UserError, match=expected):
         read_results([tmp_path])
-    with pytest.raises(UserError, match="nowhere cannot be read as a result file"):
+    with pytest.raises(UserError, match="nowhere cannot be read as a result"):
         read_results([tmp_path / "nowhere"])
 
 

@@ -1,6 +1,5 @@
 """The post's log among runs made up here: what lies inside, what the page says of the rest."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,8 @@ from absl.testing import flagsaver
 from configs.sweeps import reproduction, reproduction_causes
 from digits_jax.errors import UserError
 from digits_jax.studies.reproduce import __main__ as reproduce
-from digits_jax.studies.reproduce.post_log import EXPERIMENTS, figures_of, inside, inside_without_each, read_post_log
+from digits_jax.studies.reproduce.post_log import EXPERIMENTS, inside, inside_without_each, numbers_of, read_post_log
+from digits_jax.studies.results import add_results
 from tests.test_report import make_result
 
 ROOT = Path(__file__).parents[1]
@@ -31,9 +31,9 @@ def make_run(figures: np.ndarray, variant: str, seed: int, variants: list[str], 
         for epoch, row in enumerate(figures.tolist(), 1)
     ]
     best = max(rows, key=lambda row: row["test/accuracy"])
-    study = {"sweep": "reproduction", "variant": variant, "variants": variants, "baseline": baseline}
+    sweep = {**result["sweep"], "variants": {key: {} for key in variants}, "baseline": baseline}
     result.update(config_hash=f"{variant}{seed}", epochs=rows, final=rows[-1], best=best, git_revision="0" * 40)
-    return {**result, "study": {**result["study"], **study}}
+    return {**result, "sweep": sweep, "variant": variant}
 
 
 def around(figures: np.ndarray, seed: int, *, spread: float = 0.02) -> np.ndarray:
@@ -50,18 +50,17 @@ def write_docs(tmp_path: Path) -> Callable[..., Path]:
     def write(*, without: str = "none", log: str = LOG.read_text()) -> Path:
         post = read_post_log(LOG)
         for name, sweep in (("reproduction", reproduction), ("reproduction_causes", reproduction_causes)):
-            asked, folder = sweep.get_sweep(), tmp_path / name
-            folder.mkdir()
+            asked, runs = sweep.get_sweep(), []
             for variant in asked.variants:
                 for seed in range(4 * (variant != without)):
                     figures = around(post[variant.split(",")[0]], seed)
                     if not variant.endswith("as logged"):
                         figures = figures**1.5
-                    run = make_run(figures, variant, seed, list(asked.variants), asked.baseline)
-                    (folder / f"{variant}{seed}.json").write_text(json.dumps(run))
+                    runs.append(make_run(figures, variant, seed, list(asked.variants), asked.baseline))
+            add_results(tmp_path / name / "results.jsonl", runs)
         (tmp_path / "reproduction/post_log.csv").write_text(log)
         (tmp_path / "reproduction/outliers.csv").write_text(
-            "experiment,epoch,figure,why\nvgg,2,train loss,a typing error\n"
+            "experiment,epoch,metric,why\nvgg,2,train loss,a typing error\n"
         )
         for page in ("docs/reproduction.md", "README.md"):
             (tmp_path / Path(page).name).write_text((ROOT / page).read_text())
@@ -93,7 +92,7 @@ def test_validation_is_what_the_post_would_have_printed() -> None:
     row = {f"{on}/{metric}": 0.5 for on in ("train", "test") for metric in ("loss", "accuracy")}
     augmented = row | {"test_augmented/loss": 0.6, "test_augmented/accuracy": 0.6}
     stream = augmented | {"test_stream/loss": 0.7, "test_stream/accuracy": 0.7}
-    validation = [figures_of({"epochs": [epoch]})[0, 2:].tolist() for epoch in (row, augmented, stream)]
+    validation = [numbers_of({"epochs": [epoch]})[0, 2:].tolist() for epoch in (row, augmented, stream)]
     assert validation == [[0.5, 0.5], [0.6, 0.6], [0.7, 0.7]]
 
 
@@ -123,10 +122,10 @@ def test_the_page_counts_and_explains(write_docs: Callable[..., Path]) -> None:
         [" `vgg` ", " train accuracy, epoch 2 ", " open "],
     ]
     assert "| `linear` | 22 of 22 | 11 of 22 | 11 of 22 |" in section(page, "validation")
-    assert "**0.2524**" in section(page, "figures vgg")
+    assert "**0.2524**" in section(page, "numbers vgg")
     results = section((docs / "README.md").read_text(), "results")
     assert "| `bn_dropout` |" in results
-    assert "282 of the 284 figures in the post's log" in results
+    assert "282 of its 284 printed numbers fall inside the 99% prediction intervals of our reruns" in results
     assert all((docs / f"reproduction/{name}.png").stat().st_size > 10_000 for name in EXPERIMENTS)
     assert run_command(docs) == page
 
@@ -142,5 +141,5 @@ def test_a_log_that_is_no_table(tmp_path: Path, text: str) -> None:
     file = tmp_path / "log.csv"
     if text:  # otherwise there is no file
         file.write_text(text)
-    with pytest.raises(UserError, match=r"log.csv cannot be read as the post's log.*expected experiment,epoch,"):
+    with pytest.raises(UserError, match=r"log.csv cannot be read .*expected experiment,epoch,"):
         read_post_log(file)

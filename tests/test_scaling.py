@@ -1,6 +1,5 @@
 """The arithmetic of more devices, and the page."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from absl.testing import flagsaver
 
 from digits_jax.errors import UserError
 from digits_jax.studies import scaling
+from digits_jax.studies.results import add_results
 from digits_jax.studies.scaling import Machine, step_seconds
 from digits_jax.studies.sweep.plan import load_sweep
 from tests.test_report import make_result
@@ -33,14 +33,15 @@ def test_a_step_is_computation_then_all_reduce() -> None:
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    (tmp_path / "scaling").mkdir()
     (tmp_path / "scaling.md").write_text("".join(f"<!-- {n} -->\n<!-- /{n} -->\n" for n in ("cpu", "tpu", "learned")))
     asked = load_sweep("configs/sweeps/scaling.py")
+    variants, results = {name: asked.overrides(name) for name in asked.variants}, []
     for number, variant in enumerate(list(asked.variants)[:-1]):  # the last has diverged
         result = make_result("none", number, 0.9, sweep="scaling")
-        result["study"].update(variant=variant, variants=list(asked.variants), baseline=asked.baseline)
-        result["config_hash"] = variant
-        (tmp_path / "scaling" / f"{number}.json").write_text(json.dumps(result))
+        result["sweep"].update(variants=variants, baseline=asked.baseline)
+        result["variant"] = variant
+        results.append(result)
+    add_results(tmp_path / "scaling/results.jsonl", results)
     with flagsaver.flagsaver(docs=str(tmp_path)):
         with pytest.raises(UserError, match=r"benchmarks.json cannot be read as results of the benchmark"):
             scaling.main([])

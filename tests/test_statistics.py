@@ -34,7 +34,7 @@ def test_one_value_has_no_interval() -> None:
 
 
 def test_differences_are_paired_and_corrected() -> None:
-    found = statistics.compare(BASELINE, VARIANTS)
+    found = statistics.compare_to_baseline(BASELINE, VARIANTS)
     tests = {name: stats.ttest_rel(list(v.values()), list(BASELINE.values())) for name, v in VARIANTS.items()}
     _, corrected, _, _ = multipletests([test.pvalue for test in tests.values()], method="bonferroni")
     for (name, comparison), p_value in zip(found.items(), corrected, strict=True):
@@ -47,21 +47,21 @@ def test_differences_are_paired_and_corrected() -> None:
 
 def test_only_common_seeds_count() -> None:
     variant = {seed: value for seed, value in VARIANTS["better"].items() if seed > 2} | {99: 0.1}
-    (found,) = statistics.compare(BASELINE, {"better": variant}).values()
+    (found,) = statistics.compare_to_baseline(BASELINE, {"better": variant}).values()
     expected = [variant[seed] - BASELINE[seed] for seed in range(3, 7)]
     assert found.difference.n == 4
     assert found.difference.mean == pytest.approx(np.mean(expected))
 
 
 def test_too_few_seeds_say_nothing() -> None:
-    (found,) = statistics.compare({0: 0.9}, {"x": {0: 0.95}}).values()
+    (found,) = statistics.compare_to_baseline({0: 0.9}, {"x": {0: 0.95}}).values()
     assert not found.resolved
     assert found.p_value == 1.0
     assert found.seeds_needed is None
 
 
 def test_runs_that_are_all_equal() -> None:
-    found = statistics.compare({0: 0.5, 1: 0.75}, {"same": {0: 0.5, 1: 0.75}, "above": {0: 0.75, 1: 1.0}})
+    found = statistics.compare_to_baseline({0: 0.5, 1: 0.75}, {"same": {0: 0.5, 1: 0.75}, "above": {0: 0.75, 1: 1.0}})
     assert (found["same"].p_value, found["same"].resolved, found["same"].seeds_needed) == (1.0, False, None)
     assert (found["above"].p_value, found["above"].resolved, found["above"].seeds_needed) == (0.0, True, 2)
 
@@ -89,7 +89,7 @@ def test_equal_variants_are_rarely_called_different(num_variants: int) -> None:
         seeds = random.normal(0.99, 0.002, 5)  # what a seed brings to all of its runs
         runs = seeds + random.normal(0.0, 0.001, (num_variants + 1, 5))
         baseline, *variants = (dict(enumerate(values.tolist())) for values in runs)
-        found = statistics.compare(baseline, {str(i): variant for i, variant in enumerate(variants)})
+        found = statistics.compare_to_baseline(baseline, {str(i): variant for i, variant in enumerate(variants)})
         called += any(comparison.resolved for comparison in found.values())
     assert called <= 27  # 5 % of 400, and a standard deviation and a half
 

@@ -19,9 +19,9 @@ from digits_jax import train
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import Scores, evaluate
 from digits_jax.runs.interrupts import Interrupted
-from digits_jax.studies.report.results import read_results
+from digits_jax.studies.results import add_results, read_results
+from digits_jax.studies.sweep import Sweep, load_sweep, local_executor
 from digits_jax.studies.sweep import __main__ as sweep
-from digits_jax.studies.sweep import local_executor, plan
 from digits_jax.studies.sweep import tasks as sweep_tasks
 from tests.conftest import RATES
 from tests.test_train import press_ctrl_c, without_clock
@@ -29,8 +29,8 @@ from tests.test_train import press_ctrl_c, without_clock
 ROOT = Path(__file__).parents[1]
 
 
-def create_tasks(file: str, folder: Path, **options: Any) -> tuple[plan.Sweep, list[sweep_tasks.Task]]:
-    loaded = plan.load_sweep(file)
+def create_tasks(file: str, folder: Path, **options: Any) -> tuple[Sweep, list[sweep_tasks.Task]]:
+    loaded = load_sweep(file)
     return loaded, sweep_tasks.create_tasks(loaded, results=folder / "results", runs=folder / "runs", **options)
 
 
@@ -50,18 +50,18 @@ def figures(folder: Path) -> dict[str, Any]:
 def test_a_sweep_leaves_a_result_file_for_each_run(write_sweep: Callable[..., str], tmp_path: Path) -> None:
     assert finish(write_sweep(), tmp_path) == ["waiting"] * 4
     results = read_results([tmp_path / "results" / "rates"])
-    runs = sorted((result["study"]["variant"], result["config"]["seed"]) for result in results)
+    runs = sorted((result["variant"], result["config"]["seed"]) for result in results)
     assert runs == [("high", 0), ("high", 1), ("low", 0), ("low", 1)]
     for result in results:
-        assert result["study"]["question"] == "Is a higher rate better?"
-        assert result["config"]["learning_rates"] == [0.1 if result["study"]["variant"] == "high" else 0.01]
+        assert result["sweep"]["question"] == "Is a higher rate better?"
+        assert result["config"]["learning_rates"] == [0.1 if result["variant"] == "high" else 0.01]
         assert len(result["epochs"]) == 1
-    for file in (tmp_path / "results" / "rates").iterdir():
-        text = file.read_text()
-        assert len(text) < 5000
-        assert os.uname().nodename not in text
-        assert str(tmp_path) not in text
-        assert '"/' not in text
+    text = (tmp_path / "results/rates/results.jsonl").read_text()
+    assert len(text.splitlines()) == 1 + 4
+    assert len(text) < 5000
+    assert os.uname().nodename not in text
+    assert str(tmp_path) not in text
+    assert '"/' not in text
 
 
 @pytest.mark.slow
@@ -83,10 +83,10 @@ def test_finished_runs_are_not_trained_again(
     other = write_sweep("others", variants=RATES + ', "none": SMALL | {"learning_rates": (1e-9,)}', num_seeds="1")
     assert finish(other, tmp_path) == ["reused", "reused", "waiting"]
     monkeypatch.setattr(train, "train_seeds", None)
-    before = {path: path.read_bytes() for path in tmp_path.glob("results/*/*.json")}
+    before = {path: path.read_bytes() for path in tmp_path.glob("results/*/results.jsonl")}
     assert finish(write_sweep(), tmp_path) == ["done"] * 4
     assert finish(other, tmp_path) == ["done"] * 3
-    assert {path: path.read_bytes() for path in tmp_path.glob("results/*/*.json")} == before
+    assert {path: path.read_bytes() for path in tmp_path.glob("results/*/results.jsonl")} == before
 
 
 def test_two_shards_do_what_one_process_does(write_sweep: Callable[..., str], tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_killed_and_started_again(write_sweep: Callable[..., str], tmp_path: Pat
     assert undisturbed.returncode == 0, err
     kills = 0
     # Killed once while the first run is under way, and once after its result is there.
-    for until in ("runs/*/*/metrics.jsonl", "results/*/*.json"):
+    for until in ("runs/*/*/metrics.jsonl", "results/*/results.jsonl"):
         process = start(file, tmp_path / "b")
         while process.poll() is None and not list((tmp_path / "b").glob(until)):
             time.sleep(0.01)
@@ -134,8 +134,10 @@ def test_a_budget_ends_it_between_two_runs(write_sweep: Callable[..., str], tmp_
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert re.search(r"rates: 2 runs, 0 done, 0 reused from elsewhere, 2 to train in about \d+ s\n", out)
-    assert "stopped after --budget=0 minutes, 1 runs are left; go on with\n  python -m digits_jax.studies.sweep " in out
-    assert len(list(tmp_path.glob("results/rates/*.json"))) == 1
+    assert (
+        "stopped after --budget=0 minutes, 1 runs are left; resume with\n  python -m digits_jax.studies.sweep " in out
+    )
+    assert len(read_results([tmp_path / "results"])) == 1
 
 
 def test_ctrl_c_after_the_last_step_of_a_run_ends_the_sweep(
@@ -195,10 +197,10 @@ def test_a_sweep_that_makes_no_sense(
 
 def test_a_missing_sweep(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nope.py: no such file"):
-        plan.load_sweep(str(tmp_path / "nope.py"))
+        load_sweep(str(tmp_path / "nope.py"))
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ConfigError, match=r"empty.py: expected a function get_sweep\(\)"):
-        plan.load_sweep(str(tmp_path / "empty.py"))
+        load_sweep(str(tmp_path / "empty.py"))
 
 
 @pytest.mark.usefixtures("parsed_flags")
@@ -229,39 +231,62 @@ def test_results_of_another_run_are_refused(
 ) -> None:
     file = write_sweep(num_seeds="1", variants='"low": SMALL')
     finish(file, tmp_path)
-    (path,) = tmp_path.glob("results/rates/*.json")
-    result = json.loads(path.read_text())
+    path = tmp_path / "results/rates/results.jsonl"
+    (result,) = read_results([path])
     result[section][field] = value
-    path.write_text(json.dumps(result))
+    path.unlink()
+    add_results(path, [result])
     with pytest.raises(UserError, match=message):
         create_tasks(file, tmp_path)
     # Elsewhere, such a run is none of this sweep's.
-    path.rename(tmp_path / "other.json")
-    (tmp_path / "results" / "others").mkdir()
-    (tmp_path / "other.json").rename(tmp_path / "results" / "others" / path.name)
-    (tmp_path / "runs/linear" / path.stem / "result.json").unlink()
+    path.parent.rename(tmp_path / "results/others")
+    (tmp_path / "runs/linear" / result["config_hash"] / "result.json").unlink()
     assert [task.status for task in create_tasks(file, tmp_path)[1]] == ["waiting"]
 
 
 def test_a_field_declared_later_changes_no_finished_run(write_sweep: Callable[..., str], tmp_path: Path) -> None:
     file = write_sweep(num_seeds="1", variants='"low": SMALL')
     finish(file, tmp_path)
-    for path in (*tmp_path.glob("results/rates/*.json"), *tmp_path.glob("runs/*/*/run.json")):
-        recorded = json.loads(path.read_text())
-        del recorded["config"]["microbatch_size"], recorded["config"]["augment"]["zoom"]
-        path.write_text(json.dumps(recorded))
+    path = tmp_path / "results/rates/results.jsonl"
+    (result,) = read_results([path])
+    (run_file,) = tmp_path.glob("runs/*/*/run.json")
+    recorded = json.loads(run_file.read_text())
+    for config in (result["config"], recorded["config"]):
+        del config["microbatch_size"], config["augment"]["zoom"]
+    path.unlink()
+    add_results(path, [result | {"config_hash": "recorded"}])
+    run_file.write_text(json.dumps(recorded))
     assert [task.status for task in create_tasks(file, tmp_path)[1]] == ["done"]
-    next(tmp_path.glob("results/rates/*.json")).unlink()
+    assert read_results([path])[0]["config_hash"] == "recorded"
+    path.unlink()
     assert finish(file, tmp_path) == ["reused"]
 
 
 def test_a_damaged_result_is_named(write_sweep: Callable[..., str], tmp_path: Path) -> None:
     file = write_sweep(num_seeds="1", variants='"low": SMALL')
     finish(file, tmp_path)
-    (path,) = tmp_path.glob("results/rates/*.json")
-    path.write_text(path.read_text()[:100])
-    with pytest.raises(UserError, match=f"{path} cannot be read as a result file"):
+    path = tmp_path / "results/rates/results.jsonl"
+    head, line = path.read_text().splitlines(keepends=True)
+    path.write_text(head[:100])
+    with pytest.raises(UserError, match=f"^{path}, line 1 cannot be read as a result"):
         create_tasks(file, tmp_path)
+    path.write_text(head + line.replace("test_errors", "errors"))
+    with pytest.raises(UserError, match=rf"^{path}, line 2 cannot be read as a result \(it has no 'test_errors'\)$"):
+        create_tasks(file, tmp_path)
+
+
+def test_a_truncated_line_is_reported_and_its_run_trained_again(
+    write_sweep: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_sweep(num_seeds="1")
+    finish(file, tmp_path)
+    path = tmp_path / "results/rates/results.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[:-20])
+    assert [result["variant"] for result in read_results([path])] == ["low"]
+    assert f"{path}, line 3 is truncated: its run is ignored" in capsys.readouterr().err
+    assert finish(file, tmp_path) == ["done", "reused"]  # its workdir has the result
+    assert path.read_text() == whole
 
 
 @pytest.mark.slow
@@ -286,4 +311,4 @@ def test_a_run_that_diverges_fails_alone(write_sweep: Callable[..., str], tmp_pa
     assert process.returncode == 1
     assert re.search(r"wild, seed 0 failed: the loss is nan at step 1 \(learning rate 1e\+38\).*apps.replay", err)
     assert "low, seed 0: " in out
-    assert len(list(tmp_path.glob("results/rates/*.json"))) == 1
+    assert len(read_results([tmp_path / "results"])) == 1

@@ -1,53 +1,62 @@
-"""All reports under `docs/ablations`, and their index: `python -m digits_jax.studies.ablations`
+"""Writes all reports under `docs/ablations`, and their index: `python -m digits_jax.studies.ablations`
 
-Each folder there holds the result files of one sweep. Run a sweep with `--results=docs/ablations` to add to them.
+Each folder there holds the results of one sweep. Train a sweep with `--results=docs/ablations` to add to them.
 """
 
 from pathlib import Path
 
 from digits_jax import cli
 from digits_jax.errors import UserError
+from digits_jax.pages import escape
 from digits_jax.runs.console import console
 from digits_jax.storage.disk import replace_text
 from digits_jax.studies.docs import DOCS
-from digits_jax.studies.report.__main__ import write_report
-from digits_jax.studies.report.results import read_results
-from digits_jax.studies.report.study import Study, create_study
+from digits_jax.studies.report import Study, build_page, create_study, training_images, write_page
+from digits_jax.studies.results import FILE, read_file
 
 _INTRODUCTION = """# Ablations
 
-What was asked of these networks, and what the runs answer. An answer names each variant's mean paired difference in
-final test accuracy with its interval; the intervals of a report hold together with 95 % confidence. Each report has all
-figures, learning curves and the commands; its result files lie beside it.
+The questions that were asked of these networks, and the answers. An answer gives the mean paired difference in final
+test accuracy of each variant, with its confidence interval; the intervals of a report hold simultaneously with 95%
+confidence. Each report has all numbers, learning curves and commands. Its results are in `results.jsonl` beside it.
 
-    python -m digits_jax.studies.sweep --sweep=configs/sweeps/NAME.py --results=docs/ablations    # what is missing
-    python -m digits_jax.studies.ablations                                                        # these pages
+```bash
+python -m digits_jax.studies.sweep --sweep=configs/sweeps/NAME.py --results=docs/ablations  # trains what is missing
+python -m digits_jax.studies.ablations                                                      # writes these pages
+```
 """
 
 
-def index(studies: list[Study], folder: Path) -> str:
-    """The index of the reports in a folder, whose first lines are question and answer."""
+def read_studies(folder: Path) -> list[Study]:
+    """Reads the studies in the subfolders of a folder; raises a UserError if there are none."""
+    studies = [create_study(read_file(file)) for file in sorted(folder.glob(f"*/{FILE}"))]
+    if not studies:
+        raise UserError(f"{folder} has no folders with a {FILE} (train a sweep with --results={folder})")
+    return studies
+
+
+def index(studies: list[Study], reports: list[str]) -> str:
+    """Returns the index of the reports, with the question and the answer of each, which are their first lines."""
     entries = []
-    for study in studies:
-        title, answer, *_ = (folder / study.name / "report.md").read_text().split("\n\n")
-        sizes = sorted({result["config"]["dataset"]["train_examples"] for result in study.results})
+    for study, report in zip(studies, reports, strict=True):
+        title, answer, *_ = report.split("\n\n")
+        name = study.sweep.name
         entries.append(
-            f"## [{title.removeprefix('# ')}]({study.name}/report.md)\n\n{answer}\n\n"
-            f"{len(study.results)} runs on {' or '.join(f'{size:,}' for size in sizes)} training images, "
-            f"from [`configs/sweeps/{study.name}.py`](../../configs/sweeps/{study.name}.py).\n\n"
-            f"![Differences to {study.baseline.name} with their intervals]({study.name}/differences.png)\n"
+            f"## [{title.removeprefix('# ')}]({name}/report.md)\n\n{answer}\n\n"
+            f"{len(study.results)} runs on {training_images(study.results)} training images, "
+            f"from [`configs/sweeps/{name}.py`](../../configs/sweeps/{name}.py).\n\n"
+            f"![Differences to {escape(study.baseline.name)} with their confidence intervals]({name}/differences.png)\n"
         )
     return "\n".join([_INTRODUCTION, *entries])
 
 
 def main(argv: list[str]) -> None:
     folder = Path(DOCS.value) / "ablations"
-    studies = [create_study(read_results([found])) for found in sorted(folder.glob("*/"))]
-    if not studies:
-        raise UserError(f"{folder} has no folders of result files (run a sweep with --results={folder})")
-    for study in studies:
-        write_report(study, folder / study.name)
-    replace_text(folder / "README.md", index(studies, folder))
+    studies = read_studies(folder)
+    pages = [build_page(study) for study in studies]
+    for study, page in zip(studies, pages, strict=True):
+        write_page(folder / study.sweep.name, *page)
+    replace_text(folder / "README.md", index(studies, [markdown for markdown, _ in pages]))
     console.print(f"{len(studies)} reports and their index in {folder / 'README.md'}")
 
 

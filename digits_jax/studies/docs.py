@@ -1,6 +1,7 @@
-"""Pages under `docs/`: prose written by hand around tables that commands keep true."""
+"""Pages under `docs/`: prose written by hand around tables that commands generate."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import flags
@@ -8,18 +9,28 @@ from absl import flags
 from digits_jax.errors import UserError
 from digits_jax.storage.disk import replace_text
 
-DOCS = flags.DEFINE_string("docs", "docs", "folder of the pages, and of the files that they are made from")
+DOCS = flags.DEFINE_string("docs", "docs", "folder of the pages, and of the data that they are made from")
+
+
+def with_sections(path: Path, sections: Mapping[str, str]) -> str:
+    """Returns the text of a page with new text between the lines `<!-- NAME -->` and `<!-- /NAME -->` of each section.
+
+    Raises:
+      UserError: the page cannot be read, or has no such lines.
+    """
+    try:
+        page = path.read_text()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    for name, text in sections.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+        if not re.search(f"^{begin}.*^{end}", page, re.MULTILINE | re.DOTALL):
+            raise UserError(f"{path}: expected the lines {begin.strip()} and {end.strip()} around the generated text")
+        before, rest = page.split(begin, 1)
+        page = f"{before}{begin}{text.strip()}\n{end}{rest.split(end, 1)[1]}"
+    return page
 
 
 def replace_section(path: Path, name: str, text: str) -> None:
-    """Puts `text` between the lines `<!-- name -->` and `<!-- /name -->` of a Markdown file.
-
-    Raises:
-      UserError: the file has no such lines.
-    """
-    page = path.read_text()
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
-    if not re.search(f"^{begin}.*^{end}", page, re.MULTILINE | re.DOTALL):
-        raise UserError(f"{path}: expected the lines {begin.strip()} and {end.strip()} around what is to be replaced")
-    before, rest = page.split(begin, 1)
-    replace_text(path, f"{before}{begin}{text.strip()}\n{end}{rest.split(end, 1)[1]}")
+    """Rewrites one section of a page; see `with_sections`."""
+    replace_text(path, with_sections(path, {name: text}))

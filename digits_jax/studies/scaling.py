@@ -14,9 +14,9 @@ from digits_jax import cli
 from digits_jax.pages import markdown_table
 from digits_jax.studies.benchmark.page import OURS, read_benchmark
 from digits_jax.studies.docs import DOCS, replace_section
-from digits_jax.studies.report.results import read_results
 from digits_jax.studies.report.study import scale_of
 from digits_jax.studies.sweep.plan import load_sweep
+from digits_jax.studies.results import read_results
 
 PARAMETERS = 594_922  # of `vgg`
 NUM_DEVICES = (1, 8, 64, 256)
@@ -96,7 +96,7 @@ def learned_table(variants: Mapping[str, Mapping[str, Any]], results: Mapping[st
 
 
 def _read_learned(docs: Path) -> dict[str, dict[str, Any]]:
-    return {result["study"]["variant"]: result for result in read_results([docs / "scaling"])}
+    return {result["variant"]: result for result in read_results([docs / "scaling"])}
 
 
 def sections(docs: Path) -> dict[str, str]:

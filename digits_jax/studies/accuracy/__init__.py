@@ -1,1 +1,1 @@
-"""Writes the page of accuracy against time: `python -m digits_jax.studies.accuracy`."""
+"""Plots accuracy against time. `python -m digits_jax.studies.accuracy` writes the page."""

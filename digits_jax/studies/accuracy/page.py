@@ -1,44 +1,41 @@
 """The plot and the tables of `docs/accuracy.md`."""
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
 from digits_jax.runs.curves import scale_accuracies
-from digits_jax.studies.report.statistics import Estimate, estimate
-from digits_jax.studies.report.study import scale_of
+from digits_jax.studies.report import Estimate, describe, estimate, read_variants, scale_of
+from digits_jax.studies.reproduce import EXPERIMENTS
+from digits_jax.studies.results import Result
 
 THRESHOLDS = (0.99, 0.994)
 
-# Test images whose label fewer than three of five people agreed with, of those that Northcutt et al. 2021 ("Pervasive
-# label errors in test sets", labelerrors.com) showed to people because a model contradicted it.
-MISLABELLED = frozenset((947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729))
+# Test images with a label that fewer than three of five people agreed with, among those that Northcutt et al. 2021
+# ("Pervasive label errors in test sets", labelerrors.com) showed to people because a model contradicted it.
+MISLABELED = frozenset((947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729))
 
-
-class Reference(NamedTuple):
-    """A published accuracy, whose time on a CPU nobody has published."""
-
-    accuracy: float
-    what: str
-
-
-REFERENCES = (
-    Reference(0.9943, "the post, final of 16 epochs, one run"),
-    Reference(0.9964, "Deotte 2018: one network, 30 epochs"),
-    Reference(0.9970, "An et al. 2020: one network, mean of 30 final epochs (150)"),
-)
+# Published accuracies, none with a time on a CPU.
+REFERENCES = {
+    "the post, final of 16 epochs, one run": 0.9943,
+    "Deotte 2018: one network, 30 epochs": 0.9964,
+    "An et al. 2020: one network, mean of 30 final epochs (150)": 0.9970,
+}
 _ACCURACY = scale_of("test/accuracy")
-_COLOUR, _REFERENCE = "#0072B2", "#D55E00"  # Okabe & Ito 2008
+_FRONT, _BEHIND, _REFERENCE = "#0072B2", "#777777", "#D55E00"  # Okabe & Ito 2008, and gray
 
 
 class Point(NamedTuple):
-    """A config's runs, and what an epoch costs.
+    """The runs of a config, and the cost of an epoch.
 
     Attributes:
-      name: the variant's.
+      name: of the variant.
       accuracies: test accuracy by run and epoch.
       epoch_seconds: of training, by measurement.
       epoch_flops: floating-point operations.
@@ -51,7 +48,7 @@ class Point(NamedTuple):
 
     @property
     def final(self) -> list[float]:
-        """Test accuracy of each run's final epoch."""
+        """Test accuracy of the final epoch of each run."""
         return [epochs[-1] for epochs in self.accuracies]
 
     @property
@@ -60,12 +57,85 @@ class Point(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of a run's training, by the median of the measurements."""
+        """Median time of training a run."""
         return self.num_epochs * statistics.median(self.epoch_seconds)
 
 
+class Data(NamedTuple):
+    """The data of the page."""
+
+    results: dict[str, list[Result]]  # by variant
+    points: list[Point]
+    speed: dict[str, Any]  # of `speed_run.json`
+    ensembles: dict[str, dict[str, Any]]  # of `digits_jax.apps.evaluate`
+    ablation: str  # the answer of the ablation of `fast`
+
+
+def read_data(docs: Path) -> Data:
+    """Reads the results, times and evaluations.
+
+    Raises:
+      UserError: a file cannot be read, or a variant has not been timed.
+    """
+    stated = read_variants(docs / "reproduction")
+    results = {name: stated[f"{name}, as stated"] for name in EXPERIMENTS} | read_variants(docs / "accuracy")
+    speed = _read_json(docs / "speed_run.json")
+    report = docs / "ablations/fast/report.md"  # its first lines are the question and the answer
+    return Data(
+        results=results,
+        points=_create_points(results, speed["configs"]),
+        speed=speed,
+        ensembles={file.stem: _read_json(file) for file in sorted(docs.glob("accuracy_ensembles/*.json"))},
+        ablation=report.read_text().split("\n\n")[1] if report.exists() else "Its runs are missing.",
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error})") from None
+
+
+def _create_points(results: Mapping[str, list[Result]], configs: Mapping[str, Any]) -> list[Point]:
+    """Returns a point for each variant with two runs or more."""
+    points = []
+    for name, runs in results.items():
+        if len(runs) < 2:
+            continue
+        if name not in configs:
+            raise UserError(
+                f"speed_run.json has not timed {name!r}: run python -m digits_jax.studies.benchmark.speed_run again"
+            )
+        images = runs[0]["config"]["dataset"]["train_examples"]
+        points.append(
+            Point(
+                name=name,
+                accuracies=[[row["test/accuracy"] for row in run["epochs"]] for run in runs],
+                epoch_seconds=[images * seconds for seconds in configs[name]["seconds_per_image"]],
+                epoch_flops=images * configs[name]["flops_per_image"],
+            )
+        )
+    return points
+
+
+def sections(data: Data) -> dict[str, str]:
+    """Returns the generated sections of the page."""
+    machine = data.speed["environment"]
+    return {
+        "runs": describe([run for runs in data.results.values() for run in runs]),
+        "machine": f"Timed on {machine['cores']} cores of {machine['cpu']}, jax {machine['jax']}.",
+        "configs": _configs_table(data.points),
+        "thresholds": _thresholds_table(data.points),
+        "races": _races_table(data.speed["races"]),
+        "ablation": data.ablation,
+        "ensembles": _ensembles_table(data.ensembles),
+        "misclassified": _misclassified(data),
+    }
+
+
 def plot_points(points: Sequence[Point]) -> Figure:
-    """Mean final test accuracy with its 95 % interval against seconds of training, and what is published."""
+    """Draws mean final test accuracy with its 95% confidence interval against seconds of training."""
     figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
     axes = figure.subplots()
     best = 0.0
@@ -73,26 +143,26 @@ def plot_points(points: Sequence[Point]) -> Figure:
         value = estimate(point.final)
         on_front = value.mean > best
         best = max(best, value.mean)
-        colour = _COLOUR if on_front else "#777777"
+        color = _FRONT if on_front else _BEHIND
         axes.errorbar(
             point.seconds, value.mean, yerr=[[value.mean - value.low], [value.high - value.mean]],
-            fmt="o" if on_front else "s", color=colour, capsize=3, markersize=5,
+            fmt="o" if on_front else "s", color=color, capsize=3, markersize=5,
         )  # fmt: skip
-        # Above and left of the front there is nothing; slanted, the names on it do not lie on each other either.
+        # The area above and left of the front is empty; slanted, the names there do not overlap either.
         side = {"xytext": (-5, 6), "rotation": -50, "ha": "right"} if on_front else {"xytext": (7, 0)}
         axes.annotate(
             point.name, (point.seconds, value.mean), textcoords="offset points", rotation_mode="anchor", va="center",
-            fontsize=9, color=colour, **side,
+            fontsize=9, color=color, **side,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.margins(x=0.1)
     axes.xaxis.set_major_formatter("{x:g}")
-    scale_accuracies(axes, [estimate(p.final).mean for p in points] + [reference.accuracy for reference in REFERENCES])
-    for reference in REFERENCES:
-        axes.axhline(reference.accuracy, color=_REFERENCE, linewidth=0.9, linestyle="--")
+    scale_accuracies(axes, [*(estimate(point.final).mean for point in points), *REFERENCES.values()])
+    for what, accuracy in REFERENCES.items():
+        axes.axhline(accuracy, color=_REFERENCE, linewidth=0.9, linestyle="--")
         axes.text(
-            0.01, reference.accuracy, f"{reference.what}: {100 * reference.accuracy:.2f} %", color=_REFERENCE,
-            fontsize=8, va="bottom", transform=axes.get_yaxis_transform(),
+            0.01, accuracy, f"{what}: {100 * accuracy:.2f}%", color=_REFERENCE, fontsize=8, va="bottom",
+            transform=axes.get_yaxis_transform(),
         )  # fmt: skip
     axes.set_xlabel("seconds of training")
     axes.set_ylabel("test accuracy of the final epoch, mean over seeds")
@@ -101,8 +171,8 @@ def plot_points(points: Sequence[Point]) -> Figure:
     return figure
 
 
-def configs_table(points: Sequence[Point]) -> str:
-    """What each config reaches and costs, the cheapest first."""
+def _configs_table(points: Sequence[Point]) -> str:
+    """Returns accuracy and cost of each config, the cheapest first."""
     rows = [
         (
             f"`{point.name}`", str(len(point.final)), _mean(estimate(point.final)), str(point.num_epochs),
@@ -110,22 +180,22 @@ def configs_table(points: Sequence[Point]) -> str:
         )
         for point in sorted(points, key=lambda point: point.seconds)
     ]  # fmt: skip
-    header = ("config", "seeds", "final test accuracy (95 % interval)", "epochs", "seconds of training", "TFLOP")
+    header = ("config", "seeds", "final test accuracy (95% CI)", "epochs", "seconds of training", "TFLOP")
     return markdown_table(header, rows)
 
 
 def _mean(value: Estimate) -> str:
-    return f"{_ACCURACY.text(value.mean)} % ({_ACCURACY.interval(value)})"
+    return f"{_ACCURACY.text(value.mean)}% ({_ACCURACY.interval(value)})"
 
 
 def first_epoch(point: Point, threshold: float) -> int | None:
-    """The first epoch, from 1, after which the mean over the seeds is at the threshold or above."""
+    """Returns the first epoch, from 1, after which the mean over the seeds reaches the threshold."""
     means = [statistics.fmean(epoch) for epoch in zip(*point.accuracies, strict=True)]
     return next((number for number, mean in enumerate(means, 1) if mean >= threshold), None)
 
 
-def thresholds_table(points: Sequence[Point]) -> str:
-    """Seconds of training until the mean over seeds reaches each of `THRESHOLDS`, for the configs that reach one."""
+def _thresholds_table(points: Sequence[Point]) -> str:
+    """Returns the seconds of training until each of `THRESHOLDS`, for the configs that reach one."""
     rows = []
     for point in points:
         epochs = [first_epoch(point, threshold) for threshold in THRESHOLDS]
@@ -133,11 +203,11 @@ def thresholds_table(points: Sequence[Point]) -> str:
             seconds = statistics.median(point.epoch_seconds)
             cells = (f"{n * seconds:,.0f} ({n} epoch{'s' * (n > 1)})" if n else "" for n in epochs)
             rows.append((f"`{point.name}`", *cells))
-    return markdown_table(("seconds to", *(f"{100 * threshold:.1f} %" for threshold in THRESHOLDS)), rows)
+    return markdown_table(("seconds to", *(f"{100 * threshold:.1f}%" for threshold in THRESHOLDS)), rows)
 
 
-def races_table(races: Mapping[str, Mapping[str, Any]]) -> str:
-    """Each of this project's recipes above the same in PyTorch."""
+def _races_table(races: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns a row for each of this project's recipes, followed by the same recipe in PyTorch."""
     rows = []
     for name, found in races.items():
         seconds, ours = sorted(found["seconds"]), races[name.removesuffix(" in PyTorch")]["seconds"]
@@ -148,34 +218,30 @@ def races_table(races: Mapping[str, Mapping[str, Any]]) -> str:
             f"{statistics.median(seconds):.1f} ({seconds[0]:.1f} to {seconds[-1]:.1f})",
             faster if name.endswith("PyTorch") else "",
         ))  # fmt: skip
-    header = (
-        "recipe",
-        "seeds",
-        "final test accuracy (95 % interval)",
-        "seconds of training",
-        "digits_jax is faster by",
-    )
+    header = ("recipe", "seeds", "final test accuracy (95% CI)", "seconds of training", "digits_jax is faster by")
     return markdown_table(header, rows)
 
 
-def ensembles_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
-    """Of `evaluation.json` files by name."""
+def _ensembles_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
         (
             f"`{name}`", str(len(found["models"])), found["views"],
-            f"{100 * statistics.fmean(model['accuracy'] for model in found['models']):.2f} %",
-            f"{100 * found['accuracy']['fraction']:.2f} %",
+            f"{100 * statistics.fmean(model['accuracy'] for model in found['models']):.2f}%",
+            f"{100 * found['accuracy']['fraction']:.2f}%",
         )
         for name, found in evaluations.items()
     ]  # fmt: skip
-    return markdown_table(("seeds of", "number", "views of an image", "each alone (mean)", "together"), rows)
+    return markdown_table(("config", "seeds", "test-time augmentation", "mean of the models", "ensemble"), rows)
 
 
-def missed_table(point: Point, missed: Sequence[int]) -> str:
-    """The test images that all runs of a config get wrong."""
-    known = [index for index in missed if index in MISLABELLED]
-    listed = ", ".join(f"**{index}**" if index in MISLABELLED else str(index) for index in missed)
+def _misclassified(data: Data) -> str:
+    """Returns the test images that all runs of the most accurate config misclassify."""
+    name = max(data.points, key=lambda point: estimate(point.final).mean).name
+    runs = data.results[name]
+    images = sorted(set.intersection(*(set(run["test_errors"]) for run in runs)))
+    known = MISLABELED.intersection(images)
+    listed = ", ".join(f"**{index}**" if index in known else str(index) for index in images)
     return (
-        f"All {len(point.final)} runs of `{point.name}` get {len(missed)} images wrong, {len(known)} of them (in bold) "
-        f"among the {len(MISLABELLED)} known to be mislabelled. By their index, from 0: {listed}."
+        f"All {len(runs)} runs of `{name}` misclassify the same {len(images)} images, {len(known)} of which (in bold) "
+        f"are among the {len(MISLABELED)} known to be mislabeled. By index, from 0: {listed}."
     )

@@ -24,7 +24,8 @@ from digits_jax.runs import console
 from digits_jax.studies.benchmark import measure, pytorch
 from digits_jax.studies.benchmark.measure import Case
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
-from digits_jax.studies.sweep.plan import load_sweep, plan
+from digits_jax.studies.sweep import load_sweep
+from digits_jax.studies.sweep.plan import plan
 from digits_jax.train import train_seeds
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "trained by each side", lower_bound=1)

@@ -1,6 +1,9 @@
-"""The figures of a report."""
+"""The plots of a report."""
+
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -8,24 +11,26 @@ from digits_jax.runs.curves import scale_accuracies, scale_losses
 from digits_jax.studies.report.statistics import Comparison
 from digits_jax.studies.report.study import Scale, Study, scale_of
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")  # Okabe & Ito 2008
-_STYLES = ("-", "--", ":")  # of the lines, once the colours are used up
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")  # Okabe & Ito 2008
+_STYLES = ("-", "--", ":")  # of the lines, once the colors are used up
 
 
 def plot_differences(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> Figure:
-    """A forest plot: each variant's difference with its interval."""
+    """Draws a forest plot: the difference of each variant with its confidence interval."""
     figure = Figure(figsize=(8, 0.5 * len(comparisons) + 1.1), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
     for row, comparison in enumerate(comparisons.values()):
         difference = comparison.difference
-        colour = _COLOURS[0] if comparison.resolved else "#777777"
-        axes.plot(scale.factor * difference.mean, row, "o", color=colour)
+        color = _COLORS[0] if comparison.resolved else "#777777"
+        axes.plot(scale.factor * difference.mean, row, "o", color=color)
         if difference.n > 1:
-            axes.hlines(row, scale.factor * difference.low, scale.factor * difference.high, color=colour, linewidth=2)
-    axes.set_yticks(range(len(comparisons)), list(comparisons))
+            axes.hlines(row, scale.factor * difference.low, scale.factor * difference.high, color=color, linewidth=2)
+    axes.set_yticks(range(len(comparisons)), [_plain(name) for name in comparisons])
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
-    axes.set_xlabel(f"{scale.name} of the final epoch, minus that of {baseline} ({scale.difference_unit.strip()})")
+    axes.set_xlabel(
+        f"{scale.name} of the final epoch, minus that of {_plain(baseline)} ({scale.difference_unit.strip()})"
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
     axes.grid(axis="x", alpha=0.3)
@@ -33,7 +38,7 @@ def plot_differences(comparisons: dict[str, Comparison], scale: Scale, baseline:
 
 
 def plot_curves(study: Study, metric: str) -> Figure:
-    """Each variant's mean by epoch, in a band from its lowest to its highest seed; accuracies on a logit scale."""
+    """Draws the mean of each variant by epoch, in a band from its lowest to its highest seed."""
     scale = scale_of(metric)
     figure = Figure(figsize=(9.5, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -42,18 +47,28 @@ def plot_curves(study: Study, metric: str) -> Figure:
         length = min(len(result["epochs"]) for result in variant.results)
         values = np.array([[row[metric] for row in r["epochs"][:length]] for r in variant.results])
         shown += values.ravel().tolist()
-        turn, place = divmod(index, len(_COLOURS))
-        epochs, colour, style = range(1, length + 1), _COLOURS[place], _STYLES[turn % len(_STYLES)]
-        axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-        axes.plot(epochs, values.mean(0), style, color=colour, marker="o", markersize=3.5, label=variant.name)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
-    if metric.endswith("/accuracy"):
-        scale_accuracies(axes, shown)
-    if metric.endswith("/loss"):
-        scale_losses(axes)
-    axes.set_ylabel(scale.name + (" (nats)" if metric.endswith("/loss") else ""))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+        turn, place = divmod(index, len(_COLORS))
+        epochs, color, style = range(1, length + 1), _COLORS[place], _STYLES[turn % len(_STYLES)]
+        axes.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
+        axes.plot(epochs, values.mean(0), style, color=color, marker="o", markersize=3.5, label=_plain(variant.name))
+    format_curves(axes, scale.name, shown)
     figure.legend(fontsize=8, loc="outside right upper")
     return figure
+
+
+def format_curves(axes: Axes, name: str, values: Sequence[float]) -> None:
+    """Formats axes with a metric by epoch; accuracies have a logit scale, losses a log scale."""
+    if name.endswith("accuracy"):
+        scale_accuracies(axes, list(values))
+    if name.endswith("loss"):
+        scale_losses(axes)
+    axes.set_ylabel(name + (" (nats)" if name.endswith("loss") else ""))
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plain(name: str) -> str:
+    """Returns a name that matplotlib does not read as a formula."""
+    return name.replace("$", r"\$")

@@ -1,8 +1,8 @@
-"""Means, paired differences and how many seeds it takes: what a study may say about its runs.
+"""Means, paired differences, confidence and prediction intervals, and the number of seeds that a difference needs.
 
-All intervals are Student's t, which for runs of one config means: the runs are a random sample of seeds, and a seed's
-figure is close to normal. Differences are paired: runs of the same seed share the order of the images and, where the
-shapes agree, the initial weights, so that what a seed brings to both cancels.
+All intervals are Student's t. They assume that the seeds are a random sample and that values are close to normal.
+Differences are paired: runs of the same seed share the order of the images and, if the shapes agree, the initial
+weights, so that the seed's contribution to both cancels.
 """
 
 import bisect
@@ -13,35 +13,35 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-POWER = 0.8  # at which `seeds_needed` counts a difference as resolved; the usual choice (Cohen 1988)
+POWER = 0.8  # of `seeds_needed`; the usual choice (Cohen 1988)
 MAX_SEEDS = 10_000  # beyond which `seeds_needed` gives up
 
 
 class Estimate(NamedTuple):
-    """A mean over n values; the interval and deviation are nan for n < 2."""
+    """The mean of n values with its confidence interval; interval and standard deviation are nan for n < 2."""
 
     n: int
     mean: float
-    std: float  # of one value: the sample's standard deviation, with n - 1
+    std: float  # of the sample, with n - 1 degrees of freedom
     low: float
     high: float
 
 
 class Comparison(NamedTuple):
-    """A variant against the baseline, over the seeds that both have."""
+    """A variant compared with the baseline, over the seeds that both have."""
 
     difference: Estimate  # variant - baseline
     p_value: float  # two-sided, multiplied by the number of comparisons (Bonferroni), at most 1; 1 for n < 2
-    seeds_needed: int | None  # to resolve a difference of the size seen; None: more than MAX_SEEDS, or unknown
+    seeds_needed: int | None  # to resolve a difference of the observed size; None: more than MAX_SEEDS, or unknown
 
     @property
     def resolved(self) -> bool:
-        """Whether the interval excludes zero."""
+        """True if the interval excludes zero."""
         return self.difference.low > 0 or self.difference.high < 0
 
 
 def estimate(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
-    """The mean with its t interval, mean +- t(n - 1) std / sqrt(n)."""
+    """Returns the mean with its confidence interval, mean ± t(n - 1) std / sqrt(n)."""
     n = len(values)
     mean = float(np.mean(values)) if n else math.nan
     if n < 2:
@@ -52,15 +52,15 @@ def estimate(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
 
 
 def prediction_interval(values: np.ndarray, *, confidence: float = 0.99) -> tuple[np.ndarray, np.ndarray]:
-    """Where the figures of one more run are expected, from those of the runs at hand.
+    """Returns the prediction interval of each epoch's value in one more run.
 
-    A t interval, mean +- t s sqrt(1 + 1 / n) (Hahn & Meeker 1991, section 4.7). A handful of runs says little about
-    their spread, so the variance of an epoch is averaged with those of the epochs before and after it, and t has the
-    degrees of freedom of all of them. The first epoch, whose spread is of another kind, stands for itself.
+    It is mean ± t s sqrt(1 + 1 / n) (Hahn & Meeker 1991, section 4.7). A few runs determine their variance poorly, so
+    that of an epoch is averaged with those of the epochs before and after it, and t has the degrees of freedom of all
+    three. The first epoch, whose variance is of another size, is not averaged.
 
     Args:
       values: `[runs, epochs]`, at least two runs, on a scale on which they are close to normal.
-      confidence: that a new run's figure lies between the limits.
+      confidence: probability that the value of a new run lies in its interval.
 
     Returns:
       The lower and the upper limits, `[epochs]` each.
@@ -76,20 +76,20 @@ def prediction_interval(values: np.ndarray, *, confidence: float = 0.99) -> tupl
     return mean - half, mean + half
 
 
-def compare(
+def compare_to_baseline(
     baseline: Mapping[int, float], variants: Mapping[str, Mapping[int, float]], *, confidence: float = 0.95
 ) -> dict[str, Comparison]:
-    """Paired differences of each variant to the baseline, corrected for the number of variants after Bonferroni.
+    """Returns the paired difference of each variant to the baseline, Bonferroni-corrected for the number of variants.
 
     Args:
-      baseline: figure by seed.
-      variants: the same of each variant, by its name; only seeds that the baseline has count.
-      confidence: that all intervals hold at once.
+      baseline: value by seed.
+      variants: the same by the variant's name; seeds that the baseline lacks do not count.
+      confidence: probability that all intervals hold at once.
     """
     alpha = (1 - confidence) / max(1, len(variants))
     comparisons = {}
-    for name, figures in variants.items():
-        differences = [figures[seed] - baseline[seed] for seed in sorted(figures.keys() & baseline.keys())]
+    for name, values in variants.items():
+        differences = [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
         difference = estimate(differences, confidence=1 - alpha)
         comparisons[name] = Comparison(
             difference=difference,
@@ -109,17 +109,18 @@ def _paired_p_value(difference: Estimate) -> float:
 
 
 def seeds_needed(difference: float, std: float, *, alpha: float) -> int | None:
-    """How many pairs a two-sided t test at level `alpha` needs to find a true `difference` with probability `POWER`.
+    """Returns how many pairs a two-sided t test at level `alpha` needs to detect a difference with probability `POWER`.
 
-    Under it t follows the noncentral distribution with noncentrality sqrt(n) difference / std (Cohen 1988, chapter 2).
+    The test statistic follows the noncentral t distribution with noncentrality sqrt(n) difference / std (Cohen 1988,
+    chapter 2).
 
     Args:
-      difference: its mean.
+      difference: its true mean.
       std: its standard deviation from pair to pair.
-      alpha: probability of calling no difference one.
+      alpha: probability of a false positive.
 
     Returns:
-      At least 2; None where it is more than `MAX_SEEDS`, or where nothing can be said (no difference, one pair).
+      At least 2; None if it is more than `MAX_SEEDS` or undefined (no difference, one pair).
     """
     if math.isnan(std) or difference == 0:
         return None
@@ -128,7 +129,7 @@ def seeds_needed(difference: float, std: float, *, alpha: float) -> int | None:
 
     def is_enough(n: int) -> bool:
         critical = stats.t.ppf(1 - alpha / 2, n - 1)
-        # The far tail (a difference found with the wrong sign) is left out: it is below 1e-3 at this power.
+        # The far tail (a difference detected with the wrong sign) is neglected: it is below 1e-3 at this power.
         return bool(stats.nct.sf(critical, n - 1, math.sqrt(n) * abs(difference) / std) >= POWER)
 
     candidates = range(2, MAX_SEEDS + 1)

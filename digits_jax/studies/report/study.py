@@ -1,32 +1,32 @@
-"""The results of one sweep, sorted by variant and seed, and how their figures are written."""
+"""A sweep with its results, by variant and seed, and the units in which metrics are printed."""
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from digits_jax.errors import UserError
 from digits_jax.runs.console import duration
-from digits_jax.studies.report.results import read_results
 from digits_jax.studies.report.statistics import Estimate
+from digits_jax.studies.results import Result, read_results
+from digits_jax.studies.sweep import Sweep
 
 
 class Variant(NamedTuple):
     """The runs of one variant."""
 
     name: str
-    results: list[dict[str, Any]]  # by seed
+    results: list[Result]  # by seed
 
     def values(self, metric: str) -> dict[int, float]:
-        """The final epoch's, by seed."""
+        """Returns a metric of the final epoch, by seed."""
         return {result["config"]["seed"]: result["final"][metric] for result in self.results}
 
 
 class Study(NamedTuple):
-    """Result files, sorted."""
+    """A sweep and the results of its finished runs."""
 
-    name: str
-    question: str
+    sweep: Sweep
     baseline: Variant
     others: list[Variant]
 
@@ -35,51 +35,60 @@ class Study(NamedTuple):
         return [self.baseline, *self.others]
 
     @property
-    def results(self) -> list[dict[str, Any]]:
+    def results(self) -> list[Result]:
         return [result for variant in self.variants for result in variant.results]
 
 
-def create_study(results: Sequence[dict[str, Any]]) -> Study:
+def create_study(results: Sequence[Result]) -> Study:
     """Sorts the results of one sweep by variant and seed.
 
     Raises:
-      UserError: they are of several sweeps, of none, or the baseline has no run yet.
+      UserError: they are of several sweeps, of none, or no run of the baseline is finished.
     """
-    names = sorted({result.get("study", {}).get("sweep", "") for result in results})
+    names = sorted({result.get("sweep", {}).get("name", "") for result in results})
     if names == [""] or len(names) > 1:
         found = ", ".join(name or "runs of no sweep" for name in names)
         raise UserError(f"the results are of {found}: expected those of one sweep, such as runs/sweeps/hidden_dropout")
-    study = results[0]["study"]
-    by_variant: dict[str, list[dict[str, Any]]] = {name: [] for name in study["variants"]}
+    sweep = Sweep(**results[0]["sweep"])
+    by_variant: dict[str, list[Result]] = {name: [] for name in sweep.variants}
     for result in sorted(results, key=lambda result: result["config"]["seed"]):
-        by_variant.setdefault(result["study"]["variant"], []).append(result)
+        by_variant.setdefault(result["variant"], []).append(result)
     variants = {name: Variant(name, runs) for name, runs in by_variant.items() if runs}
-    baseline = variants.pop(study["baseline"], None)
+    baseline = variants.pop(sweep.baseline, None)
     if baseline is None:
-        raise UserError(f"no run of the baseline {study['baseline']!r} is finished: there is nothing to compare with")
-    return Study(study["sweep"], study["question"], baseline, list(variants.values()))
+        raise UserError(f"no run of the baseline {sweep.baseline!r} is finished: there is nothing to compare with")
+    return Study(sweep, baseline, list(variants.values()))
 
 
-def read_variants(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The results of a sweep by variant, each sorted by seed."""
+def read_variants(folder: Path) -> dict[str, list[Result]]:
+    """Reads the results of a sweep by variant, each sorted by seed."""
     return {variant.name: variant.results for variant in create_study(read_results([folder])).variants}
 
 
-def processor(result: dict[str, Any]) -> str:
-    """What a run was trained on, such as "2 cores of a processor"."""
+def processor(result: Result) -> str:
+    """Returns the hardware of a run, such as "2 cores of NAME"."""
     return f"{result['cores']} core{'s' * (result['cores'] > 1)} of {result['cpu']}"
 
 
-def describe(results: Sequence[dict[str, Any]]) -> str:
-    """What trained them."""
+def training_images(results: Sequence[Result]) -> str:
+    """Returns the numbers of training images, such as "12,000 or 60,000"."""
+    return " or ".join(f"{n:,}" for n in sorted({r["config"]["dataset"]["train_examples"] for r in results}))
+
+
+def training_seconds(results: Sequence[Result]) -> float:
+    return sum(row["train/seconds"] for result in results for row in result["epochs"])
+
+
+def describe(results: Sequence[Result]) -> str:
+    """Returns a sentence on how many runs there are and on which machines they were trained."""
     machines = Counter(f"{processor(r)}, jax {r['versions']['jax']}" for r in results)
     commits = ", ".join(sorted({r["git_revision"][:7] for r in results}))
-    seconds = sum(row["train/seconds"] for r in results for row in r["epochs"])
-    return f"{len(results)} runs, trained in {duration(seconds)} on {'; '.join(machines)}, at commit {commits}."
+    seconds = duration(training_seconds(results))
+    return f"{len(results)} runs, trained in {seconds} on {'; '.join(machines)}, at commit {commits}."
 
 
 class Scale(NamedTuple):
-    """How a metric is written: accuracies in per cent and their differences in percentage points, losses in nats."""
+    """The units of a metric: accuracies in %, their differences in percentage points, losses in nats."""
 
     name: str
     factor: float
@@ -96,8 +105,9 @@ class Scale(NamedTuple):
 
 
 def scale_of(metric: str) -> Scale:
+    """Returns the scale of a metric such as "test/accuracy"."""
     name = metric.replace("/", " ").replace("_", " ")
     if metric.endswith("accuracy"):
-        return Scale(name, 100.0, " %", " points", 2, higher_is_better=True)
+        return Scale(name, 100.0, "%", " points", 2, higher_is_better=True)
     unit = " nats" if metric.endswith("loss") else ""
     return Scale(name, 1.0, unit, unit, 4, higher_is_better=False)

@@ -1,1 +1,5 @@
-"""Compares our runs with the post's printed log: `python -m digits_jax.studies.reproduce`."""
+"""Compares the post's log with ours. `python -m digits_jax.studies.reproduce` writes the page."""
+
+from digits_jax.studies.reproduce.post_log import EXPERIMENTS
+
+__all__ = ["EXPERIMENTS"]

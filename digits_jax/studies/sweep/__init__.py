@@ -1,1 +1,5 @@
-"""Trains the runs of a sweep: `python -m digits_jax.studies.sweep`."""
+"""Sweeps: what to train to answer a question. `python -m digits_jax.studies.sweep` trains the runs of one."""
+
+from digits_jax.studies.sweep.definition import Sweep, load_sweep
+
+__all__ = ["Sweep", "load_sweep"]

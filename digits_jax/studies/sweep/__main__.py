@@ -1,9 +1,9 @@
-"""Trains all runs of a sweep: `python -m digits_jax.studies.sweep --sweep=configs/sweeps/hidden_dropout.py`
+"""Trains the runs of a sweep: `python -m digits_jax.studies.sweep --sweep=configs/sweeps/hidden_dropout.py`
 
-One process trains one run after the other; those that differ in their seed only share a compiled program, and all of
-them the data on the device; with `--executor=ray` the nodes of a Ray cluster do so. Each run has the workdir that
-`digits_jax.main` would give it, so it resumes there, and leaves a small result file in `<results>/<sweep>/`. A run
-whose result is there already, in another sweep's folder or in a workdir is not trained again.
+One process trains one run after the other, and runs that differ only in their seed in one program; with
+`--executor=ray` the nodes of a Ray cluster do. Each run has the workdir that `digits_jax.main` would give it, and
+resumes there. Its result is added to `<results>/<sweep>/results.jsonl`. Runs that are finished there, in another
+sweep's results or in a workdir are not trained again.
 """
 
 import math
@@ -27,8 +27,8 @@ from digits_jax.runs import console
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.storage.bucket import local_folder
 from digits_jax.studies.sweep import ray_executor
+from digits_jax.studies.sweep.definition import Sweep, load_sweep
 from digits_jax.studies.sweep.local_executor import Executor, run_tasks
-from digits_jax.studies.sweep.plan import Sweep, load_sweep
 from digits_jax.studies.sweep.tasks import Task, create_tasks, estimate
 
 
@@ -43,13 +43,15 @@ def _ray() -> AbstractContextManager[Executor]:
 EXECUTORS: dict[str, Callable[[], AbstractContextManager[Executor]]] = {"local": _local, "ray": _ray}
 
 SWEEP = flags.DEFINE_string("sweep", None, "its file, for example configs/sweeps/hidden_dropout.py")
-RESULTS = flags.DEFINE_string("results", "runs/sweeps", "folder of the result files, one folder per sweep")
-RUNS = flags.DEFINE_string("runs", "runs", "folder of the workdirs, as digits_jax.main has them; also gs://BUCKET/DIR")
-SHARD = flags.DEFINE_string("shard", "0/1", "i/n: train every n-th run from the i-th on, i from 0; for job arrays")
-BUDGET = flags.DEFINE_float("budget", None, "minutes after which no further run is started", lower_bound=0)
-SOURCE = flags.DEFINE_string("source_dir", None, "folder with the data's original files, where it is not prepared yet")
+RESULTS = flags.DEFINE_string("results", "runs/sweeps", "folder of the results, one folder per sweep")
+RUNS = flags.DEFINE_string("runs", "runs", "folder of the workdirs, as for digits_jax.main; also gs://BUCKET/DIR")
+SHARD = flags.DEFINE_string(
+    "shard", "0/1", "i/n: train every n-th run from the i-th (counted from 0) on; for job arrays"
+)
+BUDGET = flags.DEFINE_float("budget", None, "minutes after which no run is started", lower_bound=0)
+SOURCE = flags.DEFINE_string("source_dir", None, "folder with the original files of the data, if they are not prepared")
 PLAN_ONLY = flags.DEFINE_bool("plan_only", False, "print the plan and train nothing")
-EXECUTOR = flags.DEFINE_enum("executor", "local", list(EXECUTORS), "what trains: this process, or a Ray cluster")
+EXECUTOR = flags.DEFINE_enum("executor", "local", list(EXECUTORS), "where to train: this process, or a Ray cluster")
 RAY_ADDRESS = flags.DEFINE_string(
     "ray_address",
     None,
@@ -60,21 +62,17 @@ RAY_GPUS = flags.DEFINE_integer("ray_gpus", None, "GPUs for each run; default: 1
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """ "i/n" as two integers.
-
-    Raises:
-      ConfigError: it is not 0 <= i < n.
-    """
+    """Parses "i/n", and raises a ConfigError unless 0 <= i < n."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):
         raise ConfigError(f"--shard is {text!r}: expected i/n with i from 0 to n - 1, such as 0/4")
     return int(found[1]), int(found[2])
 
 
-def table(sweep: Sweep, tasks: list[Task]) -> Table:
-    """How far each variant is."""
+def progress_table(sweep: Sweep, tasks: list[Task]) -> Table:
+    """Returns the progress and the accuracy of each variant."""
     view = Table(
-        "variant", "runs", "test accuracy, final epoch", "now", title=sweep.question, title_justify="left", box=None
+        "variant", "runs", "test accuracy, final epoch", "running", title=sweep.question, title_justify="left", box=None
     )
     for name in sweep.variants:
         mine = [task for task in tasks if task.run.variant == name]
@@ -101,8 +99,8 @@ def main(argv: list[str]) -> int:
 
 
 def train(sweep: Sweep, tasks: list[Task], executor: Executor, *, deadline: float) -> int:
-    """Trains what is waiting, shows how far it is, and returns the command's exit code."""
-    terminal = Console(highlight=False, soft_wrap=True)
+    """Trains the waiting tasks, shows the progress, and returns the exit code of the command."""
+    terminal = Console(highlight=False, soft_wrap=True, markup=False)
     states = Counter(task.status for task in tasks)
     if executor.at_once:
         with terminal.status("measuring a step of each program") if terminal.is_terminal else terminal:
@@ -118,24 +116,21 @@ def train(sweep: Sweep, tasks: list[Task], executor: Executor, *, deadline: floa
         for task in tasks:
             terminal.print(f"{task.status:8} {task.run.variant}, seed {task.run.seed}: {task.run.command}")
         return 0
-    live: AbstractContextManager[object] = nullcontext()
-    if terminal.is_terminal:
-        live = Live(console=terminal, get_renderable=lambda: table(sweep, tasks))
     try:
-        with live:
+        with Live(
+            console=terminal, get_renderable=lambda: progress_table(sweep, tasks)
+        ):  # elsewhere printed at the end
             for task in executor.run(sweep, tasks, deadline):
                 if not terminal.is_terminal:
                     outcome = task.status if task.accuracy is None else console.percent(task.accuracy)
                     terminal.print(f"{task.run.variant}, seed {task.run.seed}: {outcome}")
-        if not terminal.is_terminal:
-            terminal.print(table(sweep, tasks))
     except Interrupted as interrupted:
-        print(f"interrupted and saved; go on with\n  {cli.again()}")
+        print(f"interrupted and saved; resume with\n  {cli.again()}")
         return interrupted.exit_code
     if waiting := sum(task.status == "waiting" for task in tasks):
-        print(f"stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; go on with\n  {cli.again()}")
+        print(f"stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; resume with\n  {cli.again()}")
     else:
-        print(f"results in {tasks[0].result_file.parent if tasks else RESULTS.value}")
+        print(f"results in {tasks[0].results_file if tasks else RESULTS.value}")
     failed = [task for task in tasks if task.status.startswith("failed")]
     for task in failed:
         print(f"{task.run.variant}, seed {task.run.seed} {task.status}", file=sys.stderr)

@@ -12,17 +12,18 @@ from digits_jax import cli, train
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import DivergedError
 from digits_jax.runs.interrupts import Interrupted, StopRequest
-from digits_jax.studies.report.results import read_result
-from digits_jax.studies.sweep.plan import Run, Sweep
+from digits_jax.studies.results import Result, read_result
+from digits_jax.studies.sweep.definition import Sweep
+from digits_jax.studies.sweep.plan import PlannedRun
 from digits_jax.studies.sweep.tasks import Task, fail, finish, groups, set_status
 
 
 class Executor(NamedTuple):
-    """What trains the tasks of a sweep.
+    """Trains the tasks of a sweep.
 
     Attributes:
-      run: trains what is waiting; see `run_tasks`, whose arguments and exceptions it has.
-      at_once: how many groups side by side, each as fast as one here; 0: as fast as nobody knows.
+      run: as `run_tasks`, with its arguments and exceptions.
+      at_once: number of groups that are trained at the same time, each as fast as one here; 0: the speed is unknown.
     """
 
     run: Callable[[Sweep, list[Task], float], Iterator[Task]]
@@ -30,16 +31,16 @@ class Executor(NamedTuple):
 
 
 def run_tasks(sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> Iterator[Task]:
-    """Trains what is waiting and yields each task when it is finished, or has failed because its numbers went wrong.
+    """Trains the waiting tasks and yields each when it is finished or has diverged.
 
     Args:
-      sweep: the tasks'.
-      tasks: as from `create_tasks`; their status changes on the way.
-      deadline: seconds as of `time.time()` after which only what has begun is finished, and the first group is begun.
+      sweep: of the tasks.
+      tasks: as from `create_tasks`; their status is updated.
+      deadline: time, as of `time.time()`, after which no group is started but the first.
 
     Raises:
-      Interrupted: a signal asked for it; everything is saved.
-      UserError: a run cannot go on.
+      Interrupted: by a signal; everything is saved.
+      UserError: a run cannot continue.
     """
     with StopRequest() as stop:
         for number, group in enumerate(groups(tasks)):
@@ -47,9 +48,9 @@ def run_tasks(sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> It
                 raise Interrupted(stop.signum)
             if number and time.time() >= deadline:
                 return
-            tell = functools.partial(set_status, group)
+            report = functools.partial(set_status, group)
             try:
-                results = train_group([t.run for t in group], group[0].workdir.parent, group[0].dataset, tell, stop)
+                results = train_group([t.run for t in group], group[0].workdir.parent, group[0].dataset, report, stop)
             except DivergedError as error:
                 fail(group, error)
             else:
@@ -58,20 +59,24 @@ def run_tasks(sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> It
 
 
 def train_group(
-    runs: list[Run], folder: epath.Path, dataset: Dataset, tell: Callable[[str], None], stop: StopRequest | None = None
-) -> list[dict[str, Any]]:
-    """Trains runs that differ in their seed, each in `<folder>/<hash>`, and returns what their `result.json` say.
+    runs: list[PlannedRun],
+    folder: epath.Path,
+    dataset: Dataset,
+    report: Callable[[str], None],
+    stop: StopRequest | None = None,
+) -> list[Result]:
+    """Trains runs that differ in their seed, each in `<folder>/<hash>`, and returns their results.
 
     Args:
       runs: of a group as from `groups`.
       folder: of their workdirs.
       dataset: their data.
-      tell: takes how far they are, such as "epoch 2/3".
+      report: takes their progress, such as "epoch 2/3".
       stop: the caller's, as for `train.train_seeds`.
 
     Raises:
-      Interrupted: a signal asked for it; everything is saved.
-      UserError: a run cannot go on.
+      Interrupted: by a signal; everything is saved.
+      UserError: a run cannot continue.
     """
     hashes = {run.seed: run.hash for run in runs}
     with cli.quiet():
@@ -79,23 +84,23 @@ def train_group(
             runs[0].config,
             list(hashes),
             lambda config: folder / hashes[config.seed],
-            name=runs[0].base_name,
+            name=runs[0].experiment,
             dataset=dataset,
-            writers=[_Progress(tell, sum(runs[0].config.epochs))],
+            writers=[_Progress(report, sum(runs[0].config.epochs))],
             stop=stop,
         )
     return [read_result(folder / run.hash / "result.json") for run in runs]
 
 
 class _Progress:
-    """A writer of rows that tells how far their runs are."""
+    """A writer of rows that reports the epoch."""
 
-    def __init__(self, tell: Callable[[str], None], num_epochs: int) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[str], None], num_epochs: int) -> None:
+        self._report = report
         self._num_epochs = num_epochs
 
     def write(self, rows: list[dict[str, Any]]) -> None:
-        self._tell(f"epoch {min(len(rows) + 1, self._num_epochs)}/{self._num_epochs}")
+        self._report(f"epoch {min(len(rows) + 1, self._num_epochs)}/{self._num_epochs}")
 
     def close(self) -> None:
         pass

@@ -1,7 +1,7 @@
-"""Trains the tasks of a sweep on a Ray cluster. Which node trains what, and what when one is lost, is left to Ray.
+"""Trains the tasks of a sweep on a Ray cluster. Ray decides which node trains what, and retries what a lost node had.
 
-The nodes get a copy of this process's code, and need what it imports. A group whose node is lost is begun again on
-another one, where it goes on from its latest checkpoints if its workdirs are there.
+Nodes get a copy of this process's code, and need the packages that it imports. A group whose node is lost is started
+again on another node, where it resumes from its latest checkpoints if its workdirs can be read there.
 """
 
 import contextlib
@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-import configs
 import digits_jax
 from digits_jax.errors import ConfigError, DivergedError, UserError
 from digits_jax.ops.compilation import num_cores
@@ -27,13 +26,13 @@ from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.workdir import GIT_REVISION, git_revision
 from digits_jax.storage.bucket import is_bucket
 from digits_jax.studies.sweep import ray_trial
+from digits_jax.studies.sweep.definition import Sweep
 from digits_jax.studies.sweep.local_executor import Executor
-from digits_jax.studies.sweep.plan import Sweep
 from digits_jax.studies.sweep.tasks import Task, fail, finish, groups, set_status
 
-_LOCAL = "local"  # Ray's name for a cluster of this machine, for as long as this process runs
-_OBJECT_STORE = 80 * 2**20  # bytes; Ray wants 75 MiB, and results are kilobytes
-_RETRIES = 10  # not for ever: a run may end its process each time
+_LOCAL = "local"  # Ray's name for a cluster of this machine that ends with this process
+_OBJECT_STORE = 80 * 2**20  # bytes; Ray requires 75 MiB, and results are kilobytes
+_RETRIES = 10  # finite: a run may crash its process each time
 
 
 class Resources(NamedTuple):
@@ -45,23 +44,23 @@ class Resources(NamedTuple):
 
 @contextlib.contextmanager
 def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Iterator[Executor]:
-    """Joins a Ray cluster, or starts one on this machine; leaves, or ends it.
+    """Connects to a Ray cluster, or starts one on this machine for as long as the context is open.
 
     Args:
       address: HOST:PORT of its head, "auto" on one of its nodes, "local" to start one; None: `$RAY_ADDRESS`, else
         "local".
       cpus: for each group of runs; None: as many cores as this process has, or with GPUs their share.
-      gpus: for each group of runs; None: one, where the cluster has any.
+      gpus: for each group of runs; None: one if the cluster has any.
 
     Raises:
-      ConfigError: this machine has not what a group is to have.
+      ConfigError: this machine lacks the CPUs or GPUs of a group.
       UserError: Ray is not installed, or there is no cluster at the address.
     """
     address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {}
     if address == _LOCAL:
-        # 1, Ray's choice on Linux, would replace 127.0.0.1 by the machine's address in its network.
+        # 1, Ray's default on Linux, would replace 127.0.0.1 by the machine's address in its network.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         options = {
             "_node_ip_address": "127.0.0.1",
@@ -75,22 +74,19 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
         raise UserError("--executor=ray needs Ray: ./launch.sh setup ray") from None
     if address not in (_LOCAL, "auto"):
         _check_answers(address)
-    with tempfile.TemporaryDirectory() as code:
-        _copy_code(Path(code))
+    with tempfile.TemporaryDirectory() as code:  # a copy: processes that start after an edit run the same code
+        for name in ("digits_jax", "configs"):
+            source = Path(digits_jax.__file__).parents[1] / name
+            shutil.copytree(source, Path(code, name), ignore=shutil.ignore_patterns("__pycache__"))
+        environment = {"working_dir": code, "env_vars": _environment()}
         try:
-            ray.init(
-                address,
-                runtime_env={"working_dir": code, "env_vars": _environment()},
-                log_to_driver=False,
-                logging_level="ERROR",
-                **options,
-            )
+            ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR", **options)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the Ray cluster {address!r} cannot be used ({reason})") from None
     try:
         jax.config.update("jax_platforms", "cpu")  # GPUs are for the trials, and JAX would take most of one's memory
-        resources, at_once = share(ray.nodes(), cpus=cpus, gpus=gpus)
+        resources, at_once = allocate(ray.nodes(), cpus=cpus, gpus=gpus)
         if not at_once:
             lacking = f"no node has the {resources.cpus} CPUs of --ray_cpus and {resources.gpus} GPUs of --ray_gpus"
             if address == _LOCAL:
@@ -102,7 +98,7 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
 
 
 def _check_answers(address: str) -> None:
-    """Raises a UserError where nobody listens: Ray would try for five minutes, and then end this process."""
+    """Raises a UserError if nobody listens: Ray would try for five minutes, and then end this process."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
@@ -113,26 +109,19 @@ def _check_answers(address: str) -> None:
         ) from None
 
 
-def _copy_code(folder: Path) -> None:
-    """To a place where nobody edits it: processes that start later are to have the code of those that started first."""
-    for package in (configs, digits_jax):
-        shutil.copytree(package.__path__[0], folder / package.__name__, ignore=shutil.ignore_patterns("__pycache__"))
-
-
 def _environment() -> dict[str, str]:
-    """What decides here how JAX computes and where data are, and which code it is."""
+    """Returns the variables that decide how JAX computes, where data are, and which commit the code is."""
     names = [name for name in os.environ if name.startswith(("JAX_", "XLA_")) or name == "TFDS_DATA_DIR"]
     revision = git_revision()
     return {name: os.environ[name] for name in names} | ({GIT_REVISION: revision} if revision else {})
 
 
-def share(nodes: list[dict[str, Any]], *, cpus: int | None, gpus: int | None) -> tuple[Resources, int]:
-    """What a group of runs gets of a cluster, and how many groups at once get it.
+def allocate(nodes: list[dict[str, Any]], *, cpus: int | None, gpus: int | None) -> tuple[Resources, int]:
+    """Returns the resources of a group of runs, and how many groups the nodes can train at the same time.
 
     Args:
-      nodes: as `ray.nodes()` lists them.
-      cpus: as for `connect`.
-      gpus: as for `connect`.
+      nodes: as from `ray.nodes()`.
+      cpus, gpus: as for `connect`.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     have = [Resources(cpus=int(node.get("CPU", 0)), gpus=int(node.get("GPU", 0))) for node in alive]
@@ -146,13 +135,13 @@ def share(nodes: list[dict[str, Any]], *, cpus: int | None, gpus: int | None) ->
 
 
 def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> Iterator[Task]:
-    """As `local_executor.run_tasks`; what has begun before the deadline is finished."""
+    """As `local_executor.run_tasks`."""
     import ray
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    told = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    progress = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     train = ray.remote(
         num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=_RETRIES, retry_exceptions=[ray_trial.Stopped]
     )(_train)
@@ -169,10 +158,10 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
                     cores=resources.cpus,
                     deadline=deadline if pending else math.inf,
                 )
-                pending[train.remote(trial, told)] = group
+                pending[train.remote(trial, progress)] = group
             while pending:
                 ready, _ = ray.wait(list(pending), timeout=0.5)
-                statuses = dict(told.get_nowait_batch(told.qsize()))
+                statuses = dict(progress.get_nowait_batch(progress.qsize()))
                 for group in pending.values():
                     set_status(group, statuses.get(group[0].run.hash, group[0].status))
                 if stop.poll():
@@ -182,42 +171,33 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
         finally:
             for result in pending:
                 ray.cancel(result)
-            for result, group in pending.items():  # waits until it is saved; what is finished meanwhile is kept
+            for result, group in pending.items():  # waits until it is saved, and keeps what is finished meanwhile
                 with contextlib.suppress(UserError, ray.exceptions.RayError):
                     _settle(sweep, group, result)
 
 
-def _train(trial: ray_trial.Trial, told: Any) -> ray_trial.Outcome:
-    """Trains on a node, and tells how far it is."""
+def _train(trial: ray_trial.Trial, progress: Any) -> ray_trial.Outcome:
+    """Trains on a node, and reports the progress to the driver."""
     import ray
 
-    def tell(status: str) -> None:
+    def report(status: str) -> None:
         with contextlib.suppress(ray.exceptions.RayError):
-            told.put((trial.runs[0].hash, status))
+            progress.put((trial.runs[0].hash, status))
 
-    return ray_trial.train(trial, tell)
+    return ray_trial.train(trial, report)
 
 
 def _settle(sweep: Sweep, group: list[Task], result: Any) -> list[Task]:
-    """Takes what a node returned, and returns the tasks that are finished, or have failed, by it.
+    """Handles what a node returned for a group: returns its tasks if it is finished or has diverged, or raises."""
+    from ray import get
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
-    Raises:
-      UserError: a run cannot go on.
-    """
-    import ray
-
-    lost = (
-        ray.exceptions.NodeDiedError,
-        ray.exceptions.OutOfMemoryError,
-        ray.exceptions.WorkerCrashedError,
-        ray_trial.Stopped,
-    )
     try:
-        outcome = ray.get(result)
-    except lost as error:
+        outcome = get(result)
+    except (NodeDiedError, OutOfMemoryError, WorkerCrashedError, ray_trial.Stopped) as error:
         fail(group, f"its process ended {_RETRIES + 1} times, the last time by {type(error).__name__}")
         return group
-    print(outcome.said, end="", file=sys.stderr)
+    print(outcome.stderr, end="", file=sys.stderr)
     if isinstance(outcome.error, DivergedError):
         fail(group, outcome.error)
     elif outcome.error:

@@ -1,4 +1,4 @@
-"""What a node of a Ray cluster does with one group of a sweep's runs; `ray_executor.py` sends it there."""
+"""Trains one group of a sweep's runs on a node of a Ray cluster; `ray_executor.py` sends it there."""
 
 import contextlib
 import functools
@@ -22,53 +22,53 @@ from digits_jax.errors import InUseError, UserError
 from digits_jax.ops import compilation
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.studies.sweep.local_executor import train_group
-from digits_jax.studies.sweep.plan import Run
+from digits_jax.studies.sweep.plan import PlannedRun
 
 _IN_USE = 180  # seconds for which a lost node may still hold a folder: NFS keeps locks for 90, Ray ends it after 60
 
 
 class Trial(NamedTuple):
-    """A group of runs, as a node gets it."""
+    """A group of runs, as it is sent to a node."""
 
-    runs: list[Run]
+    runs: list[PlannedRun]
     folder: str  # of their workdirs, absolute or on a bucket
     sha256: str  # of their data
-    start: str  # the folder that other relative paths start from, where a node has it
+    start: str  # the folder that other relative paths start from, if the node has it
     cores: int
-    deadline: float  # seconds as of `time.time()` after which it is not begun
+    deadline: float  # time, as of `time.time()`, after which it is not started
 
 
 class Outcome(NamedTuple):
-    """What a node returns: neither results nor an error where it was too late to begin."""
+    """The return value of a node; neither results nor an error if the deadline had passed."""
 
     results: list[dict[str, Any]] | None = None
     error: UserError | None = None
-    said: str = ""  # on standard error
+    stderr: str = ""
 
 
 class Stopped(Exception):
-    """The node was told to end, and everything is saved: another may go on."""
+    """The node was told to end, and everything is saved: another can resume."""
 
 
-def train(trial: Trial, tell: Callable[[str], None]) -> Outcome:
+def train(trial: Trial, report: Callable[[str], None]) -> Outcome:
     """Trains a group of runs in a process that may have trained others before.
 
     Args:
       trial: the group.
-      tell: takes how far it is.
+      report: takes the progress.
 
     Raises:
-      Stopped: a signal, or Ray, asked for it.
+      Stopped: by a signal, or by Ray.
     """
     if time.time() >= trial.deadline:
         return Outcome()
     absl.logging.set_verbosity(absl.logging.FATAL)  # as `cli.run` has it
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
         try:
             with contextlib.suppress(OSError):
                 os.chdir(trial.start)
-            keep_to_cores(trial.cores)
+            pin_to_cores(trial.cores)
             compilation.enable_cache()
             dataset = _load(trial.runs[0].source)
             if dataset.sha256 != trial.sha256:
@@ -76,11 +76,11 @@ def train(trial: Trial, tell: Callable[[str], None]) -> Outcome:
                     f"{dataset.name} has the hash {dataset.sha256} in {dataset.folder} on {socket.gethostname()}, and "
                     f"{trial.sha256} where the sweep was started: expected the same data"
                 )
-            return Outcome(results=_train_when_free(trial, dataset, tell), said=said.getvalue())
+            return Outcome(results=_train_when_free(trial, dataset, report), stderr=stderr.getvalue())
         except Interrupted:
             raise Stopped from None
-        except UserError as error:  # if it were raised, Ray would make a page of it
-            return Outcome(error=error, said=said.getvalue())
+        except UserError as error:  # raised, it would become a page of Ray's
+            return Outcome(error=error, stderr=stderr.getvalue())
 
 
 @functools.cache
@@ -88,12 +88,12 @@ def _load(source: FrozenConfigDict) -> Dataset:
     return datasets.load(source)
 
 
-def _train_when_free(trial: Trial, dataset: Dataset, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """As `train_group`, but waits where a process of a node that is lost still has a workdir."""
+def _train_when_free(trial: Trial, dataset: Dataset, report: Callable[[str], None]) -> list[dict[str, Any]]:
+    """As `train_group`, but waits while a process of a lost node still has a workdir."""
     give_up = time.monotonic() + _IN_USE
     while True:
         try:
-            return train_group(trial.runs, epath.Path(trial.folder), dataset, tell)
+            return train_group(trial.runs, epath.Path(trial.folder), dataset, report)
         except InUseError:
             if time.monotonic() > give_up:
                 raise
@@ -103,11 +103,11 @@ def _train_when_free(trial: Trial, dataset: Dataset, tell: Callable[[str], None]
 _locks: list[filelock.FileLock] = []  # of this process's cores, until it ends
 
 
-def keep_to_cores(count: int) -> None:
-    """Keeps this thread, and those it starts, to so many cores; to those that no other trial here has, where there are.
+def pin_to_cores(count: int) -> None:
+    """Pins this thread, and those it starts, to `count` cores, if possible to cores that no other trial here has.
 
-    Ray counts CPUs but does not say which. XLA starts a thread for each core that it may use, and the bits of a result
-    depend on how many they are.
+    Ray counts CPUs but does not assign them. XLA starts a thread for each core that it may use, and the bits of a
+    result depend on their number.
     """
     if not hasattr(os, "sched_setaffinity"):
         return

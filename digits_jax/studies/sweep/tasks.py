@@ -1,8 +1,9 @@
 """The runs of a sweep as tasks: which are finished, which are trained together, and how long that takes."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import jax
 from etils import epath
 
 from digits_jax import input_pipeline
+from digits_jax.config import config_hash, from_recorded
 from digits_jax.data.datasets import Dataset
-from digits_jax.errors import UserError
+from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
 from digits_jax.parallel import replicas
-from digits_jax.runs.workdir import differences_to_run, write_result_file
+from digits_jax.runs.workdir import differences_to_run
 from digits_jax.storage import bucket
-from digits_jax.studies.report.results import read_result
-from digits_jax.studies.sweep.plan import Run, Sweep, plan
+from digits_jax.studies.results import FILE, Result, add_results, read_file, read_result
+from digits_jax.studies.sweep.definition import Sweep
+from digits_jax.studies.sweep.plan import PlannedRun, plan
 from digits_jax.train_step import create_keys
 
 _PROBE_IMAGES = 20 * 64  # trained on for the estimate
@@ -26,14 +29,13 @@ _PROBE_IMAGES = 20 * 64  # trained on for the estimate
 
 @dataclasses.dataclass(eq=False)
 class Task:
-    """A run of this process, and how far it is."""
+    """A planned run and its progress."""
 
-    run: Run
+    run: PlannedRun
     dataset: Dataset
-    result_file: Path
+    results_file: Path  # of the sweep
     workdir: epath.Path  # may be on a bucket
-    # "done", "reused" (trained elsewhere), while it trains "epoch 2/3", or why it "failed: ..."
-    status: str = "waiting"
+    status: str = "waiting"  # then "epoch 2/3", and "done" or "failed: REASON"; "reused" if it was trained elsewhere
     accuracy: float | None = None  # of the final epoch, once it is finished
     estimate: float = 0.0  # seconds
 
@@ -41,68 +43,71 @@ class Task:
 def create_tasks(
     sweep: Sweep, *, results: Path, runs: epath.PathLike, shard: tuple[int, int] = (0, 1), source_dir: str | None = None
 ) -> list[Task]:
-    """The runs of a shard; those that are finished anywhere are marked, and have their result file.
+    """Returns the runs of a shard as tasks, and adds the results of those that were trained elsewhere to the sweep's.
 
-    Where `runs` is on a bucket it is not searched; a run that is finished there says so when it is to be trained.
+    A run is found by its config and data in the results of this and other sweeps, then by its workdir. The hash that
+    was recorded does not count: an earlier version may have computed it in another way. A bucket with workdirs is not
+    searched; a run that is finished there is found when it is its turn to be trained.
 
     Raises:
-      ConfigError: the sweep's variants make no sense.
-      UserError: a result file is damaged, or of another run.
+      ConfigError: as `plan`.
+      UserError: a file of results is corrupted, or has the variant and seed of a run with another config or other data.
     """
-
-    folder = results / sweep.name
-    folder.mkdir(parents=True, exist_ok=True)
-    runs = epath.Path(runs)
-    tasks = []
+    file, runs = results / sweep.name / FILE, epath.Path(runs)
+    own = read_file(file) if file.exists() else []
+    others = [result for other in results.glob(f"*/{FILE}") if other != file for result in read_file(other)]
+    done, elsewhere = _by_config(own), _by_config(others)
+    recorded = {(result["variant"], result["config"]["seed"]): result for result in own}
+    tasks, finished = [], []
     for run, dataset in plan(sweep, source_dir=source_dir)[shard[0] :: shard[1]]:
-        file = folder / f"{run.hash}.json"
-        task = Task(run, dataset, file, workdir=runs / run.base_name / run.hash)
-        elsewhere = [*results.glob(f"*/{run.hash}.json")]
-        if not bucket.is_bucket(runs):
-            elsewhere += runs.glob(f"*/{run.hash}/result.json")
-        for finished in [file] if file.exists() else elsewhere:
-            result = read_result(finished)
-            different = differences_to_run(run.config, dataset, result)
-            if different and finished == file:
-                field, ours, theirs = different[0]
-                raise UserError(
-                    f"{file} is of a run with {field} = {theirs!r}, this one has {ours!r}: give another --results"
-                )
-            if different:
-                continue
-            task.status = "done" if finished == file else "reused"
-            _publish(sweep, task, result)
-            break
+        task = Task(run, dataset, file, workdir=runs / run.experiment / run.hash)
         tasks.append(task)
+        key = (run.hash, dataset.sha256)
+        if key not in done and (other_run := recorded.get((run.variant, run.seed))):
+            for field, ours, theirs in differences_to_run(run.config, dataset, other_run):
+                raise UserError(
+                    f"{file} has variant {run.variant!r}, seed {run.seed} with {field} = {theirs!r}, this one has "
+                    f"{ours!r}: give another --results"
+                )
+        if result := done.get(key) or elsewhere.get(key) or _in_workdir(run, dataset, runs):
+            task.status = "done" if key in done else "reused"
+            finished.append((task, result))
+    _publish(sweep, finished)
     return tasks
 
 
-def _publish(sweep: Sweep, task: Task, result: dict[str, Any]) -> None:
-    """Writes a finished run's result file for this sweep."""
-    task.accuracy = result["final"]["test/accuracy"]
-    run = task.run
-    study = {
-        "sweep": sweep.name,
-        "question": sweep.question,
-        "baseline": sweep.baseline,
-        "variant": run.variant,
-        "variants": list(sweep.variants),
-        "overrides": run.overrides,
-        "command": run.command,
-    }
-    if result.get("study") != _as_json(study):
-        write_result_file(task.result_file, {**result, "study": study})
+def _by_config(results: list[Result]) -> dict[tuple[str, str], Result]:
+    """Returns results by the hashes of their config, as this version computes it, and of their data."""
+    found = {}
+    for result in results:
+        with contextlib.suppress(ConfigError):  # a field that this version does not have: no run of today's
+            found[config_hash(from_recorded(result["config"])), result["dataset"]["sha256"]] = result
+    return found
 
 
-def _as_json(value: Any) -> Any:
-    """As it is after a trip through JSON, which has no tuples."""
-    if isinstance(value, dict):
-        return {key: _as_json(v) for key, v in value.items()}
-    return [_as_json(v) for v in value] if isinstance(value, list | tuple) else value
+def _in_workdir(run: PlannedRun, dataset: Dataset, runs: epath.Path) -> Result | None:
+    files = () if bucket.is_bucket(runs) else runs.glob(f"*/{run.hash}/result.json")
+    results = map(read_result, files)
+    return next((result for result in results if not differences_to_run(run.config, dataset, result)), None)
+
+
+def _publish(sweep: Sweep, finished: Sequence[tuple[Task, Result]]) -> None:
+    """Adds the results of finished tasks to the sweep's."""
+    fields = sweep._asdict()
+    for task, result in finished:
+        task.accuracy = result["final"]["test/accuracy"]
+    if finished:
+        results = [{**result, "sweep": fields, "variant": task.run.variant} for task, result in finished]
+        add_results(finished[0][0].results_file, results)
 
 
 def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
-    """Sets what each waiting task adds to the time of all, from a few measured steps of each distinct program."""
+    """Sets what each waiting task adds to the total time, from a few measured steps of each distinct program.
+
+    Args:
+      tasks: as from `create_tasks`.
+      at_once: number of groups that are trained at the same time.
+    """
     seconds: dict[Any, float] = {}
     for group in groups(tasks):
         config, dataset = group[0].run.config, group[0].dataset
@@ -113,14 +118,14 @@ def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
         evaluated = len(experiment.after_each_epoch) * (
             len(dataset.validation_labels) or len(dataset.arrays.test_labels)
         )
-        # A network's gradient takes twice what its outputs take.
+        # A forward pass takes a third of a training step.
         per_epoch = (experiment.feed.num_examples + evaluated / 3) * seconds[program]
         for task in group:
             task.estimate = experiment.num_epochs * per_epoch / len(group) / at_once
 
 
 def _measured_step(experiment: Experiment, num_replicas: int) -> float:
-    """Seconds of a training step."""
+    """Returns the seconds of a training step."""
     start = experiment.initial_state
     batches = input_pipeline.epoch_batches(
         create_keys(start.seed).order,
@@ -139,7 +144,7 @@ def _measured_step(experiment: Experiment, num_replicas: int) -> float:
 
 
 def groups(tasks: list[Task]) -> Iterator[list[Task]]:
-    """The tasks that are waiting, those together that are trained in one program."""
+    """Yields the waiting tasks in groups that one program trains."""
     waiting = [task for task in tasks if task.status == "waiting"]
     while waiting:
         first = waiting[0]
@@ -154,15 +159,14 @@ def set_status(group: list[Task], status: str) -> None:
         task.status = status
 
 
-def finish(sweep: Sweep, group: list[Task], results: list[dict[str, Any]]) -> None:
-    """Writes the result files of tasks that were trained together."""
-    for task, result in zip(group, results, strict=True):
-        _publish(sweep, task, result)
+def finish(sweep: Sweep, group: list[Task], results: list[Result]) -> None:
+    """Adds the results of a group to the sweep's."""
+    _publish(sweep, [*zip(group, results, strict=True)])
     set_status(group, "done")
 
 
 def fail(group: list[Task], reason: object) -> None:
-    """Says why tasks that were trained together have no results: a variant may well ask for too much."""
+    """Records why a group has no results: a variant may well diverge."""
     set_status(group, f"failed: {reason}")
     for task in group:
         task.estimate = 0.0

@@ -1,0 +1,258 @@
+"""Results of finished runs: `results.jsonl`, one file per sweep, and the table of them for notebooks.
+
+A finished run of `digits_jax.main` leaves a `result.json` in its workdir (`runs/workdir.py` lists the fields). A sweep
+collects those of its runs in `<results>/<sweep>/results.jsonl`, small enough to commit, with two more fields each:
+`sweep`, the fields of its `Sweep`, and `variant`, the name of the run's.
+
+The first line of `results.jsonl` stores once what runs share, under `sweep`, `runs` (fields that are equal in all runs)
+and `variants` (by name, fields that are equal in its runs). Each further line is a run: its fields are those of `runs`,
+of its variant and of the line, merged in this order, nested dictionaries too. Three are shorter than in `result.json`:
+
+    epochs        `columns` names the metrics, `rows` has a list per epoch; null where an epoch lacks the metric
+    final, best   the number of the epoch, and the metrics that its row lacks
+    test_errors   for each misclassified test image, the number of correctly classified ones since the last, as unsigned
+                  base64 VLQ: digits of 5 bits, the lowest first, with 32 added to all but the last (the encoding of
+                  source maps, without its sign bit)
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from digits_jax.errors import UserError
+from digits_jax.storage.disk import replace_text
+from digits_jax.studies.sweep import Sweep
+
+FILE = "results.jsonl"
+Result = dict[str, Any]
+
+_NEEDED = ("config_hash", "config", "dataset", "final", "best", "epochs", "test_errors")
+_OWN = ("variant", "config_hash", "state_sha256", "final", "best", "test_errors", "rows")  # never in the first line
+_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # base64's, RFC 4648
+
+
+def read_results(paths: Iterable[str | Path]) -> list[Result]:
+    """Reads the results in files, and in all `results.jsonl` and `result.json` below folders; each run once.
+
+    Raises:
+      UserError: a path does not exist, has no results or a corrupted file, or a variant has two configs for a seed.
+    """
+    results: list[Result] = []
+    for path in map(Path, paths):
+        files = sorted([*path.glob(f"**/{FILE}"), *path.glob("**/result.json")]) if path.is_dir() else [path]
+        if not files:
+            raise UserError(f"{path} holds no results: expected the {FILE} of a sweep, or runs with a result.json")
+        for file in files:
+            results += read_file(file) if file.suffix == ".jsonl" else [read_result(file)]
+    return _each_once(results)
+
+
+def read_result(file: Path) -> Result:
+    """Reads the `result.json` of a run.
+
+    Raises:
+      UserError: it cannot be read, or lacks a field.
+    """
+    try:
+        return _checked(json.loads(file.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as a result ({error})") from None
+
+
+def read_file(file: Path) -> list[Result]:
+    """Reads a `results.jsonl`. A truncated last line is reported and ignored, so that its run counts as unfinished.
+
+    Raises:
+      UserError: it cannot be read, a line is corrupted, or a variant has two configs for a seed.
+    """
+    results, number = [], 1
+    try:
+        first, *lines = file.read_text().splitlines(keepends=True) or [""]
+        head = json.loads(first)
+        for number, line in enumerate(lines, 2):
+            if not line.endswith("\n"):
+                from digits_jax.runs import console  # late: it imports JAX, which reading does without
+
+                console.warn(f"{file}, line {number} is truncated: its run is ignored")
+            else:
+                results.append(_checked(_decode(head, json.loads(line))))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{file}, line {number} cannot be read as a result ({reason})") from None
+    return _each_once(results, file)
+
+
+def add_results(file: Path, results: list[Result]) -> None:
+    """Adds results of a sweep to its `results.jsonl`, in place of those that it has of the same runs.
+
+    The file is replaced atomically and under a lock, so that several processes can add to it. Its `sweep` becomes that
+    of the new results. Runs are sorted by variant and seed: the content does not depend on the order of the calls.
+
+    Raises:
+      UserError: the file is corrupted or cannot be written, or a variant has two configs for a seed.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(file.with_suffix(".lock")):
+            before = file.read_text() if file.exists() else ""
+            kept = [
+                old for old in (read_file(file) if before else []) if all(old["config"] != r["config"] for r in results)
+            ]
+            after = _to_text(_each_once([*kept, *results], file))
+            if after != before:
+                replace_text(file, after)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror}): give another --results") from None
+
+
+def load_runs(path: str | Path) -> Any:
+    """Returns all epochs of the results in a file or folder as a tidy table, for notebooks.
+
+    Returns:
+      A pandas.DataFrame with a row for each epoch of each run: `sweep`, `variant`, `seed`, `config_hash`, `epoch`, the
+      metrics under their own names, and the fields that the variant changes (nan where a variant does not).
+
+    Raises:
+      UserError: as `read_results`; or pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError:
+        raise UserError("load_runs needs pandas: ./launch.sh setup notebook") from None
+    rows = []
+    for result in read_results([path]):
+        variant, fields = result.get("variant"), {}
+        if variant is not None:
+            fields = Sweep(**result["sweep"]).overrides(variant)
+        run = {
+            "sweep": result.get("sweep", {}).get("name"),
+            "variant": variant,
+            "seed": result["config"]["seed"],
+            "config_hash": result["config_hash"],
+            **fields,
+        }
+        rows += [{**run, **row} for row in result["epochs"]]
+    return pd.DataFrame(rows)
+
+
+def _checked(result: Any) -> Result:
+    missing = [key for key in _NEEDED if not isinstance(result, dict) or key not in result]
+    if missing:
+        raise ValueError(f"it has no {missing[0]!r}")
+    return result
+
+
+def _each_once(results: Iterable[Result], file: Path | None = None) -> list[Result]:
+    """Returns the last result of each run; raises a UserError if a variant has two configs for a seed."""
+    found: dict[Any, Result] = {}
+    for result in results:
+        seed, variant, sweep = result["config"]["seed"], result.get("variant"), result.get("sweep", {}).get("name")
+        key = (sweep, variant, seed) if sweep else json.dumps(result["config"], sort_keys=True)
+        if key in found and not _same_config(found[key]["config"], result["config"]):
+            raise UserError(
+                f"{file or sweep} has two configs for variant {variant!r} with seed {seed}, "
+                f"{found[key]['config_hash']} and {result['config_hash']}: expected one, delete the other"
+            )
+        found[key] = result
+    return list(found.values())
+
+
+def _same_config(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    if a == b:
+        return True
+    from digits_jax.config import config_hash, from_recorded  # late: they import JAX
+
+    return config_hash(from_recorded(a)) == config_hash(from_recorded(b))
+
+
+def _to_text(results: list[Result]) -> str:
+    """Returns the content of a `results.jsonl`."""
+    variants = dict(results[-1]["sweep"]["variants"])
+    for result in results:  # a variant that the sweep no longer has stays
+        variants.setdefault(result["variant"], result["sweep"]["variants"][result["variant"]])
+    order = {name: number for number, name in enumerate(variants)}
+    runs = [_encode(r) for r in sorted(results, key=lambda r: (order[r["variant"]], r["config"]["seed"]))]
+    shared = _common(runs)
+    runs = [_minus(run, shared) for run in runs]
+    of_variant = {name: _common([run for run in runs if run["variant"] == name]) for name in variants}
+    head = {"sweep": {**results[-1]["sweep"], "variants": variants}, "runs": shared, "variants": of_variant}
+    lines = [head, *(_minus(run, of_variant[run["variant"]]) for run in runs)]
+    return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+
+
+def _encode(result: Result) -> dict[str, Any]:
+    epochs = result["epochs"]
+    columns = list(dict.fromkeys(key for row in epochs for key in row))
+    fields = {key: value for key, value in result.items() if key not in ("sweep", "variant", "epochs")}
+    for key in ("final", "best"):
+        row = epochs[result[key]["epoch"] - 1]
+        fields[key] = {name: value for name, value in result[key].items() if name == "epoch" or row.get(name) != value}
+    fields["test_errors"] = _to_vlq(sorted(result["test_errors"]))
+    fields |= {"columns": columns, "rows": [[row.get(key) for key in columns] for row in epochs]}
+    ordered = json.loads(json.dumps(fields, sort_keys=True))  # whatever the order in which the fields were written
+    return {"variant": result["variant"], **ordered}
+
+
+def _decode(head: dict[str, Any], line: dict[str, Any]) -> Result:
+    run = _merge(_merge(head["runs"], head["variants"][line["variant"]]), line)
+    columns, rows = run.pop("columns"), run.pop("rows")
+    epochs = [{key: value for key, value in zip(columns, row, strict=True) if value is not None} for row in rows]
+    for key in ("final", "best"):
+        run[key] = {**epochs[run[key]["epoch"] - 1], **run[key]}
+    return {**run, "test_errors": list(_from_vlq(run["test_errors"])), "epochs": epochs, "sweep": head["sweep"]}
+
+
+def _common(runs: list[dict[str, Any]], own: Iterable[str] = _OWN) -> dict[str, Any]:
+    """Returns what runs have in common, leaving out the fields `own`."""
+    common: dict[str, Any] = {}
+    for key in runs[0] if runs else ():
+        if key in own or any(key not in run for run in runs):
+            continue
+        values = [run[key] for run in runs]
+        if all(isinstance(value, dict) for value in values):
+            common |= {key: shared} if (shared := _common(values, ())) else {}
+        elif len({json.dumps(value) for value in values}) == 1:  # unlike ==, it tells 1 from 1.0
+            common[key] = values[0]
+    return common
+
+
+def _minus(run: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what `_merge` has to add to `common` to make the run."""
+    rest = {}
+    for key, value in run.items():
+        if key not in common:
+            rest[key] = value
+        elif isinstance(value, dict) and (different := _minus(value, common[key])):
+            rest[key] = different
+    return rest
+
+
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key: _merge(old[key], value) for key, value in new.items() if isinstance(old.get(key), dict)}
+    return {**old, **new, **both}
+
+
+def _to_vlq(indices: Iterable[int]) -> str:
+    text, start = "", 0
+    for index in indices:
+        gap, start = index - start, index + 1
+        while gap >= 32:
+            text += _DIGITS[32 + gap % 32]
+            gap //= 32
+        text += _DIGITS[gap]
+    return text
+
+
+def _from_vlq(text: str) -> Iterator[int]:
+    index, shift = 0, 0
+    for digit in map(_DIGITS.index, text):
+        index += digit % 32 << shift
+        shift += 5
+        if digit < 32:
+            yield index
+            index, shift = index + 1, 0

@@ -1,0 +1,92 @@
+"""Sweeps as they are written down: a question, and the variants of a config that answer it."""
+
+import runpy
+import shlex
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from digits_jax.errors import ConfigError
+
+
+class Sweep(NamedTuple):
+    """A question, answered by training variants of a config with the same seeds.
+
+    `get_sweep()` of a file in `configs/sweeps/` returns it; the file's docstring is the question.
+    """
+
+    config: str  # the base, such as "configs/bn_dropout.py" or "configs/vgg.py:as_logged"
+    # The changes by name: dotted fields, and "config" or "num_seeds" to replace those of the sweep.
+    variants: Mapping[str, Mapping[str, Any]]
+    baseline: str  # the name of the variant that the others are compared with
+    num_seeds: int  # seeds 0 to num_seeds - 1
+    question: str = ""
+    name: str = ""  # of the file
+
+    def base(self, variant: str) -> str:
+        """Returns the config that a variant changes."""
+        return self.variants[variant].get("config", self.config)
+
+    def overrides(self, variant: str) -> dict[str, Any]:
+        """Returns the fields that a variant changes."""
+        return {name: value for name, value in self.variants[variant].items() if name not in ("config", "num_seeds")}
+
+    def command(self, variant: str, seed: int) -> str:
+        """Returns the command that trains one run alone."""
+        fields = {**self.overrides(variant), "seed": seed}
+        arguments = [f"--config={self.base(variant)}", *(f"--config.{k}={_as_argument(v)}" for k, v in fields.items())]
+        return f"python -m digits_jax.main {shlex.join(arguments)}"
+
+
+def _as_argument(value: Any) -> str:
+    value = _as_tuple(value)  # a list where the sweep was read from JSON
+    return ",".join(map(str, value)) + "," * (len(value) == 1) if isinstance(value, tuple) else str(value)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+
+
+def load_sweep(file: str) -> Sweep:
+    """Loads the sweep of a file such as `configs/sweeps/hidden_dropout.py`.
+
+    Raises:
+      ConfigError: there is no such file, it raises an exception, or what it returns is not a valid sweep.
+    """
+    names = load_names(file, "get_sweep")
+    sweep = call(file, names["get_sweep"])
+    if not isinstance(sweep, Sweep):
+        raise ConfigError(f"{file}: get_sweep() returns {sweep!r}: expected a digits_jax.studies.Sweep")
+    if not sweep.variants:
+        raise ConfigError(f"{file}: variants is {sweep.variants!r}: expected at least one")
+    if sweep.baseline not in sweep.variants:
+        raise ConfigError(f"{file}: baseline is {sweep.baseline!r}: expected one of {', '.join(sweep.variants)}")
+    for seeds in (sweep.num_seeds, *(variant.get("num_seeds", 1) for variant in sweep.variants.values())):
+        if not isinstance(seeds, int) or seeds < 1:
+            raise ConfigError(f"{file}: num_seeds is {seeds!r}: expected an integer >= 1")
+    if not names["__doc__"]:
+        raise ConfigError(f"{file}: the docstring is missing: expected the question that the sweep asks")
+    return sweep._replace(question=" ".join(names["__doc__"].split()), name=Path(file).stem)
+
+
+def load_names(file: str, function: str) -> dict[str, Any]:
+    """Runs a Python file and returns the names it defines; raises a ConfigError if `function` is not among them."""
+    if not Path(file).is_file():
+        raise ConfigError(f"{file}: no such file")
+    names = call(file, lambda: runpy.run_path(file))
+    if function not in names:
+        raise ConfigError(f"{file}: expected a function {function}()")
+    return names
+
+
+def call(file: str, function: Callable[[], Any]) -> Any:
+    """Calls a function of a user's file; an exception becomes a one-line ConfigError."""
+    try:
+        return function()
+    except ConfigError:
+        raise
+    except Exception as error:  # it is a program: it may raise anything
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(file)]
+        where = f", line {lines[-1]}" if lines else ""
+        raise ConfigError(f"{file}{where}: {type(error).__name__}: {' '.join(str(error).split())}") from None
