@@ -55,13 +55,13 @@ def config_path(name: str) -> str:
     """
     file, colon, argument = name.partition(":")
     if file in known_configs():
-        file = str(_configs_directory() / f"{file}.py")
+        file = str(configs_directory() / f"{file}.py")
     return f"{file}{colon}{argument}"
 
 
 def known_configs() -> list[str]:
     """Returns the names of the project's experiments."""
-    return sorted(path.stem for path in _configs_directory().glob("*.py") if path.stem != "__init__")
+    return sorted(path.stem for path in configs_directory().glob("*.py") if path.stem != "__init__")
 
 
 def expected_configs() -> str:
@@ -69,7 +69,8 @@ def expected_configs() -> str:
     return f"expected the path of one, or one of {', '.join(known_configs())}"
 
 
-def _configs_directory() -> Path:
+def configs_directory() -> Path:
+    """Returns the directory of the project's experiments and sweeps."""
     package = Path(__file__).parent
     installed = package / "configs"  # of a wheel; a checkout has them beside the package
     return installed if installed.is_dir() else package.parent / "configs"

@@ -3,16 +3,16 @@
 Of their runs, and of those of the six experiments as stated, `python -m digits_jax.studies.accuracy` makes a page.
 """
 
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies import Sweep
 
 
 def get_sweep() -> Sweep:
     return Sweep(
-        config="configs/fast.py",
+        config="fast",
         variants={
-            "fast:sprint": {"config": "configs/fast.py:sprint"},
+            "fast:sprint": {"config": "fast:sprint"},
             "fast": {},
-            "strong": {"config": "configs/strong.py", "num_seeds": 5},
+            "strong": {"config": "strong", "num_seeds": 5},
         },
         baseline="fast",
         num_seeds=10,

@@ -5,14 +5,14 @@ normalisation before each activation and a momentum of 0.9 (of batch_norm), and 
 schedule).
 """
 
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies import Sweep
 
 SHORT = {"epochs": (1, 1, 1), "learning_rates": (0.01, 0.1, 0.01)}
 
 
 def get_sweep() -> Sweep:
     return Sweep(
-        config="configs/bn_dropout.py",
+        config="bn_dropout",
         variants={
             "as it is": SHORT,
             "without dropout": SHORT | {"model.hidden_dropout": 0.0},

@@ -3,9 +3,8 @@
 The same warps as in augmentation_vgg.
 """
 
-from configs.sweeps import augmentation_vgg
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies.sweep import Sweep, load_sweep
 
 
 def get_sweep() -> Sweep:
-    return augmentation_vgg.get_sweep()._replace(config="configs/linear.py")
+    return load_sweep("augmentation_vgg")._replace(config="linear")

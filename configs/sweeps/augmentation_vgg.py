@@ -4,7 +4,7 @@ The test images are warped as the post warps them, whatever the training images 
 """
 
 from digits_jax.config import POST_AUGMENTATION
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies import Sweep
 
 POST = {f"augment.{name}": value for name, value in POST_AUGMENTATION.items()}
 MILD = {"augment.rotation": 5.0, "augment.height_shift": 0.04, "augment.width_shift": 0.04, "augment.zoom": 0.04}
@@ -20,7 +20,7 @@ SCORED = {"augment.test": True, "augment.test_ranges": (8.0, 0.08, 0.08, 0.3, 0.
 
 def get_sweep() -> Sweep:
     return Sweep(
-        config="configs/vgg.py",
+        config="vgg",
         variants={name: SMALL | ranges | SCORED for name, ranges in AUGMENTATIONS.items()},
         baseline="none",
         num_seeds=5,

@@ -5,7 +5,7 @@ the running statistics, by which test images are normalised, are not left behind
 they move as far per image: a momentum of 0.99^s (configs/sweeps/batch_statistics.py asks what happens otherwise).
 """
 
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies import Sweep
 
 
 def get_sweep() -> Sweep:
@@ -15,7 +15,7 @@ def get_sweep() -> Sweep:
         return few | ({"model.bn_momentum": round(0.99 ** (size / 64), 4)} if size > 64 else {})
 
     return Sweep(
-        config="configs/bn_dropout.py",
+        config="bn_dropout",
         variants={str(size): variant(size) for size in (64, 32, 128, 256, 512, 1024)},
         baseline="64",
         num_seeds=5,

@@ -6,7 +6,7 @@ of 1,024 images seven tenths. The rates are those of a batch of 64, times s^p fo
 ("linear", Goyal et al. 2017) or p = 1/2 ("square root", Krizhevsky 2014).
 """
 
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies import Sweep
 
 POWERS = {"linear": 1.0, "square root": 0.5}
 
@@ -19,4 +19,4 @@ def get_sweep() -> Sweep:
     variants = {"64": variant(64, 0)}
     for size in (32, 128, 256, 512, 1024):
         variants |= {f"{size}, {name}": variant(size, power) for name, power in POWERS.items()}
-    return Sweep(config="configs/bn_dropout.py", variants=variants, baseline="64", num_seeds=5)
+    return Sweep(config="bn_dropout", variants=variants, baseline="64", num_seeds=5)

@@ -3,12 +3,12 @@
 Each variant leaves one out: it is as the experiment bn_dropout in that respect, or as fast could have been.
 """
 
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies import Sweep
 
 
 def get_sweep() -> Sweep:
     return Sweep(
-        config="configs/fast.py",
+        config="fast",
         variants={
             "as it is": {},
             "no batch normalisation": {"model.batch_norm": "none", "learning_rates": (0.01,)},

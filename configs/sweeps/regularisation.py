@@ -4,7 +4,7 @@ Dropout is of half the values before the last layer, as in bn_dropout, or of hal
 dropout.
 """
 
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies import Sweep
 
 SMALL = {"dataset.train_examples": 12_000, "epochs": (1, 1, 1), "learning_rates": (0.01, 0.1, 0.01)}
 DROPOUT = {"model.hidden_dropout": 0.5}
@@ -20,7 +20,7 @@ def get_sweep() -> Sweep:
         "both": DROPOUT | BATCH_NORM,
     }
     return Sweep(
-        config="configs/vgg.py",
+        config="vgg",
         variants={name: SMALL | fields for name, fields in variants.items()},
         baseline="none",
         num_seeds=5,

@@ -3,20 +3,19 @@
 # Four and a half hours on two CPU cores. Of its results `python -m digits_jax.studies.reproduce` makes
 # docs/reproduction.md.
 
+from digits_jax.studies import Sweep
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
-from digits_jax.studies.sweep.plan import Sweep
 
 LINEAR = ("linear", "linear_augmented")
 
 
 def get_sweep() -> Sweep:
     as_logged = {
-        f"{name}, as logged": {"config": f"configs/{name}.py:as_logged", "num_seeds": 20 if name in LINEAR else 5}
+        f"{name}, as logged": {"config": f"{name}:as_logged", "num_seeds": 20 if name in LINEAR else 5}
         for name in EXPERIMENTS
     }
     as_stated = {
-        f"{name}, as stated": {"config": f"configs/{name}.py", "num_seeds": 20 if name in LINEAR else 3}
-        for name in EXPERIMENTS
+        f"{name}, as stated": {"config": name, "num_seeds": 20 if name in LINEAR else 3} for name in EXPERIMENTS
     }
     # A control: as logged, but from the initial weights that the post's Keras was meant to draw. As many seeds, because
     # fewer would be scored by wider intervals.
@@ -26,7 +25,7 @@ def get_sweep() -> Sweep:
         if name not in LINEAR
     }
     return Sweep(
-        config="configs/linear.py:as_logged",
+        config="linear:as_logged",
         variants=as_logged | as_stated | glorot,
         baseline="linear, as logged",
         num_seeds=3,

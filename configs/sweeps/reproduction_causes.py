@@ -1,16 +1,14 @@
 """What explains the first figures of the post's log: which one change, from the runs as logged, brings them closer?"""
 
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies import Sweep
 
 FIRST = {"epochs": (3,), "num_seeds": 3}
 
 
 def get_sweep() -> Sweep:
-    linear, vgg, dropout, bn = (
-        {"config": f"configs/{name}.py:as_logged"} for name in ("linear", "vgg", "dropout", "bn_dropout")
-    )
+    linear, vgg, dropout, bn = ({"config": f"{name}:as_logged"} for name in ("linear", "vgg", "dropout", "bn_dropout"))
     return Sweep(
-        config="configs/linear.py:as_logged",
+        config="linear:as_logged",
         variants={
             "linear, the stated rates": linear | {"learning_rates": (0.01, 0.1, 0.01), "epochs": (1, 5, 5)},
             # The queue loses 10 batches of 938 between the post's calls of fit_generator; here every epoch does.

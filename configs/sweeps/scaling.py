@@ -5,7 +5,7 @@ square root (Krizhevsky 2014), or s itself (linear scaling, Goyal et al. 2017). 
 of the rate.
 """
 
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies import Sweep
 
 SIZES = (64, 256, 1024, 4096, 16384)
 _POWERS = {"constant": 0.0, "fourth root": 0.25, "square root": 0.5, "linear": 1.0}
@@ -22,4 +22,4 @@ def get_sweep() -> Sweep:
         for name, power in _POWERS.items():
             rate = float(f"{0.1 * (size / 64) ** power:.3g}")
             variants[f"{size}, {name}"] = _variant(size, rate)
-    return Sweep(config="configs/vgg.py", variants=variants, baseline="64, 0.1", num_seeds=1)
+    return Sweep(config="vgg", variants=variants, baseline="64, 0.1", num_seeds=1)

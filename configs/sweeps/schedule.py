@@ -4,14 +4,14 @@ Each has 0.1 as its highest rate: constant; as stated, a tenth of it in the firs
 cosine; one cycle, up from a 25th of it and down to nothing.
 """
 
-from digits_jax.studies.sweep.plan import Sweep
+from digits_jax.studies import Sweep
 
 SMALL = {"dataset.train_examples": 12_000, "epochs": (3,), "learning_rates": (0.1,)}
 
 
 def get_sweep() -> Sweep:
     return Sweep(
-        config="configs/bn_dropout.py",
+        config="bn_dropout",
         variants={
             "as stated": SMALL | {"epochs": (1, 1, 1), "learning_rates": (0.01, 0.1, 0.01)},
             "constant": SMALL,

@@ -1,6 +1,6 @@
 """Pictures of digits in fonts, and of out-of-distribution input, drawn from fixed seeds.
 
-The lists and constants here, and `configs/bn_dropout.py` as the model, were fixed before anything was measured on them.
+The lists and constants here, and `bn_dropout` as the model, were fixed before anything was measured on them.
 """
 
 import string

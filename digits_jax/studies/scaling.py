@@ -15,12 +15,12 @@ from digits_jax.pages import markdown_table
 from digits_jax.studies.benchmark.page import OURS, read_benchmark
 from digits_jax.studies.docs import DOCS, replace_section
 from digits_jax.studies.report.study import scale_of
-from digits_jax.studies.sweep.plan import load_sweep
 from digits_jax.studies.results import read_results
+from digits_jax.studies.sweep.plan import load_sweep
 
 PARAMETERS = 594_922  # of `vgg`
 NUM_DEVICES = (1, 8, 64, 256)
-_SWEEP = "configs/sweeps/scaling.py"
+_SWEEP = "scaling"
 _MEASURED = "vgg:64"
 
 

@@ -1,8 +1,8 @@
 """Times training to an accuracy, next to PyTorch:
 `python -m digits_jax.studies.benchmark.speed_run --output=docs/speed_run.json`
 
-Needs a machine that does nothing else. First the six experiments and the variants of `configs/sweeps/accuracy.py` are
-timed in turns, round by round, for some thousand images each. Then `configs/fast.py` and the same recipe in PyTorch
+Needs a machine that does nothing else. First the six experiments and the variants of the sweep `accuracy` are
+timed in turns, round by round, for some thousand images each. Then `fast` and the same recipe in PyTorch
 (`pytorch.py`, with the extra `benchmark`) are trained to their end in turns, seed by seed. No time includes compilation
 or evaluation. The data must be prepared.
 """
@@ -30,7 +30,7 @@ from digits_jax.train import train_seeds
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "trained by each side", lower_bound=1)
 
-_SWEEP = "configs/sweeps/accuracy.py"
+_SWEEP = "accuracy"
 _RACED = "fast"  # prefix of the variants that are also trained to their end
 
 # Trains a seed; returns the seconds of training and the final test accuracy.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from digits_jax import cli
 from digits_jax.errors import ConfigError
 
 
@@ -16,7 +17,7 @@ class Sweep(NamedTuple):
     `get_sweep()` of a file in `configs/sweeps/` returns it; the file's docstring is the question.
     """
 
-    config: str  # the base, such as "configs/bn_dropout.py" or "configs/vgg.py:as_logged"
+    config: str  # the base, such as "bn_dropout" or "vgg:as_logged"
     # The changes by name: dotted fields, and "config" or "num_seeds" to replace those of the sweep.
     variants: Mapping[str, Mapping[str, Any]]
     baseline: str  # the name of the variant that the others are compared with
@@ -49,11 +50,13 @@ def _as_tuple(value: Any) -> Any:
 
 
 def load_sweep(file: str) -> Sweep:
-    """Loads the sweep of a file such as `configs/sweeps/hidden_dropout.py`.
+    """Loads a sweep by its name, such as `hidden_dropout`, or the path of its file.
 
     Raises:
       ConfigError: there is no such file, it raises an exception, or what it returns is not a valid sweep.
     """
+    if file.isidentifier():
+        file = str(cli.configs_directory() / "sweeps" / f"{file}.py")
     names = load_names(file, "get_sweep")
     sweep = call(file, names["get_sweep"])
     if not isinstance(sweep, Sweep):

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax.config import resolve, validate
+from digits_jax import cli
+from digits_jax.config import load_config, resolve, validate
 from digits_jax.data import datasets
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.runs.identity import config_hash
-from digits_jax.studies.sweep.definition import Sweep, call, load_names
+from digits_jax.studies.sweep.definition import Sweep, call
 
 
 class PlannedRun(NamedTuple):
@@ -67,9 +68,8 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRu
 
 
 def _load_config(base: str) -> ConfigDict:
-    file, _, argument = base.partition(":")
-    get_config = load_names(file, "get_config")["get_config"]
-    return call(base, lambda: get_config(argument))
+    path = cli.config_path(base)
+    return call(path.partition(":")[0], lambda: load_config(path))
 
 
 def _override(config: ConfigDict, fields: dict[str, Any], seed: int) -> None:
@@ -79,6 +79,6 @@ def _override(config: ConfigDict, fields: dict[str, Any], seed: int) -> None:
         try:
             config.update_from_flattened_dict({name: value})
         except (KeyError, AttributeError):
-            raise ConfigError(f"unknown config field {name!r}: configs/default.py declares them all") from None
+            raise ConfigError(f"unknown config field {name!r}: FIELDS in digits_jax/config.py declares them") from None
         except (TypeError, ValueError):
             raise ConfigError(f"config field {name!r} is {value!r}, a value of type {type(value).__name__}") from None

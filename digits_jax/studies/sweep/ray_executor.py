@@ -77,7 +77,8 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
     with tempfile.TemporaryDirectory() as code:  # a copy: processes that start after an edit run the same code
         for name in ("digits_jax", "configs"):
             source = Path(digits_jax.__file__).parents[1] / name
-            shutil.copytree(source, Path(code, name), ignore=shutil.ignore_patterns("__pycache__"))
+            if source.is_dir():  # an installed package has its configs inside
+                shutil.copytree(source, Path(code, name), ignore=shutil.ignore_patterns("__pycache__"))
         environment = {"working_dir": code, "env_vars": _environment()}
         try:
             ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR", **options)

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
-from digits_jax import input_pipeline
-from digits_jax.config import config_hash, from_recorded
+from digits_jax import input_pipeline, parallel
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
-from digits_jax.parallel import replicas
+from digits_jax.runs.identity import config_hash, from_recorded
 from digits_jax.runs.workdir import differences_to_run
 from digits_jax.storage import bucket
 from digits_jax.studies.results import FILE, Result, add_results, read_file, read_result
@@ -111,30 +111,29 @@ def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
     seconds: dict[Any, float] = {}
     for group in groups(tasks):
         config, dataset = group[0].run.config, group[0].dataset
-        experiment = build(config, dataset, num_replicas=len(group))
-        program = experiment.train_steps
+        program = (group[0].run.variant, len(group))  # seeds share one
         if program not in seconds:
-            seconds[program] = _measured_step(experiment, len(group)) / config.batch_size
-        evaluated = len(experiment.after_each_epoch) * (
-            len(dataset.validation_labels) or len(dataset.arrays.test_labels)
-        )
-        # A forward pass takes a third of a training step.
-        per_epoch = (experiment.feed.num_examples + evaluated / 3) * seconds[program]
+            experiment = build(config, dataset, num_replicas=len(group))
+            evaluated = len(dataset.validation_labels) or len(dataset.arrays.test_labels)
+            # A forward pass takes a third of a training step.
+            images = experiment.pipeline.num_examples + len(experiment.after_each_epoch) * evaluated / 3
+            per_image = _measured_step(experiment, len(group)) / config.batch_size
+            seconds[program] = sum(config.epochs) * images * per_image
         for task in group:
-            task.estimate = experiment.num_epochs * per_epoch / len(group) / at_once
+            task.estimate = seconds[program] / len(group) / at_once
 
 
 def _measured_step(experiment: Experiment, num_replicas: int) -> float:
     """Returns the seconds of a training step."""
-    start = experiment.initial_state
+    start = experiment.create_state(np.uint32(0))
     batches = input_pipeline.epoch_batches(
         create_keys(start.seed).order,
         0,
-        num_examples=experiment.feed.num_examples,
+        num_examples=experiment.pipeline.num_examples,
         batch_size=experiment.config.batch_size,
     )
-    call = next(experiment.feed.calls(replicas.stack([batches] * num_replicas), first_step=0))
-    state, metrics = replicas.stack([(start, Metrics.zero())] * num_replicas)
+    call = next(experiment.pipeline.calls(parallel.stack([batches] * num_replicas), first_step=0))
+    state, metrics = parallel.stack([(start, Metrics.zero())] * num_replicas)
     steps = max(1, min(_PROBE_IMAGES // experiment.config.batch_size, call.stop))
     for stop in (0, steps, steps):  # the first only compiles, the second touches its memory for the first time
         begin = time.perf_counter()
@@ -149,7 +148,7 @@ def groups(tasks: list[Task]) -> Iterator[list[Task]]:
     while waiting:
         first = waiting[0]
         same = [task for task in waiting if task.run.variant == first.run.variant]
-        group = same[: replicas.seeds_at_once(first.run.config, len(same))]
+        group = same[: parallel.seeds_at_once(first.run.config, len(same))]
         yield group
         waiting = [task for task in waiting if task not in group]
 
