@@ -165,7 +165,7 @@ def _each_once(results: Iterable[Result], file: Path | None = None) -> list[Resu
 def _same_config(a: dict[str, Any], b: dict[str, Any]) -> bool:
     if a == b:
         return True
-    from digits_jax.config import config_hash, from_recorded  # late: they import JAX
+    from digits_jax.runs.identity import config_hash, from_recorded  # late: they import JAX
 
     return config_hash(from_recorded(a)) == config_hash(from_recorded(b))
 

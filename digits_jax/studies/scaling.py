@@ -16,7 +16,7 @@ from digits_jax.studies.benchmark.page import OURS, read_benchmark
 from digits_jax.studies.docs import DOCS, replace_section
 from digits_jax.studies.report.study import scale_of
 from digits_jax.studies.results import read_results
-from digits_jax.studies.sweep.plan import load_sweep
+from digits_jax.studies.sweep import load_sweep
 
 PARAMETERS = 594_922  # of `vgg`
 NUM_DEVICES = (1, 8, 64, 256)
