@@ -41,8 +41,8 @@ def test_glyphs_are_whole_and_always_the_same() -> None:
         assert right < picture.width
         assert bottom < picture.height
         sizes.add(picture.size)
-        grey = np.asarray(picture.convert("L"), int)
-        dark.append(grey[top:bottom, left:right].mean() < grey[0, 0])
+        gray = np.asarray(picture.convert("L"), int)
+        dark.append(gray[top:bottom, left:right].mean() < gray[0, 0])
     assert len(sizes) == 20
     assert 3 < sum(dark) < 17
 
