@@ -9,7 +9,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import default
 from digits_jax import augment, input_pipeline, losses, models, optimizer, views
-from digits_jax.data import datasets
+from digits_jax.data import DATASETS, Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.ops import conv
 
@@ -46,7 +46,7 @@ def validate(config: ConfigDict) -> None:
     _check_int(config, "microbatch_size", low=0)
     _check_int(config, "early_stopping_epochs", low=0)
     _check_choice(config, "test_views", views.VIEWS)
-    _check_choice(config, "dataset.name", datasets.DATASETS)
+    _check_choice(config, "dataset.name", DATASETS)
     if config.dataset.train_examples is not None:
         _check_int(config, "dataset.train_examples", low=1)
     _check_int(config, "dataset.validation_examples", low=0)
@@ -85,7 +85,7 @@ def validate(config: ConfigDict) -> None:
     )  # fmt: skip
 
 
-def resolve(config: ConfigDict, dataset: datasets.Dataset, *, seed: int | None = None) -> FrozenConfigDict:
+def resolve(config: ConfigDict, dataset: Dataset, *, seed: int | None = None) -> FrozenConfigDict:
     """The config that describes one seed's run completely and nothing of the machine.
 
     Fills in the mean and standard deviation of the training images, and drops where the data lie and what other seeds

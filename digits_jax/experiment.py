@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import averaging, input_pipeline, models, optimizer
 from digits_jax.augment import Augment, create_augment, create_test_augment
-from digits_jax.data import datasets
+from digits_jax.data import Dataset, open_split
 from digits_jax.losses import create_loss
 from digits_jax.metrics import Metrics
 from digits_jax.ops import compilation, conv
@@ -58,7 +58,7 @@ class Experiment(NamedTuple):
         return self.create_state(np.uint32(self.config.seed))
 
 
-def build(config: FrozenConfigDict, dataset: datasets.Dataset, *, num_replicas: int = 1) -> Experiment:
+def build(config: FrozenConfigDict, dataset: Dataset, *, num_replicas: int = 1) -> Experiment:
     """Puts the data on the device and compiles nothing yet.
 
     Configs that differ in their seed only share their compiled programs, and all on one dataset its images.
@@ -75,7 +75,7 @@ def build(config: FrozenConfigDict, dataset: datasets.Dataset, *, num_replicas: 
 
 
 @functools.lru_cache(maxsize=128)
-def _build(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: int) -> Experiment:
+def _build(config: FrozenConfigDict, dataset: Dataset, num_replicas: int) -> Experiment:
     model = models.create_model(config.model, dataset.num_classes)
     epoch_steps = optimizer.steps_per_epoch(len(dataset.arrays.train_labels), config.batch_size)
     tx = optimizer.create_optimizer(config, epoch_steps)
@@ -110,12 +110,12 @@ def microbatch_size(config: FrozenConfigDict) -> int:
     return 64 if jax.default_backend() == "cpu" and config.model.name != "linear" else config.batch_size
 
 
-def _create_feed(config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: int) -> input_pipeline.Feed:
+def _create_feed(config: FrozenConfigDict, dataset: Dataset, num_replicas: int) -> input_pipeline.Feed:
     if config.dataset.feed == "device":
         examples = _on_device(dataset, "train", num_replicas)
         return input_pipeline.DeviceFeed(examples, steps_per_call=config.steps_per_call)
     return input_pipeline.HostFeed(
-        datasets.train_gather(dataset),
+        open_split(dataset.folder, "train"),
         num_examples=len(dataset.arrays.train_labels),
         image_shape=dataset.image_shape,
         steps_per_call=config.steps_per_call,
@@ -123,13 +123,13 @@ def _create_feed(config: FrozenConfigDict, dataset: datasets.Dataset, num_replic
 
 
 @functools.lru_cache(maxsize=6)
-def _on_device(dataset: datasets.Dataset, split: str, num_replicas: int) -> Examples:
+def _on_device(dataset: Dataset, split: str, num_replicas: int) -> Examples:
     images, labels = dataset.split(split)
     return put(Examples(jnp.asarray(images), jnp.asarray(labels, jnp.int32)), create_mesh(num_replicas))
 
 
 def _create_before_scoring(
-    config: FrozenConfigDict, dataset: datasets.Dataset, num_replicas: int
+    config: FrozenConfigDict, dataset: Dataset, num_replicas: int
 ) -> Callable[[TrainState], TrainState] | None:
     if not config.average_decay or config.model.batch_norm == "none":
         return None
@@ -167,7 +167,7 @@ def evaluate(evaluations: Evaluations, states: Sequence[TrainState]) -> list[Sco
 
 
 def _evaluations(
-    config: FrozenConfigDict, dataset: datasets.Dataset, model: nn.Module, num_replicas: int
+    config: FrozenConfigDict, dataset: Dataset, model: nn.Module, num_replicas: int
 ) -> tuple[Evaluations, Evaluations]:
     """What is scored after each epoch, and what only at the end: the test images, where others select the epoch."""
 

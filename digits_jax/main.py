@@ -7,6 +7,7 @@ from ml_collections import FrozenConfigDict, config_flags
 
 from digits_jax import cli
 from digits_jax.runs.interrupts import Interrupted
+from digits_jax.storage import enable_compilation_cache
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment, for example configs/bn_dropout.py")
 WORKDIR = flags.DEFINE_string(
@@ -31,7 +32,6 @@ def main(argv: list[str]) -> int:
 
     from digits_jax import train
     from digits_jax.config import validate
-    from digits_jax.ops import compilation
     from digits_jax.parallel import distributed
     from digits_jax.runs import console
     from digits_jax.runs.workdir import default_workdir
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         )
     )
     console.console.quiet = not distributed.is_first()
-    compilation.enable_cache()
+    enable_compilation_cache()
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
 
     def workdir_of(resolved: FrozenConfigDict) -> epath.PathLike:

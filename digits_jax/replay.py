@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import input_pipeline
 from digits_jax.augment import create_augment
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import DivergedError
 from digits_jax.experiment import build, microbatch_size
 from digits_jax.losses import create_loss

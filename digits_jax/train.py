@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import input_pipeline
 from digits_jax.config import resolve, validate
-from digits_jax.data import datasets
+from digits_jax.data import Dataset, load_configured
 from digits_jax.experiment import Experiment, build, evaluate
 from digits_jax.metrics import Metrics
 from digits_jax.parallel import distributed, replicas
@@ -26,7 +26,7 @@ from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.profiling import StepProfiler
 from digits_jax.runs.run import Row, Run
 from digits_jax.runs.writers import Writer
-from digits_jax.storage import bucket
+from digits_jax.storage import local_copy
 from digits_jax.train_step import create_keys
 
 
@@ -54,7 +54,7 @@ def train_seeds(
     workdir_of: Callable[[FrozenConfigDict], epath.PathLike],
     *,
     name: str | None = None,
-    dataset: datasets.Dataset | None = None,
+    dataset: Dataset | None = None,
     writers: Sequence[Writer] = (),
     wandb_project: str | None = None,
     profile_steps: int = 0,
@@ -83,7 +83,7 @@ def train_seeds(
     """
     validate(config)
     with distributed.together():
-        dataset = dataset or datasets.load(config.dataset)
+        dataset = dataset or load_configured(config.dataset)
         configs = [resolve(config, dataset, seed=seed) for seed in seeds]
     distributed.check_same(configs[0], dataset)
     size = 1 if wandb_project else replicas.at_once(config, len(configs))
@@ -97,7 +97,7 @@ def train_seeds(
                     if not distributed.is_first():  # does the same as process 0, and forgets what it writes
                         place = at_exit.enter_context(TemporaryDirectory())
                     with distributed.together():
-                        mirror = at_exit.enter_context(bucket.local_copy(place))
+                        mirror = at_exit.enter_context(local_copy(place))
                     run = Run(
                         run_config,
                         dataset,

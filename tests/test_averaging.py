@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from digits_jax import load_model
 from digits_jax.averaging import average_weights, create_statistics_model, estimate_batch_stats
 from digits_jax.config import resolve
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.experiment import build
 from digits_jax.train import train_and_evaluate
 

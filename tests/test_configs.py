@@ -55,7 +55,7 @@ def test_config_takes_one_step(name: str, data_dir: Path) -> None:
     config.batch_size = 64
     if name != "bn_dropout":
         config.model.conv = "lax"  # is traced and compiled in a fraction of the time
-    dataset = datasets.load(config.dataset)
+    dataset = datasets.load_configured(config.dataset)
     experiment = build(resolve(config, dataset), dataset)
     examples = Examples(jnp.asarray(dataset.arrays.train_images[:4]), jnp.arange(4))
     batches = jnp.arange(4)[None]  # four images, so that compiling is all that takes time

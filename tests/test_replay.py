@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from digits_jax import train
 from digits_jax.apps import replay as app
 from digits_jax.config import resolve
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import build
 from digits_jax.replay import replay

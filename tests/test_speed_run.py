@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from digits_jax.config import resolve
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.studies.benchmark import torch_recipe
 from digits_jax.studies.benchmark.__main__ import Case

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import input_pipeline, load_model, train
 from digits_jax.config import resolve
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import UserError
 from digits_jax.experiment import build
 from digits_jax.metrics import Metrics, best_row
@@ -404,7 +404,7 @@ def test_host_feeding_without_the_prepared_files(
 ) -> None:
     small_config.dataset.feed = "host"
     dataset = dataclasses.replace(small_dataset, folder=tmp_path / "gone")
-    with pytest.raises(UserError, match=r"gone holds no prepared data set: config.dataset.feed='host' reads from one"):
+    with pytest.raises(UserError, match=r"gone holds no prepared data set to read images from"):
         train.train_and_evaluate(small_config, tmp_path / "run", dataset=dataset)
 
 

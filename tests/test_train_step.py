@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from digits_jax import models, train_step
-from digits_jax.data.datasets import DATASETS, Dataset
+from digits_jax.data import DATASETS, Dataset
 from digits_jax.metrics import Metrics
 from digits_jax.parallel.mesh import create_mesh
 from digits_jax.train_step import Examples, TrainState

@@ -10,7 +10,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from digits_jax import load_model
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.train import train_and_evaluate
 from digits_jax.views import over_views, shifts

@@ -19,12 +19,11 @@ import numpy as np
 
 import digits_jax
 from digits_jax import cli
-from digits_jax.data import datasets, tfds_store
-from digits_jax.data.arrays import read_cache
+from digits_jax.data import DATASETS, cache_file, is_prepared, read_cache, resolve_data_dir
 from digits_jax.metrics import Metrics
-from digits_jax.ops import compilation
 from digits_jax.runs.console import console
 from digits_jax.runs.workdir import describe_machine
+from digits_jax.storage import enable_compilation_cache
 from digits_jax.studies.benchmark import __main__ as benchmark
 from digits_jax.studies.benchmark import contestants
 
@@ -73,7 +72,7 @@ def check_precision() -> Iterator[Finding]:
 
 
 def check_disk() -> Iterator[Finding]:
-    for what, folder in (("data", datasets.data_dir(None)), ("runs", Path("runs").absolute())):
+    for what, folder in (("data", resolve_data_dir(None)), ("runs", Path("runs").absolute())):
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free
         remedy = "" if free > _ENOUGH_DISK else f"make room for {_ENOUGH_DISK / 1e6:.0f} MB"
@@ -83,8 +82,8 @@ def check_disk() -> Iterator[Finding]:
 def check_data() -> Iterator[Finding]:
     """Which data sets are prepared, and whether their cached arrays have the hash that they were written with."""
     absent = []
-    for name in datasets.DATASETS:
-        cache = datasets.cache_file(name)
+    for name in DATASETS:
+        cache = cache_file(name)
         prepared = cache.parent
         if cached := read_cache(cache):
             sizes = f"{len(cached[0].train_labels):,} + {len(cached[0].test_labels):,} images"
@@ -92,7 +91,7 @@ def check_data() -> Iterator[Finding]:
         elif cache.exists():
             remedy = f"make it again: python -m digits_jax.data --name={name}"
             yield Finding(name, f"{cache} is damaged", remedy)
-        elif tfds_store.is_prepared(prepared):
+        elif is_prepared(prepared):
             yield Finding(name, f"{prepared}: prepared, not decoded yet (the first start does it)")
         else:
             absent.append(name)
@@ -165,7 +164,7 @@ CHECKS = (check_versions, check_devices, check_precision, check_disk, check_data
 
 
 def main(argv: list[str]) -> int:
-    compilation.enable_cache()
+    enable_compilation_cache()
     wrong = 0
     for check in CHECKS:
         for finding in check():

@@ -11,14 +11,14 @@ from absl import flags
 
 from digits_jax import cli
 from digits_jax.config import from_recorded
-from digits_jax.data import datasets
+from digits_jax.data import load_configured
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import build
 from digits_jax.replay import replay
 from digits_jax.runs.checkpoint import Checkpoints, Progress
 from digits_jax.runs.console import console
 from digits_jax.runs.workdir import Workdir
-from digits_jax.storage import bucket
+from digits_jax.storage import local_copy
 
 STEPS = flags.DEFINE_string("steps", None, "FIRST:LAST, counted from 0, LAST exclusive")
 
@@ -30,13 +30,13 @@ def main(argv: list[str]) -> None:
     if not found or int(found[1]) >= int(found[2]):
         raise ConfigError(f"--steps is {STEPS.value!r}: expected FIRST:LAST with FIRST below LAST, such as 40:60")
     first, last = int(found[1]), int(found[2])
-    with bucket.local_copy(argv[1]) as mirror:
+    with local_copy(argv[1]) as mirror:
         _show(Workdir(mirror.local if mirror else Path(argv[1])), first, last)
 
 
 def _show(folder: Workdir, first: int, last: int) -> None:
     config = from_recorded(folder.read_run()["config"])
-    dataset = datasets.load(config.dataset)
+    dataset = load_configured(config.dataset)
     folder.open(config, dataset)
     checkpoints = Checkpoints(folder.checkpoints)
     try:

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ml_collections import FrozenConfigDict
 
 from digits_jax.config import differences
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs.workdir import describe_run, differences_to_run
 

@@ -14,9 +14,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from digits_jax.storage import disk
 from digits_jax.errors import UserError
 from digits_jax.metrics import Metrics
+from digits_jax.storage import find_damage, write_error, write_manifest
 from digits_jax.train_step import TrainState
 
 _MARGIN = 2_000_000  # bytes for what a checkpoint holds besides its arrays
@@ -81,7 +81,7 @@ class Checkpoints:
         self._remove_leftovers()
         steps = sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
         for step in steps:
-            wrong = disk.damage(self._folder / str(step))
+            wrong = find_damage(self._folder / str(step))
             if wrong:
                 self._set_aside(step, wrong)
         # A run saves its state at step 0. Where only that one is damaged, nothing has been trained yet.
@@ -103,7 +103,7 @@ class Checkpoints:
             place = next(path for n in range(1, 1_000) if not (path := damaged / f"{step}-{n}").exists())
             os.replace(self._folder / str(step), place)
         except OSError as error:
-            raise UserError(disk.refusal(damaged, error)) from None
+            raise UserError(write_error(damaged, error)) from None
         self.set_aside.append(f"the checkpoint of step {step} is damaged ({wrong}) and is now {place}")
 
     def save(self, progress: Progress, *, best: int | None) -> None:
@@ -136,7 +136,7 @@ class Checkpoints:
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, "there is too little room")
             self._manager.save(step, args=contents)
-            disk.write_manifest(self._folder / str(step))
+            write_manifest(self._folder / str(step))
         except (OSError, ValueError) as error:
             # TensorStore raises a ValueError for what the operating system refuses, with the code in its text.
             code = re.search(r"os_error_code='(\d+)'", str(error))
@@ -146,7 +146,7 @@ class Checkpoints:
                 error = OSError(int(code[1]), os.strerror(int(code[1])))
             self._remove_leftovers()  # they would keep the disk full
             raise UserError(
-                f"the checkpoint of step {step} is not saved: {disk.refusal(self._folder, error, needed=needed)}; "
+                f"the checkpoint of step {step} is not saved: {write_error(self._folder, error, needed=needed)}; "
                 "earlier ones are intact: mend this, then start the same command again"
             ) from None
 

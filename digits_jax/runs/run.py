@@ -10,19 +10,18 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from digits_jax.storage import disk
-from digits_jax.parallel import distributed
-from digits_jax.storage.bucket import Mirror
-from digits_jax.runs.checkpoint import Checkpoints, Progress
 from digits_jax.config import config_hash
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import DivergedError, UserError
 from digits_jax.experiment import Experiment, Scores, build, evaluate
 from digits_jax.metrics import best_row, score_key
+from digits_jax.parallel import distributed
 from digits_jax.replay import diagnosis
-from digits_jax.train_step import TrainState
+from digits_jax.runs.checkpoint import Checkpoints, Progress
 from digits_jax.runs.workdir import Workdir
 from digits_jax.runs.writers import JsonlWriter, TensorBoardWriter, WandbWriter, Writer
+from digits_jax.storage import Mirror, write_error
+from digits_jax.train_step import TrainState
 
 Row = dict[str, Any]
 
@@ -168,7 +167,7 @@ class Run:
                 except OSError as error:
                     size = len(json.dumps(self.rows))
                     raise UserError(
-                        f"the metrics are not saved: {disk.refusal(self.folder.path, error, needed=size)}; checkpoints "
+                        f"the metrics are not saved: {write_error(self.folder.path, error, needed=size)}; checkpoints "
                         "are intact: mend this, then start the same command again"
                     ) from None
             self._publish()

@@ -16,14 +16,14 @@ from flax import linen as nn
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import averaging
-from digits_jax.storage import bucket, disk
-from digits_jax.ops import compilation
 from digits_jax.config import from_recorded
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import best_row, score_key
 from digits_jax.models import create_model
-from digits_jax.views import over_views
+from digits_jax.ops import compilation
 from digits_jax.runs.workdir import Workdir
+from digits_jax.storage import MANIFEST, find_damage, local_copy
+from digits_jax.views import over_views
 
 # Images in one compiled call. There is one such size, so that nothing is compiled twice and the answer for an image
 # has the same bits whatever comes with it. On a CPU the activations of so many fit its cache.
@@ -124,7 +124,7 @@ def load_model(workdir: epath.PathLike, *, checkpoint: str = "best", views: str 
     """
     if checkpoint not in ("best", "latest") and not checkpoint.isdecimal():
         raise ConfigError(f"checkpoint is {checkpoint!r}: expected 'best', 'latest' or a step, such as '938'")
-    with bucket.local_copy(workdir) as mirror:
+    with local_copy(workdir) as mirror:
         return _load(Workdir(mirror.local if mirror else Path(workdir)), checkpoint, views)
 
 
@@ -140,7 +140,7 @@ def _load(workdir: Workdir, checkpoint: str, views: str | None) -> TrainedModel:
             '"image_shape": [28, 28, 1], "num_classes": 10'
         )
     # A checkpoint is there once its sums are: the run may be writing another just now.
-    steps = sorted(int(file.parent.name) for file in workdir.checkpoints.glob(f"*/{disk.MANIFEST}"))
+    steps = sorted(int(file.parent.name) for file in workdir.checkpoints.glob(f"*/{MANIFEST}"))
     if not steps:
         raise UserError(f"{workdir.checkpoints} holds no checkpoint: expected those of a run that has begun to train")
     step = int(checkpoint) if checkpoint.isdecimal() else steps[-1]
@@ -169,7 +169,7 @@ def _read(checkpoints: Path, step: int, *items: str) -> Any:
     """What Orbax makes of `arrays` and `history` of a checkpoint that is as it was written."""
     import orbax.checkpoint as ocp  # late: a command that has kept the model starts without it
 
-    wrong = disk.damage(checkpoints / str(step))
+    wrong = find_damage(checkpoints / str(step))
     if wrong:
         raise UserError(f"the checkpoint of step {step} in {checkpoints} is damaged ({wrong}): choose another")
     handler = ocp.CompositeCheckpointHandler(

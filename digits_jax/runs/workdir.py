@@ -14,12 +14,10 @@ import jax
 from ml_collections import FrozenConfigDict
 
 import digits_jax
-from digits_jax.storage import disk
-from digits_jax.ops.compilation import num_cores
 from digits_jax.config import config_hash, differences, differences_to_recorded, to_json
-from digits_jax.data.datasets import Dataset
-from digits_jax.storage.disk import replace_text
+from digits_jax.data import Dataset
 from digits_jax.errors import InUseError, UserError
+from digits_jax.storage import num_cores, replace_text, write_error
 
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 GIT_REVISION = "DIGITS_JAX_GIT_REVISION"  # of the code, where it is a copy outside of a clone
@@ -133,7 +131,7 @@ class Workdir:
         return [f"{', '.join(changed)}: from here on the run's bits may be others than they would have been"]
 
     def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"the workdir {disk.refusal(self.path, error)}: give another, --workdir=FOLDER")
+        return UserError(f"the workdir {write_error(self.path, error)}: give another, --workdir=FOLDER")
 
     def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
         for field, ours, theirs in differences_to_run(config, dataset, self.read_run()):

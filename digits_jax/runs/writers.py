@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
-from digits_jax.storage.disk import replace_text
 from digits_jax.errors import UserError
+from digits_jax.storage import replace_text
 
 
 class Writer(Protocol):

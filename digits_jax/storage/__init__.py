@@ -1,1 +1,28 @@
-"""Atomic files, SHA-256 manifests and buckets."""
+"""Atomic files, SHA-256 manifests, directories on buckets, and the directory of compiled programs."""
+
+from digits_jax.storage.bucket import Mirror, is_bucket, local_copy, local_folder
+from digits_jax.storage.compilation_cache import enable_compilation_cache, num_cores, user_cache_dir
+from digits_jax.storage.files import (
+    MANIFEST,
+    find_damage,
+    replace_bytes,
+    replace_text,
+    write_error,
+    write_manifest,
+)
+
+__all__ = [
+    "MANIFEST",
+    "Mirror",
+    "enable_compilation_cache",
+    "find_damage",
+    "is_bucket",
+    "local_copy",
+    "local_folder",
+    "num_cores",
+    "replace_bytes",
+    "replace_text",
+    "user_cache_dir",
+    "write_error",
+    "write_manifest",
+]  # fmt: skip

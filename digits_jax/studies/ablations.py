@@ -8,7 +8,7 @@ from pathlib import Path
 from digits_jax import cli
 from digits_jax.errors import UserError
 from digits_jax.runs.console import console
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 from digits_jax.studies.docs import DOCS
 from digits_jax.studies.report.__main__ import write_report
 from digits_jax.studies.report.results import read_results

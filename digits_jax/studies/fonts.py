@@ -16,10 +16,10 @@ from digits_jax import cli
 from digits_jax.apps.chosen_model import CHECKPOINT, WORKDIR
 from digits_jax.apps.reader.digit_reader import DigitReader, load_reader
 from digits_jax.apps.reader.pictures import to_pixels
-from digits_jax.data import datasets
+from digits_jax.data import load_configured
 from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 from digits_jax.studies.docs import DOCS, replace_section
 from digits_jax.studies.renderings import DIGIT_SHAPED, FONTS, HANDWRITING, OTHERS, digits_of, letters_of, others_of
 
@@ -54,7 +54,7 @@ def measure(reader: DigitReader) -> dict[str, Any]:
     others = {kind: [is_warned(reader.read(to_pixels(p))) for p in others_of(kind)] for kind in OTHERS}
     others["letter"] = [warned for warned, letter in letters if letter not in DIGIT_SHAPED]
     others["letter shaped like a digit"] = [warned for warned, letter in letters if letter in DIGIT_SHAPED]
-    images, labels = datasets.load(reader.model.config.dataset).split("test")
+    images, labels = load_configured(reader.model.config.dataset).split("test")
     images = images[..., 0]
     probabilities, unfamiliar = reader.answers(images)
     as_pictures = [reader.read(to_pixels(Image.fromarray(image))) for image in images[:_AS_PICTURES]]

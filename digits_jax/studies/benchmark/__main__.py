@@ -30,7 +30,7 @@ from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import Metrics
 from digits_jax.runs.console import console
 from digits_jax.runs.workdir import describe_machine
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 from digits_jax.studies.benchmark import contestants
 from digits_jax.studies.benchmark.contestants import Pass
 

@@ -19,14 +19,13 @@ from ml_collections import ConfigDict
 
 from digits_jax import input_pipeline
 from digits_jax.config import resolve
-from digits_jax.data.arrays import Arrays
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Arrays, Dataset
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
 from digits_jax.ops import conv
-from digits_jax.ops.compilation import num_cores
 from digits_jax.ops.layers import max_pool_2x2, normalize
 from digits_jax.parallel import replicas
+from digits_jax.storage import num_cores
 from digits_jax.train_step import create_keys
 
 # Takes one pass over the images and returns when it is done.

@@ -19,10 +19,9 @@ from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import cli
-from digits_jax.data.datasets import Dataset
-from digits_jax.ops import compilation
+from digits_jax.data import Dataset
 from digits_jax.runs import console
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import enable_compilation_cache, replace_text
 from digits_jax.studies.benchmark import torch_recipe
 from digits_jax.studies.benchmark.__main__ import (
     OUTPUT,
@@ -79,7 +78,7 @@ def race(contestants: dict[str, Callable[[int], tuple[float, float]]], *, seeds:
 
 
 def main(argv: list[str]) -> None:
-    compilation.enable_cache()
+    enable_compilation_cache()
     runs = [(run, data) for run, data in plan(load_sweep(_SWEEP), source_dir=SOURCE.value) if run.seed == 0]
     contestants: dict[str, Callable[[int], tuple[float, float]]] = {}
     for run, data in runs:

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from digits_jax import augment
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.optimizer import create_schedule, steps_per_epoch
 from digits_jax.studies.benchmark.contestants import torch_parts

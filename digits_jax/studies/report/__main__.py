@@ -13,12 +13,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from digits_jax import cli
-from digits_jax.data import datasets
-from digits_jax.data.arrays import Arrays
+from digits_jax.data import Arrays, load_configured
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.pages import digits_gallery, to_html
 from digits_jax.runs.console import console
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 from digits_jax.studies.report.page import build_page, most_missed
 from digits_jax.studies.report.results import read_results
 from digits_jax.studies.report.study import Study, create_study
@@ -97,7 +96,7 @@ def main(argv: list[str]) -> None:
 def _load_arrays(study: Study) -> Arrays | None:
     """The data set, for its pictures; None where it is not at hand."""
     try:
-        dataset = datasets.load(ConfigDict(study.results[0]["config"]["dataset"]))
+        dataset = load_configured(ConfigDict(study.results[0]["config"]["dataset"]))
     except UserError as error:
         console.print(f"no pictures of digits: {error}")
         return None

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax.config import config_hash, resolve, validate
-from digits_jax.data import datasets
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset, load_configured
 from digits_jax.errors import ConfigError
 
 
@@ -92,7 +91,7 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[Run, Data
       ConfigError: a variant sets a field that does not exist, or to a value that makes no sense.
       UserError: the data cannot be loaded.
     """
-    load = functools.cache(datasets.load)
+    load = functools.cache(load_configured)
     runs = []
     num_seeds = {name: variant.get("num_seeds", sweep.num_seeds) for name, variant in sweep.variants.items()}
     for seed in range(max(num_seeds.values())):

@@ -10,13 +10,13 @@ import jax
 from etils import epath
 
 from digits_jax import input_pipeline
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import UserError
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
 from digits_jax.parallel import replicas
 from digits_jax.runs.workdir import differences_to_run, write_result_file
-from digits_jax.storage import bucket
+from digits_jax.storage import is_bucket
 from digits_jax.studies.report.results import read_result
 from digits_jax.studies.sweep.plan import Run, Sweep, plan
 from digits_jax.train_step import create_keys
@@ -58,7 +58,7 @@ def create_tasks(
         file = folder / f"{run.hash}.json"
         task = Task(run, dataset, file, workdir=runs / run.base_name / run.hash)
         elsewhere = [*results.glob(f"*/{run.hash}.json")]
-        if not bucket.is_bucket(runs):
+        if not is_bucket(runs):
             elsewhere += runs.glob(f"*/{run.hash}/result.json")
         for finished in [file] if file.exists() else elsewhere:
             result = read_result(finished)
