@@ -56,7 +56,7 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of prepared data that the whole session shares: no test is the first, which would say so on stderr."""
     folder = tmp_path_factory.mktemp("data")
-    datasets.load(_small_config(folder).dataset)
+    datasets.load_configured(_small_config(folder).dataset)
     return folder
 
 
@@ -98,7 +98,7 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = _small_config(data_dir)
     config.model.update(name="vgg", widths=((4,), (4,)), hidden_width=8, batch_norm="after", bn_momentum=0.0)
     config.epochs = (1, 2)
-    dataset = datasets.load(config.dataset)
+    dataset = datasets.load_configured(config.dataset)
     resolved = resolve(config, dataset)
     experiment = build(resolved, dataset)
     shapes = jax.eval_shape(experiment.create_state, np.uint32(0))
@@ -126,7 +126,7 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_dataset(small_config: ConfigDict) -> datasets.Dataset:
-    return datasets.load(small_config.dataset)
+    return datasets.load_configured(small_config.dataset)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from digits_jax import load_model
 from digits_jax.data import datasets
 from digits_jax.errors import UserError
 from digits_jax.runs.interrupts import Interrupted
-from digits_jax.storage.bucket import Mirror
-from digits_jax.studies.sweep import load_sweep
+from digits_jax.storage import Mirror
 from digits_jax.studies.sweep.local_executor import run_tasks
+from digits_jax.studies.sweep.plan import load_sweep
 from digits_jax.studies.sweep.tasks import create_tasks
 from digits_jax.train import train_and_evaluate
 from tests.test_distributed import free_port
@@ -127,16 +128,27 @@ def test_errors_name_the_folder_on_the_bucket(small_config: ConfigDict) -> None:
         train_and_evaluate(small_config, "gs://not_there/run")
 
 
+def test_a_bucket_without_the_extra(small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_config.dataset.data_dir = "gs://digits/data"
+    monkeypatch.setitem(sys.modules, "gcsfs.retry", None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for use in (lambda: datasets.load_configured(small_config.dataset), lambda: load_model("gs://digits/trained")):
+        with pytest.raises(
+            UserError, match=r"^gs://digits/[^\n]* needs the extra gcs \([^\n]*\): ./launch.sh setup gcs$"
+        ):
+            use()
+
+
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # of aiohttp, about gcsfs
 def test_data_on_a_bucket_are_left_there_and_found_there(
     small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_config.dataset.data_dir = "gs://digits/data/"
     monkeypatch.setenv("HOME", str(tmp_path / "one"))
-    first = datasets.load(small_config.dataset)
+    first = datasets.load_configured(small_config.dataset)
     monkeypatch.setenv("HOME", str(tmp_path / "other"))
     monkeypatch.setattr("digits_jax.data.tfds_store.prepare", None)  # is not called again
-    second = datasets.load(small_config.dataset)
+    second = datasets.load_configured(small_config.dataset)
     assert second.sha256 == first.sha256
     assert second.folder.is_relative_to(tmp_path / "other")
 

@@ -13,8 +13,8 @@ from digits_jax.ops import compilation
 
 PROGRAM = """
 import jax
-from digits_jax.ops import compilation
-compilation.enable_cache()
+from digits_jax.storage import enable_compilation_cache
+enable_compilation_cache()
 print(jax.jit(lambda x: x * 2 + 1)(20.0))
 """
 

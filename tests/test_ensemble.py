@@ -11,7 +11,7 @@ from scipy import special
 
 from digits_jax.apps.evaluate.evaluation import evaluate
 from digits_jax.apps.evaluate.page import write
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import UserError
 from digits_jax.runs import ensemble
 from digits_jax.train import train_seeds

@@ -11,7 +11,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from digits_jax.data import datasets, idx
+from digits_jax.data import Arrays, idx
 from digits_jax.errors import UserError
 from tests.conftest import idx_bytes
 
@@ -21,9 +21,9 @@ TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
 
-def read(folder: Path, **sha256: str) -> datasets.Arrays:
-    files = idx.IdxFiles(url="http://127.0.0.1:1/", num_classes=10, sha256=sha256)
-    return files.read(source_dir=folder, download_dir=folder / "downloads")
+def read(folder: Path, **sha256: str) -> Arrays:
+    files = idx.IdxFiles(url="http://127.0.0.1:1/", sha256=sha256)
+    return files.read(folder)
 
 
 def test_gzipped_and_plain_files(idx_files: Files, write_idx: Write) -> None:
@@ -130,8 +130,8 @@ def test_other_file_than_the_distributed_one(idx_files: Files, write_idx: Write)
     known = {"train_images": hashlib.sha256(path.read_bytes()).hexdigest()}
 
     def read_it() -> None:
-        files = idx.IdxFiles(url="http://127.0.0.1:1/", num_classes=10, gzip_sha256=known)
-        files.read(source_dir=folder, download_dir=folder)
+        files = idx.IdxFiles(url="http://127.0.0.1:1/", gzip_sha256=known)
+        files.read(folder)
 
     read_it()
     path.write_bytes(gzip.compress(idx_files[TRAIN_IMAGES], compresslevel=1))
@@ -176,37 +176,37 @@ def server(idx_files: Files) -> Iterator[Server]:
         thread.join()
 
 
-def download(server: Server, folder: Path, **sha256: str) -> datasets.Arrays:
-    files = idx.IdxFiles(url=f"http://127.0.0.1:{server.server_port}/", num_classes=10, sha256=sha256)
-    return files.read(source_dir=None, download_dir=folder)
+def download(server: Server, **sha256: str) -> Arrays:
+    files = idx.IdxFiles(url=f"http://127.0.0.1:{server.server_port}/", sha256=sha256)
+    return files.read(None)
 
 
-def test_download(server: Server, idx_files: Files, tmp_path: Path) -> None:
-    arrays = download(server, tmp_path)
+def test_download(server: Server, idx_files: Files) -> None:
+    arrays = download(server)
     assert arrays.train_images.tobytes() == idx_files[TRAIN_IMAGES][16:]
     assert arrays.test_labels.tobytes() == idx_files[TEST_LABELS][8:]
 
 
-def test_download_of_a_file_that_is_not_there(server: Server, tmp_path: Path) -> None:
+def test_download_of_a_file_that_is_not_there(server: Server) -> None:
     del server.files[f"/{TRAIN_IMAGES}.gz"]
-    with pytest.raises(UserError, match=r"the download from http://127.0.0.1:\d+/ failed: .*404"):
-        download(server, tmp_path)
+    with pytest.raises(UserError, match=r"the download of http://127.*:\d+/train-images-idx3-ubyte.gz failed: .*404"):
+        download(server)
 
 
-def test_download_of_other_content(server: Server, tmp_path: Path) -> None:
+def test_download_of_other_content(server: Server) -> None:
     with pytest.raises(UserError, match=r"is not the original train-images-idx3-ubyte"):
-        download(server, tmp_path, train_images="0" * 64)
+        download(server, train_images="0" * 64)
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
-    files = idx.IdxFiles(url="http://127.0.0.1:1/", num_classes=10)
-    with pytest.raises(UserError, match=r"http://127.0.0.1:1/ cannot be reached \(.*refused"):
-        files.read(source_dir=None, download_dir=tmp_path)
+def test_nobody_listens() -> None:
+    files = idx.IdxFiles(url="http://127.0.0.1:1/")
+    with pytest.raises(UserError, match=r"http://127.0.0.1:1/train-images.* cannot be reached \(.*refused"):
+        files.read(None)
 
 
-def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idx, "_PROBE_SECONDS", 0.3)
+def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idx, "_TIMEOUT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        files = idx.IdxFiles(url=f"http://127.0.0.1:{silent.getsockname()[1]}/", num_classes=10)
+        files = idx.IdxFiles(url=f"http://127.0.0.1:{silent.getsockname()[1]}/")
         with pytest.raises(UserError, match=r"cannot be reached \((timed out|no answer in 0.3 s)\)"):
-            files.read(source_dir=None, download_dir=tmp_path)
+            files.read(None)

@@ -38,7 +38,7 @@ def create(config: ConfigDict) -> tuple[Recipe, TrainState]:
 
 def real_examples(small_config: ConfigDict, count: int) -> Examples:
     small_config.dataset.train_examples = count
-    arrays = datasets.load(small_config.dataset).arrays
+    arrays = datasets.load_configured(small_config.dataset).arrays
     return Examples(jnp.asarray(arrays.train_images), jnp.asarray(arrays.train_labels))
 
 

@@ -18,7 +18,7 @@ from digits_jax.apps.reader import digit_reader, familiarity
 from digits_jax.apps.reader.digit_reader import Reading, load_reader
 from digits_jax.apps.reader.pictures import to_pixels
 from digits_jax.apps.reader.strokes import LETTERS, scribbled_letters
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.studies.drawings import draw

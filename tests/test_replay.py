@@ -11,7 +11,7 @@ from digits_jax import train
 from digits_jax.apps import replay as app
 from digits_jax.apps.replay import replay
 from digits_jax.config import resolve
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import build
 from digits_jax.runs.checkpoint import Progress

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import input_pipeline, parallel, train
 from digits_jax.config import resolve
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.experiment import build
 from digits_jax.metrics import Metrics
 from digits_jax.runs.interrupts import Interrupted

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from digits_jax.data.arrays import Arrays
+from digits_jax.data import Arrays
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.studies import ablations, load_runs
 from digits_jax.studies.report import __main__ as report

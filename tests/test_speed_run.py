@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from digits_jax.apps.speed import build_experiment, random_dataset
 from digits_jax.config import resolve
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.studies.benchmark import pytorch
 from digits_jax.studies.benchmark.measure import Case

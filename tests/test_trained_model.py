@@ -17,10 +17,10 @@ from scipy import special
 
 import digits_jax
 from digits_jax import load_model
-from digits_jax.data.arrays import read_cache
+from digits_jax.data import read_cache
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs.trained_model import TrainedModel
-from digits_jax.storage.disk import write_manifest
+from digits_jax.storage import write_manifest
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,21 @@
-"""A data set as arrays in memory, its hash, and the file that caches it so that a start takes no decoding."""
+"""A data set as arrays in memory, its hash, and the file that caches it so that later starts need not decode."""
 
 import hashlib
-import os
+import io
 import sys
-import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from digits_jax.storage import replace_bytes
+
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
+
 
 class Arrays(NamedTuple):
-    """All examples, in the order of their source."""
+    """All examples of a data set, in the order of their source."""
 
     train_images: np.ndarray  # uint8 [N, H, W, C]
     train_labels: np.ndarray  # uint8 [N]
@@ -21,7 +24,7 @@ class Arrays(NamedTuple):
 
 
 def content_hash(arrays: Arrays) -> str:
-    """SHA-256 over names, shapes and values, in hexadecimal."""
+    """Returns the SHA-256 of names, shapes and values, in hexadecimal."""
     digest = hashlib.sha256()
     for name, array in arrays._asdict().items():
         digest.update(f"{name} {array.dtype} {array.shape};".encode())
@@ -30,7 +33,7 @@ def content_hash(arrays: Arrays) -> str:
 
 
 def same_examples(a: Arrays, b: Arrays) -> bool:
-    """Whether two data sets have the same examples in each split, in whatever order."""
+    """Returns True if two data sets have the same examples in each split, in any order."""
 
     def checksums(images: np.ndarray, labels: np.ndarray) -> list[int]:
         return sorted(zlib.crc32(image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
@@ -39,29 +42,32 @@ def same_examples(a: Arrays, b: Arrays) -> bool:
 
 
 def write_cache(path: Path, arrays: Arrays, sha256: str) -> None:
-    """Writes arrays and hash as one file, which is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Writes the arrays and their hash as an `.npz` file, atomically, with the SHA-256 of its bytes appended."""
+    file = io.BytesIO()
+    np.savez(file, sha256=np.frombuffer(bytes.fromhex(sha256), np.uint8), **arrays._asdict())
+    checksum = hashlib.sha256(file.getbuffer()).digest()
+    file.seek(0, io.SEEK_END)
+    file.write(checksum)
     try:
-        with temporary.open("wb") as file:
-            np.savez(file, sha256=np.frombuffer(bytes.fromhex(sha256), np.uint8), **arrays._asdict())
-        os.replace(temporary, path)
+        replace_bytes(path, file.getbuffer())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         print(f"warning: the decoded images cannot be cached in {path} ({error.strerror})", file=sys.stderr)
 
 
 def read_cache(path: Path) -> tuple[Arrays, str] | None:
-    """The cached arrays and their hash; None where there is no cache, or, with a warning, where it is damaged."""
-    if not path.exists():
-        return None
+    """Returns the cached arrays and their hash, or None if there is no cache or, with a warning, if it is corrupted.
+
+    The checksum is compared first, because NumPy parses a corrupted file with almost any exception, or none.
+    """
     try:
-        # Opened here, because np.load leaves a file that is no archive open.
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = Arrays(**{name: file[name] for name in Arrays._fields})
-            expected = file["sha256"].tobytes().hex()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        expected = ""
-    if expected and content_hash(arrays) == expected:
-        return arrays, expected
-    print(f"warning: the cache {path} is damaged; it is made again", file=sys.stderr)
-    return None
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        print(f"warning: the cache {path} cannot be read ({error.strerror})", file=sys.stderr)
+        return None
+    if hashlib.sha256(memoryview(content)[:-_CHECKSUM_BYTES]).digest() != content[-_CHECKSUM_BYTES:]:
+        print(f"warning: the cache {path} fails its checksum; loading the data set writes it again", file=sys.stderr)
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:  # what follows the archive is ignored
+        return Arrays(**{name: file[name] for name in Arrays._fields}), file["sha256"].tobytes().hex()

@@ -11,14 +11,14 @@ import numpy as np
 from digits_jax.data.arrays import Arrays
 from digits_jax.errors import UserError
 
-NUM_TRAIN = 1437
+_NUM_TRAIN = 1437
 
 
-def read(*, source_dir: Path | None, download_dir: Path) -> Arrays:
-    """The digits in MNIST's frame: 8x8 scaled bilinearly to 20x20 inside 28x28, the first 1,437 to train on.
+def read(source_dir: Path | None) -> Arrays:
+    """Returns the digits in MNIST's frame: 8x8 pixels scaled bilinearly to 20x20, inside 28x28.
 
     Raises:
-      UserError: a `source_dir` was given; there is nothing to read from it.
+      UserError: a `source_dir` was given, although there is nothing to read from it.
     """
     if source_dir is not None:
         raise UserError("config.dataset.source_dir is given, but optical_digits ships with scikit-learn: drop it")
@@ -28,8 +28,8 @@ def read(*, source_dir: Path | None, download_dir: Path) -> Arrays:
     digits = load_digits()
     images = np.zeros((len(digits.images), 28, 28, 1), np.uint8)
     for image, digit in zip(images, digits.images, strict=True):
-        # Grey levels are 0 to 16 there.
+        # Its gray levels are 0 to 16.
         scaled = Image.fromarray(digit.astype(np.float32) * (255 / 16)).resize((20, 20), Image.Resampling.BILINEAR)
         image[4:24, 4:24, 0] = np.rint(np.asarray(scaled)).astype(np.uint8)
     labels = digits.target.astype(np.uint8)
-    return Arrays(images[:NUM_TRAIN], labels[:NUM_TRAIN], images[NUM_TRAIN:], labels[NUM_TRAIN:])
+    return Arrays(images[:_NUM_TRAIN], labels[:_NUM_TRAIN], images[_NUM_TRAIN:], labels[_NUM_TRAIN:])

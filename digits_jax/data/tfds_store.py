@@ -1,61 +1,58 @@
-"""A data set on disk as an ordinary TFDS data set: array_record files with PNG images, without TensorFlow."""
+"""Ordinary TFDS data sets on disk, written and read without TensorFlow: array_record files of PNG images."""
 
 import contextlib
 import io
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from digits_jax.data.arrays import Arrays
+from digits_jax.data.sources import DatasetSpec
 from digits_jax.errors import UserError
 
-_DECODE_BLOCK = 5000  # examples read at a time
+INFO_FILE = "dataset_info.json"
 
 
 def is_prepared(folder: Path) -> bool:
-    return (folder / "dataset_info.json").exists()
+    """Returns True if a directory holds a prepared data set."""
+    return (folder / INFO_FILE).exists()
 
 
-def prepare(
-    root: Path, arrays: Arrays, *, name: str, version: str, description: str, homepage: str, num_classes: int
-) -> None:
-    """Writes `arrays` as the TFDS data set `name`, into `root/name/version`."""
+def prepare(root: Path, name: str, spec: DatasetSpec, arrays: Arrays) -> None:
+    """Writes `arrays` as the TFDS data set `name` into `root/name/version`.
+
+    Raises:
+      OSError: the directory cannot be written.
+    """
     import tensorflow_datasets as tfds
 
-    # A subclass would be registered under its name, and clash with the builder that TFDS itself has for it.
-    with tfds.core.registered.skip_registration():
+    image = tfds.features.Image(shape=arrays.train_images.shape[1:])
+    label = tfds.features.ClassLabel(num_classes=spec.num_classes)
 
-        class Builder(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version(version)
+    # Unregistered, because TFDS itself has a builder named "mnist".
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version(spec.version)
 
-            def _info(self) -> Any:
-                return tfds.core.DatasetInfo(
-                    builder=self,
-                    description=description,
-                    homepage=homepage,
-                    features=tfds.features.FeaturesDict(
-                        {
-                            "image": tfds.features.Image(shape=arrays.train_images.shape[1:]),
-                            "label": tfds.features.ClassLabel(num_classes=num_classes),
-                        }
-                    ),
-                    supervised_keys=("image", "label"),
-                    disable_shuffling=True,  # the files' own order, so that an index names an image
-                )
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=spec.description,
+                homepage=spec.homepage,
+                features=tfds.features.FeaturesDict({"image": image, "label": label}),
+                supervised_keys=("image", "label"),
+                disable_shuffling=True,  # an index names the same image as in the original files
+            )
 
-            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-                return {
-                    "train": self._generate_examples(arrays.train_images, arrays.train_labels),
-                    "test": self._generate_examples(arrays.test_images, arrays.test_labels),
-                }
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {"train": self._generate_examples(*arrays[:2]), "test": self._generate_examples(*arrays[2:])}
 
-            def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, Any]]:
-                # Bytes, because TFDS would encode an array with TensorFlow.
-                for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-                    yield index, {"image": _png(image), "label": int(label)}
+        def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, Any]]:
+            # As PNG files, because TFDS would encode arrays with TensorFlow.
+            for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+                yield index, {"image": _png(image), "label": int(label)}
 
     Builder.name = name
     tfds.disable_progress_bar()
@@ -66,47 +63,63 @@ def prepare(
 def _png(image: np.ndarray) -> io.BytesIO:
     from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, format="png")
-    buffer.seek(0)
-    return buffer
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, format="png")
+    file.seek(0)
+    return file
 
 
 def decode(prepared: Path) -> Arrays:
-    """Reads a prepared TFDS data set."""
-    sources = {split: open_source(prepared, split) for split in ("train", "test")}
+    """Reads all examples of a prepared data set; raises a UserError as `open_split` does."""
+    readers = [open_split(prepared, split) for split in ("train", "test")]
     print(f"decoding {prepared} (once; about ten seconds)", file=sys.stderr)
-    images, labels = {}, {}
-    for split, source in sources.items():
-        blocks = [
-            read_examples(source, range(start, min(start + _DECODE_BLOCK, len(source))))
-            for start in range(0, len(source), _DECODE_BLOCK)
-        ]
-        images[split], labels[split] = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    return Arrays(images["train"], labels["train"], images["test"], labels["test"])
+    return Arrays(*readers[0](None), *readers[1](None))
 
 
-def open_source(prepared: Path, split: str) -> Any:
-    """The random-access source of one split, for `read_examples`.
+def open_split(prepared: Path, split: str) -> Callable[[np.ndarray | None], tuple[np.ndarray, np.ndarray]]:
+    """Opens the split "train" or "test" of a prepared data set.
+
+    Returns:
+      A function from indices, or None for all, to uint8 images `[n, H, W, C]` and uint8 labels `[n]`.
 
     Raises:
-      UserError: there is no prepared data set, or its files need TensorFlow.
+      UserError: nothing is prepared there, or the files need TensorFlow or are corrupted. The function raises it, too.
     """
     import tensorflow_datasets as tfds
 
     if not is_prepared(prepared):
-        raise UserError(f"{prepared} holds no prepared data set: config.dataset.feed='host' reads from one")
-    builder = tfds.builder_from_directory(prepared)
+        raise UserError(f"{prepared} holds no prepared data set to read images from")
+    with _explained(prepared, prepared):
+        builder = tfds.builder_from_directory(prepared)
+        files = builder.info.splits[split].filepaths
     if builder.info.file_format.value != "array_record":
         raise UserError(
             f"{prepared} holds {builder.info.file_format.value} files, which need TensorFlow: prepare the data set "
             "elsewhere, with --config.dataset.data_dir=FOLDER"
         )
-    return builder.as_data_source(split)
+    with _explained(prepared, *files):
+        source = builder.as_data_source(split)
+
+    def read(indices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        with _explained(prepared, *files):
+            examples = source.__getitems__(range(len(source)) if indices is None else indices.tolist())
+            labels = np.array([example["label"] for example in examples], np.uint8)
+            return np.stack([example["image"] for example in examples]), labels
+
+    return read
 
 
-def read_examples(source: Any, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images `[n, H, W, C]` and uint8 labels `[n]`."""
-    examples = source.__getitems__(indices)
-    labels = np.array([example["label"] for example in examples], np.uint8)
-    return np.stack([example["image"] for example in examples]), labels
+@contextlib.contextmanager
+def _explained(prepared: Path, *files: Any) -> Iterator[None]:
+    """Turns whatever the decoders were seen to raise on corrupted files into a UserError that names the files."""
+    from google.protobuf import json_format, message
+
+    of_protobuf = (json_format.Error, message.Error)
+    try:
+        yield
+    except (OSError, EOFError, ValueError, TypeError, LookupError, ImportError, RuntimeError, *of_protobuf) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(
+            f"{', '.join(map(str, files))} cannot be decoded ({reason}): it is corrupted; delete {prepared} to prepare "
+            "the data set again"
+        ) from None

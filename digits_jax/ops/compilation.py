@@ -1,12 +1,7 @@
-"""How programs are compiled, and kept on disk, so that the next process with the same program need not compile it."""
+"""`jax.jit` with the compiler's options that suit these programs."""
 
 import functools
-import hashlib
-import os
-import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,45 +29,3 @@ def cpu_options() -> dict[str, Any]:
     except jax.errors.JaxRuntimeError:  # a version of XLA that has no such option
         return common
     return sums_only
-
-
-def enable_cache() -> None:
-    """Turns JAX's persistent compilation cache on, for programs of any size.
-
-    Its folder is `$JAX_COMPILATION_CACHE_DIR`, else `digits_jax` in the user's cache folder (`$XDG_CACHE_HOME` or
-    `~/.cache`). There each kind of processor and number of cores has its own part. Home folders are shared between
-    machines, and what was compiled for one processor may end another with an illegal instruction. What was compiled for
-    one core leaves a second idle, and JAX would take it all the same: `fast` then trains a quarter slower on two.
-    """
-    base = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_folder())
-    folder = f"{base}/xla-{_processor()}-{num_cores()}"
-    if "://" not in folder:  # a bucket has no folders to make
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            print(f"warning: {folder} cannot be made ({error.strerror}): programs compile at each start; "
-                  "JAX_COMPILATION_CACHE_DIR=FOLDER names another", file=sys.stderr)  # fmt: skip
-            jax.config.update("jax_compilation_cache_dir", None)
-            return
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-def num_cores() -> int:
-    """How many this process may use, and XLA compiles for."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cache_folder() -> Path:
-    """The project's part of the user's cache folder, which may not be there yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "digits_jax"
-
-
-def _processor() -> str:
-    """Eight hexadecimal digits for what instructions this processor knows."""
-    try:
-        found = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    description = found[0] if found else " ".join(os.uname()[3:])
-    return hashlib.sha256(description.encode()).hexdigest()[:8]

@@ -1,11 +1,28 @@
-"""Atomic files, SHA-256 manifests, buckets, and the compilation cache's directory."""
+"""Atomic files, SHA-256 manifests, directories on buckets, and the directory of compiled programs."""
 
-import os
-
-from digits_jax.ops.compilation import cache_folder, num_cores
-from digits_jax.ops.compilation import enable_cache as enable_compilation_cache
 from digits_jax.storage.bucket import Mirror, is_bucket, local_copy, local_folder
-from digits_jax.storage.disk import MANIFEST, damage, refusal, replace_text, write_manifest
+from digits_jax.storage.compilation_cache import enable_compilation_cache, num_cores, user_cache_dir
+from digits_jax.storage.files import (
+    MANIFEST,
+    find_damage,
+    replace_bytes,
+    replace_text,
+    write_error,
+    write_manifest,
+)
 
-PathLike = str | os.PathLike
-from etils.epath import Path as path
+__all__ = [
+    "MANIFEST",
+    "Mirror",
+    "enable_compilation_cache",
+    "find_damage",
+    "is_bucket",
+    "local_copy",
+    "local_folder",
+    "num_cores",
+    "replace_bytes",
+    "replace_text",
+    "user_cache_dir",
+    "write_error",
+    "write_manifest",
+]  # fmt: skip

@@ -1,29 +1,30 @@
-"""Folders on a bucket (`gs://`), as local copies that are used like any folder and sent back.
+"""Directories on Google Cloud Storage (`gs://`), used through local copies.
 
-A bucket has no locks, no renames and no part of a file that could be written anew, and the promises of a run's folder
-rest on them. A copy keeps the promises; what lies on the bucket is as new as the last `push`.
+A bucket has no locks, no atomic renames and no partial writes, on which a run's directory relies. A local copy has
+them; the bucket is as new as the last `Mirror.push`.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-from etils import epath
+from typing import Any
 
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.storage.disk import MANIFEST
+from digits_jax.storage.files import MANIFEST
 
 
-def is_bucket(path: epath.PathLike) -> bool:
+def is_bucket(path: str | os.PathLike[str]) -> bool:
+    """Returns True for a path on a bucket."""
     return str(path).startswith("gs://")
 
 
 def local_folder(flag: str, path: str) -> Path:
-    """The folder that a flag names, where one on a bucket cannot be used.
+    """Returns the directory that a flag names.
 
     Raises:
-      ConfigError: it is on a bucket.
+      ConfigError: it is on a bucket, which this flag does not support.
     """
     if is_bucket(path):
         raise ConfigError(f"--{flag} is {path!r}: expected a local folder")
@@ -31,69 +32,81 @@ def local_folder(flag: str, path: str) -> Path:
 
 
 class Mirror:
-    """A local folder and one on a bucket.
+    """A directory on a bucket and its local copy.
 
     Args:
       remote: starts with `gs://`.
-      local: is filled by `pull`.
+      local: the copy; created by `pull`.
+
+    All methods raise a UserError if the bucket cannot be used.
     """
 
-    def __init__(self, remote: epath.PathLike, local: Path) -> None:
+    def __init__(self, remote: str | os.PathLike[str], local: Path) -> None:
         self.local = local
-        self.remote = epath.Path(remote)
-        self._sent: dict[str, tuple[int, int]] = {}  # size and time of change of what the bucket has, by name
+        self.remote = str(remote)
+        with self._explained("opened"):
+            from etils import epath  # late: only the extra `gcs` declares it
+
+            self._folder = epath.Path(remote)
+        self._sent: dict[str, tuple[int, int]] = {}  # size and modification time of each file that the bucket has
+
+    def has(self, name: str) -> bool:
+        """Returns True if the bucket has a file of this name in the directory."""
+        with self._explained("read"):
+            return (self._folder / name).exists()
 
     def pull(self) -> bool:
-        """Copies all that the bucket has into the local folder; returns whether that is anything.
-
-        Raises:
-          UserError: the bucket cannot be read.
-        """
+        """Copies the directory from the bucket; returns True if it held any file."""
         with self._explained("read"):
             self.local.mkdir(parents=True, exist_ok=True)
-            for name in _files(self.remote):
+            for name in _files(self._folder):
                 path = self.local / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes((self.remote / name).read_bytes())
-        self._sent = self._found()
+                path.write_bytes((self._folder / name).read_bytes())
+        self._sent = self._stats()
         return bool(self._sent)
 
     def push(self) -> None:
-        """Copies to the bucket what has changed since, then removes from it what is gone.
+        """Copies new and changed files to the bucket, then removes deleted ones from it.
 
-        In this order, and a checkpoint's sums after its files: wherever it is cut short, a whole checkpoint is there.
-
-        Raises:
-          UserError: the bucket cannot be written.
+        Manifests go last, so that the bucket holds a complete checkpoint wherever this is interrupted.
         """
-        found = self._found()
-        changed = [name for name, stamp in found.items() if self._sent.get(name) != stamp]
+        stats = self._stats()
+        changed = [name for name, stat in stats.items() if self._sent.get(name) != stat]
         with self._explained("written"):
             for name in sorted(changed, key=lambda name: (Path(name).name == MANIFEST, name)):
-                (self.remote / name).parent.mkdir(parents=True, exist_ok=True)
-                (self.remote / name).write_bytes((self.local / name).read_bytes())
-                self._sent[name] = found[name]
-            for name in self._sent.keys() - found.keys():
-                (self.remote / name).unlink(missing_ok=True)
+                (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (self._folder / name).write_bytes((self.local / name).read_bytes())
+                self._sent[name] = stats[name]
+            for name in self._sent.keys() - stats.keys():
+                (self._folder / name).unlink(missing_ok=True)
                 del self._sent[name]
 
-    def _found(self) -> dict[str, tuple[int, int]]:
-        stats = {name: (self.local / name).stat() for name in _files(epath.Path(self.local))}
-        return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items() if name != "lock"}
+    def _stats(self) -> dict[str, tuple[int, int]]:
+        stats = {name: (self.local / name).stat() for name in _files(self.local) if name != "lock"}
+        return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
     @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _explained(self, verb: str) -> Iterator[None]:
+        """Turns the exceptions of gcsfs and of the libraries below it into one line."""
+        try:
+            from aiohttp import ClientError
+            from gcsfs.retry import ChecksumError, HttpError, NonRetryableError
+            from google.api_core.exceptions import GoogleAPIError
+            from google.auth.exceptions import GoogleAuthError
+        except ImportError as error:
+            raise UserError(f"{self.remote} needs the extra gcs ({error}): ./launch.sh setup gcs") from None
+        of_gcsfs = (ChecksumError, HttpError, NonRetryableError)
+        of_others = (OSError, ValueError, RuntimeError, ClientError, GoogleAPIError, GoogleAuthError)
         try:
             yield
-        except ImportError as error:
-            raise UserError(f"{self.remote} needs a package ({error}): ./launch.sh setup gcs") from None
-        except Exception as error:  # each library below has its own
+        except (*of_gcsfs, *of_others) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise UserError(f"{self.remote} cannot be {what} ({reason})") from None
+            raise UserError(f"{self.remote} cannot be {verb} ({reason})") from None
 
 
-def _files(folder: epath.Path) -> list[str]:
-    """The names of all files below a folder, as paths relative to it; none where there is no folder."""
+def _files(folder: Any) -> list[str]:
+    """Returns the relative paths of all files below a directory, sorted; none if it does not exist."""
     if not folder.exists():
         return []
     names = []
@@ -103,10 +116,10 @@ def _files(folder: epath.Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def local_copy(path: epath.PathLike) -> Iterator[Mirror | None]:
-    """The copy of a folder on a bucket while it is in use; None for a folder that is local already.
+def local_copy(path: str | os.PathLike[str]) -> Iterator[Mirror | None]:
+    """Yields a temporary copy of a directory on a bucket, or None for a local directory.
 
-    What goes wrong with the copy is said of the folder on the bucket.
+    A UserError raised meanwhile names the directory on the bucket instead of the copy.
     """
     if not is_bucket(path):
         yield None

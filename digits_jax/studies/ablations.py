@@ -9,7 +9,7 @@ from digits_jax import cli
 from digits_jax.errors import UserError
 from digits_jax.pages import escape
 from digits_jax.runs.console import console
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 from digits_jax.studies.docs import DOCS
 from digits_jax.studies.report import Study, build_page, create_study, training_images, write_page
 from digits_jax.studies.results import FILE, read_file

@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from digits_jax.errors import UserError
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 
 DOCS = flags.DEFINE_string("docs", "docs", "folder of the pages, and of the data that they are made from")
 

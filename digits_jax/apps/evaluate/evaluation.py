@@ -8,7 +8,7 @@ from scipy import special
 
 from digits_jax.apps.evaluate.corruptions import CORRUPTIONS, Corruption
 from digits_jax.apps.evaluate.scores import Scores, Share, score, share
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import UserError
 from digits_jax.runs.ensemble import Ensemble
 from digits_jax.runs.trained_model import TrainedModel

@@ -11,12 +11,12 @@ from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
 from digits_jax.apps.evaluate.evaluation import Evaluation, Robustness, to_json
 from digits_jax.apps.evaluate.plots import plot_confusion, plot_reliability, plot_robustness
 from digits_jax.apps.evaluate.scores import Scores, Share
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.pages import digits_gallery, markdown_table, to_html
 from digits_jax.runs.console import percent
 from digits_jax.runs.ensemble import Ensemble
 from digits_jax.runs.trained_model import TrainedModel
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 
 _MOST_SHOWN = 500
 

@@ -15,14 +15,11 @@ from digits_jax import cli
 from digits_jax.apps.chosen_model import WORKDIR, chosen_model
 from digits_jax.apps.export.formats import FORMATS, write
 from digits_jax.apps.export.model_card import build_card
-from digits_jax.data import datasets
-from digits_jax.data.arrays import read_cache
+from digits_jax.data import cache_file, read_cache
 from digits_jax.errors import UserError
-from digits_jax.ops import compilation
 from digits_jax.runs.console import console
 from digits_jax.runs.trained_model import TrainedModel
-from digits_jax.storage import bucket
-from digits_jax.storage.disk import refusal, replace_text
+from digits_jax.storage import enable_compilation_cache, local_copy, replace_text, write_error
 
 TO = flags.DEFINE_enum("to", None, list(FORMATS), "the format: for JAX anywhere; for other runtimes; for NumPy")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the file; default: export in the workdir")
@@ -32,12 +29,12 @@ _NUM_RANDOM = 1000
 
 def main(argv: list[str]) -> None:
     format_name = cli.required("to", "onnx")
-    compilation.enable_cache()
+    enable_compilation_cache()
     model = chosen_model()
     images, what = _images(model)
     place = OUTPUT.value or epath.Path(WORKDIR.value) / "export"
     name = f"{model.config.model.name}-{model.run['config_hash']}-{model.step}.{format_name}"
-    with bucket.local_copy(place) as mirror:
+    with local_copy(place) as mirror:
         folder = mirror.local if mirror else Path(place)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +42,7 @@ def main(argv: list[str]) -> None:
             card = build_card(model, agreement, format_name=format_name, file_name=name, compared_on=what)
             replace_text(folder / f"{name}.md", card)
         except OSError as error:
-            raise UserError(f"{refusal(folder, error)}: give another, --output=FOLDER") from None
+            raise UserError(f"{write_error(folder, error)}: give another, --output=FOLDER") from None
         if mirror:
             mirror.push()
     console.print(
@@ -57,7 +54,7 @@ def main(argv: list[str]) -> None:
 def _images(model: TrainedModel) -> tuple[np.ndarray, str]:
     """What to compare on, and what it is; nothing is downloaded for it."""
     name = model.config.dataset.name
-    cached = read_cache(datasets.cache_file(name))
+    cached = read_cache(cache_file(name))
     if cached and cached[0].test_images.shape[1:] == model.image_shape:
         return cached[0].test_images, f"test images of {name}"
     # Blots, about as bright and as coarse as digits: sheer noise drives a model far from where it is used.

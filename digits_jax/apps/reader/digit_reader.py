@@ -22,9 +22,8 @@ from digits_jax.apps.reader.familiarity import Familiarity, with_features
 from digits_jax.apps.reader.ink import Box
 from digits_jax.apps.reader.strokes import scribbled_letters
 from digits_jax.errors import UserError
-from digits_jax.ops import compilation
 from digits_jax.runs.trained_model import TrainedModel, load_model
-from digits_jax.storage import bucket, disk
+from digits_jax.storage import MANIFEST, enable_compilation_cache, is_bucket, user_cache_dir
 
 _FORMAT = "1"  # of what is kept: changes with what is in it
 _DIGITS, _LETTERS = 20_000, 60  # training images, and scribbles of each letter, that familiarity is learned from
@@ -97,8 +96,8 @@ def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
     Raises:
       UserError, ConfigError: as of `load_model`; or the images that the model takes are of another shape.
     """
-    compilation.enable_cache()
-    file = None if bucket.is_bucket(workdir) else _kept_file(Path(workdir), checkpoint)
+    enable_compilation_cache()
+    file = None if is_bucket(workdir) else _kept_file(Path(workdir), checkpoint)
     if file is not None and (kept := _read_kept(file)):
         return kept
     model = load_model(workdir, checkpoint=checkpoint)
@@ -108,7 +107,7 @@ def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
     from digits_jax.data import datasets
 
     try:
-        images = datasets.load(model.config.dataset).split("train")[0]
+        images = datasets.load_configured(model.config.dataset).split("train")[0]
     except UserError as error:
         print(f"warning: what is no digit may go unnoticed, for want of the training images: {error}", file=sys.stderr)
         return DigitReader(model, None)
@@ -124,9 +123,9 @@ def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
 def _kept_file(workdir: Path, checkpoint: str) -> Path:
     """Its name is the hash of all that says which checkpoint is meant and what is in it."""
     described = hashlib.sha256(f"{_FORMAT} {checkpoint}\n".encode())
-    for path in [workdir / "run.json", *sorted(workdir.glob(f"checkpoints/*/{disk.MANIFEST}"))]:
+    for path in [workdir / "run.json", *sorted(workdir.glob(f"checkpoints/*/{MANIFEST}"))]:
         described.update(path.read_bytes() if path.exists() else b"")
-    return compilation.cache_folder() / "readers" / f"{described.hexdigest()[:16]}.npz"
+    return user_cache_dir() / "readers" / f"{described.hexdigest()[:16]}.npz"
 
 
 def _keep(file: Path, reader: DigitReader) -> None:

@@ -22,10 +22,9 @@ from rich.table import Table
 
 from digits_jax import cli
 from digits_jax.errors import ConfigError
-from digits_jax.ops import compilation
 from digits_jax.runs import console
 from digits_jax.runs.interrupts import Interrupted
-from digits_jax.storage.bucket import local_folder
+from digits_jax.storage import enable_compilation_cache, local_folder
 from digits_jax.studies.sweep import ray_executor
 from digits_jax.studies.sweep.definition import Sweep, load_sweep
 from digits_jax.studies.sweep.local_executor import Executor, run_tasks
@@ -92,7 +91,7 @@ def main(argv: list[str]) -> int:
     sweep = load_sweep(cli.required("sweep", "configs/sweeps/hidden_dropout.py"))
     shard, results = parse_shard(SHARD.value), local_folder("results", RESULTS.value)
     deadline = math.inf if BUDGET.value is None else time.time() + 60 * BUDGET.value
-    compilation.enable_cache()
+    enable_compilation_cache()
     tasks = create_tasks(sweep, results=results, runs=RUNS.value, shard=shard, source_dir=SOURCE.value)
     with EXECUTORS[EXECUTOR.value]() as executor:
         return train(sweep, tasks, executor, deadline=deadline)

@@ -20,11 +20,10 @@ import jax
 
 import digits_jax
 from digits_jax.errors import ConfigError, DivergedError, UserError
-from digits_jax.ops.compilation import num_cores
 from digits_jax.runs import console
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.workdir import GIT_REVISION, git_revision
-from digits_jax.storage.bucket import is_bucket
+from digits_jax.storage import is_bucket, num_cores
 from digits_jax.studies.sweep import ray_trial
 from digits_jax.studies.sweep.definition import Sweep
 from digits_jax.studies.sweep.local_executor import Executor

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, folders whose damage is noticed, and words for a disk that refuses."""
+"""Atomic writes, and SHA-256 manifests that reveal a corrupted directory."""
 
 import hashlib
 import os
@@ -9,46 +9,50 @@ MANIFEST = "SHA256SUMS"
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replaces a file whole: a process that ends meanwhile leaves the old one, never a half-written one.
+    """Writes a text file atomically, as `replace_bytes` does."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Writes a file atomically: a process that dies meanwhile leaves the old content, never part of the new.
 
     Raises:
-      OSError: it cannot be written; the old file is as it was, and nothing new takes room.
+      OSError: the file cannot be written. The old one is unchanged, and nothing is left beside it.
     """
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave an empty file under the new name
+            os.fsync(file.fileno())  # otherwise a power cut can leave an empty file under the new name
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def refusal(path: Path, error: OSError, *, needed: int = 0) -> str:
-    """Why a path cannot be written, in words: the reason, how many bytes are needed where that is known, and free."""
-    reason = error.strerror or str(error)
+def write_error(path: Path, error: OSError, *, needed: int = 0) -> str:
+    """Returns "PATH cannot be written (...)" with the error's reason, the bytes needed if known, and the free space."""
     try:
         free = f"{shutil.disk_usage(path if path.is_dir() else path.parent).free / 1e6:.1f} MB are free"
     except OSError:
         free = "the folder is gone"
-    room = f"{needed / 1e6:.1f} MB are needed, {free}" if needed else free
-    return f"{path} cannot be written ({reason}; {room})"
+    space = f"{needed / 1e6:.1f} MB are needed, {free}" if needed else free
+    return f"{path} cannot be written ({error.strerror or error}; {space})"
 
 
 def write_manifest(folder: Path) -> None:
-    """Writes SHA256SUMS of all files in a folder, last and at once: a folder without it is not whole.
+    """Writes `SHA256SUMS` of all files in a directory, atomically and last: without it, the directory is incomplete.
 
-    Its format is that of `sha256sum`: `sha256sum --check SHA256SUMS` in the folder checks it too. The first line is the
-    folder's own name, so that two folders cannot be taken for each other.
+    `sha256sum --check SHA256SUMS` in the directory checks it, too. The first line is the directory's own name, so that
+    a directory copied over another is detected.
     """
     sums = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
     replace_text(folder / MANIFEST, "".join([_title(folder), *sums]))
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a folder that `write_manifest` closed; None where it is as it was."""
+def find_damage(folder: Path) -> str | None:
+    """Returns how a directory differs from its manifest, or None if it does not."""
     try:
         title, *lines = (folder / MANIFEST).read_bytes().decode().splitlines(keepends=True)
         if title != _title(folder):
@@ -64,7 +68,7 @@ def damage(folder: Path) -> str | None:
         return f"it is incomplete: {MANIFEST} is missing"
     except (OSError, ValueError) as error:
         return f"it cannot be read ({error})"
-    return f"{changed} has another SHA-256 than {MANIFEST} says" if changed else None
+    return f"{changed} has another SHA-256 than in {MANIFEST}" if changed else None
 
 
 def _title(folder: Path) -> str:
@@ -78,5 +82,5 @@ def _files(folder: Path) -> list[str]:
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        os.fsync(file.fileno())  # what is vouched for has to be on the disk
+        os.fsync(file.fileno())  # the manifest must not vouch for bytes that are not on the disk yet
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,75 @@
+"""Steps of a run taken again one by one: where its numbers stop being finite."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from digits_jax import data, parallel
+from digits_jax.errors import DivergedError
+from digits_jax.experiment import Experiment, build
+from digits_jax.input_pipeline import Call, epoch_batches
+from digits_jax.metrics import Metrics
+from digits_jax.runs.checkpoint import Progress
+from digits_jax.runs.run import Run
+from digits_jax.train_step import TrainState, create_keys
+
+
+def build_single_steps(config: FrozenConfigDict, dataset: data.Dataset) -> Experiment:
+    """Builds a run's experiment with one step per compiled call, which leaves its bits alone."""
+    single = ConfigDict(config.to_dict())
+    single.execution.steps_per_call = 1
+    return build(FrozenConfigDict(single), dataset)
+
+
+def single_steps(experiment: Experiment, start: TrainState, *, last: int) -> Iterator[tuple[int, Call]]:
+    """Yields the steps that a run takes from a state on, each as a call, with its number.
+
+    Args:
+      experiment: from `build_single_steps`.
+      start: the state before the first of them.
+      last: the number of the step before which they end.
+    """
+    step = int(start.step)
+    order_key = create_keys(start.seed).order
+    while step < last:
+        epoch = step // experiment.steps_per_epoch
+        size = {"num_examples": experiment.pipeline.num_examples, "batch_size": experiment.config.batch_size}
+        batches = parallel.stack([epoch_batches(order_key, epoch, **size)])
+        for call in experiment.pipeline.calls(batches, first_step=step - epoch * experiment.steps_per_epoch):
+            if step == last:
+                return
+            yield step, call
+            step += 1
+
+
+def largest_parameter(state: TrainState) -> float:
+    """Returns the largest absolute value of a parameter."""
+    return float(jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(state.params)]).max())
+
+
+def diagnose(run: Run, progress: Progress) -> DivergedError:
+    """Takes the steps since the latest checkpoint again, and names the first whose numbers are not finite.
+
+    Args:
+      run: the run.
+      progress: how far it is, with a loss or a parameter that is not finite.
+    """
+    experiment = build_single_steps(run.config, run.dataset)
+    start = run.restore(experiment.create_state(np.uint32(run.config.seed)))
+    # A copy, because the steps are given their state's memory.
+    state, zero = parallel.stack([(jax.tree.map(jnp.copy, start.state), Metrics.zero())])
+    what = "the loss is not finite"
+    for step, call in single_steps(experiment, start.state, last=progress.step):
+        state, metrics = experiment.train_steps(state, zero, *call)
+        quantities = {"the loss": metrics.compute("train")["train/loss"], "a parameter": largest_parameter(state)}
+        if wrong := [f"{name} is {value}" for name, value in quantities.items() if not np.isfinite(value)]:
+            what = f"{wrong[0]} at step {step} (learning rate {float(experiment.schedule(step)):g})"
+            break
+    first = max(start.step, progress.step - 2 * run.config.execution.steps_per_call)
+    return DivergedError(
+        f"{what}; the checkpoint of step {start.step} is kept, and this shows each step: "
+        f"python -m digits_jax.apps.replay {run.path} --steps={first}:{progress.step}"
+    )

@@ -1,0 +1,99 @@
+"""What identifies a run: its config's hash, and its config as recorded, under the field names of its time."""
+
+import hashlib
+import json
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from digits_jax.config import FIELDS, SAME_BITS, get_config, validate
+from digits_jax.errors import ConfigError
+
+def config_hash(config: FrozenConfigDict) -> str:
+    """Returns eight hexadecimal digits that name a resolved config.
+
+    They depend on the fields that differ from their defaults only, so that a field that is declared later renames no
+    finished run, and not on fields that leave a run's bits alone.
+    """
+    defaults = get_config().to_dict()
+    changed = [(name, value) for name, value, _ in differences(config.to_dict(), defaults) if name not in SAME_BITS]
+    return hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]
+
+
+def to_json(config: FrozenConfigDict) -> str:
+    """Returns a config as JSON with sorted keys."""
+    return json.dumps(config.to_dict(), sort_keys=True)
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Returns the leaves in which two nested dictionaries differ, as (dotted name, our value, their value)."""
+    found = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append((f"{prefix}{key}", a, b))
+    return found
+
+
+_RENAMED_FIELDS = {
+    "test_views": "test_time_augmentation", "dataset.feed": "execution.images_on", "model.conv": "execution.kernels",
+    **{name: f"execution.{name}" for name in ("steps_per_call", "microbatch_size", "seeds_at_once")},
+}  # fmt: skip
+_RENAMED_VALUES = {("test_time_augmentation", "one"): "none", ("schedule", "linear"): "triangle"}
+_REMOVED_FIELDS = {"model.bn_groups": 1}  # with the only value that can still be computed
+
+
+def upgrade(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a recorded config, nested, with today's names and the defaults of fields that were declared since.
+
+    Raises:
+      ConfigError: it has a field that is unknown, or of another type.
+    """
+    config = get_config()
+    for old, value in _flatten(recorded).items():
+        name = _RENAMED_FIELDS.get(old, old)
+        value = _RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
+        if old in _REMOVED_FIELDS and value == _REMOVED_FIELDS[old]:
+            continue
+        try:
+            if name not in FIELDS:
+                raise KeyError(f"unknown field {name!r}")
+            config.update_from_flattened_dict({name: value})
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(f"the recorded config does not fit: {' '.join(str(error).split())}") from None
+    return config.to_dict()
+
+
+def from_recorded(recorded: Mapping[str, Any]) -> FrozenConfigDict:
+    """Returns the resolved config that a `run.json` or `result.json` holds.
+
+    Raises:
+      ConfigError: a field is unknown, or out of bounds.
+    """
+    config = ConfigDict(upgrade(recorded))
+    validate(config)
+    return FrozenConfigDict(config)
+
+
+def differences_to_recorded(config: FrozenConfigDict, recorded: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Returns the differences to a recorded config in fields that decide a run's bits; see `differences`."""
+    found = differences(config.to_dict(), upgrade(recorded), "config.")
+    return [row for row in found if row[0].removeprefix("config.") not in SAME_BITS]
+
+
+def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves by dotted name, with tuples for the lists that JSON makes of them."""
+    leaves: dict[str, Any] = {}
+    for key, value in nested.items():
+        leaves |= (
+            _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": _tuples(value)}
+        )
+    return leaves
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
