@@ -15,8 +15,8 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
+from digits_jax import data
 from digits_jax.config import get_config, resolve
-from digits_jax.data import datasets
 from digits_jax.evaluate import evaluate
 from digits_jax.experiment import build
 from digits_jax.metrics import Metrics
@@ -56,7 +56,7 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of prepared data that the whole session shares: no test is the first, which would say so on stderr."""
     folder = tmp_path_factory.mktemp("data")
-    datasets.load_configured(_small_config(folder).dataset)
+    data.load_configured(_small_config(folder).dataset)
     return folder
 
 
@@ -98,7 +98,7 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = _small_config(data_dir)
     config.model.update(name="vgg", widths=((4,), (4,)), hidden_width=8, batch_norm="after", bn_momentum=0.0)
     config.epochs = (1, 2)
-    dataset = datasets.load_configured(config.dataset)
+    dataset = data.load_configured(config.dataset)
     resolved = resolve(config, dataset)
     experiment = build(resolved, dataset)
     shapes = jax.eval_shape(experiment.create_state, np.uint32(0))
@@ -125,8 +125,8 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small_dataset(small_config: ConfigDict) -> datasets.Dataset:
-    return datasets.load_configured(small_config.dataset)
+def small_dataset(small_config: ConfigDict) -> data.Dataset:
+    return data.load_configured(small_config.dataset)
 
 
 @pytest.fixture

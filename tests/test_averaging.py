@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import load_model
 from digits_jax.config import resolve
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.evaluate import create_statistics_model, estimate_batch_stats
 from digits_jax.experiment import build
 from digits_jax.optimizer import average_weights

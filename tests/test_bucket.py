@@ -13,8 +13,7 @@ from etils import epath
 from gcp_storage_emulator.server import create_server
 from ml_collections import ConfigDict
 
-from digits_jax import load_model
-from digits_jax.data import datasets
+from digits_jax import data, load_model
 from digits_jax.errors import UserError
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.storage import Mirror
@@ -132,7 +131,7 @@ def test_a_bucket_without_the_extra(small_config: ConfigDict, tmp_path: Path, mo
     small_config.dataset.data_dir = "gs://digits/data"
     monkeypatch.setitem(sys.modules, "gcsfs.retry", None)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for use in (lambda: datasets.load_configured(small_config.dataset), lambda: load_model("gs://digits/trained")):
+    for use in (lambda: data.load_configured(small_config.dataset), lambda: load_model("gs://digits/trained")):
         with pytest.raises(
             UserError, match=r"^gs://digits/[^\n]* needs the extra gcs \([^\n]*\): ./launch.sh setup gcs$"
         ):
@@ -145,10 +144,10 @@ def test_data_on_a_bucket_are_left_there_and_found_there(
 ) -> None:
     small_config.dataset.data_dir = "gs://digits/data/"
     monkeypatch.setenv("HOME", str(tmp_path / "one"))
-    first = datasets.load_configured(small_config.dataset)
+    first = data.load_configured(small_config.dataset)
     monkeypatch.setenv("HOME", str(tmp_path / "other"))
     monkeypatch.setattr("digits_jax.data.tfds_store.prepare", None)  # is not called again
-    second = datasets.load_configured(small_config.dataset)
+    second = data.load_configured(small_config.dataset)
     assert second.sha256 == first.sha256
     assert second.folder.is_relative_to(tmp_path / "other")
 

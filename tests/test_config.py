@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import config as config_lib
 from digits_jax.config import get_config
-from digits_jax.data.arrays import Arrays
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Arrays, Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs import identity
 from digits_jax.runs.identity import differences_to_recorded, from_recorded

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from digits_jax import data
 from digits_jax.config import ARGUMENTS, get_config, load_config, resolve, validate
-from digits_jax.data import datasets
 from digits_jax.errors import ConfigError
 from digits_jax.experiment import build
 from digits_jax.input_pipeline import Examples
@@ -51,7 +51,7 @@ def test_config_takes_one_step(name: str, data_dir: Path) -> None:
     config.batch_size = 64
     if name != "bn_dropout":
         config.execution.kernels = "lax"  # is traced and compiled in a fraction of the time
-    dataset = datasets.load(config.dataset)
+    dataset = data.load_configured(config.dataset)
     experiment = build(resolve(config, dataset), dataset)
     examples = Examples(jnp.asarray(dataset.arrays.train_images[:4]), jnp.arange(4))
     batches = jnp.arange(4)[None]  # four images, so that compiling is all that takes time

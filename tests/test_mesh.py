@@ -13,10 +13,9 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from digits_jax import models, train_step
+from digits_jax import data, models, train_step
 from digits_jax.augment import create_augment
 from digits_jax.config import get_config
-from digits_jax.data import datasets
 from digits_jax.evaluate import make_eval_steps
 from digits_jax.input_pipeline import Examples
 from digits_jax.losses import create_loss
@@ -38,7 +37,7 @@ def create(config: ConfigDict) -> tuple[Recipe, TrainState]:
 
 def real_examples(small_config: ConfigDict, count: int) -> Examples:
     small_config.dataset.train_examples = count
-    arrays = datasets.load_configured(small_config.dataset).arrays
+    arrays = data.load_configured(small_config.dataset).arrays
     return Examples(jnp.asarray(arrays.train_images), jnp.asarray(arrays.train_labels))
 
 

@@ -139,7 +139,7 @@ def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch,
     def nowhere(_: object) -> None:
         raise UserError("they are nowhere")
 
-    monkeypatch.setattr("digits_jax.data.datasets.load", nowhere)
+    monkeypatch.setattr("digits_jax.data.load_configured", nowhere)
     reader = load_reader(str(run), checkpoint="best")
     assert (
         "warning: what is no digit may go unnoticed, for want of the training images: they" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import input_pipeline, load_model, train
 from digits_jax.config import resolve
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import UserError
 from digits_jax.experiment import build
 from digits_jax.metrics import Metrics

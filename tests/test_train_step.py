@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from digits_jax import models, ops, train_step
 from digits_jax.augment import identity
 from digits_jax.config import get_config
-from digits_jax.data.datasets import DATASETS, Dataset
+from digits_jax.data import DATASETS, Dataset
 from digits_jax.evaluate import make_eval_steps
 from digits_jax.input_pipeline import Examples
 from digits_jax.metrics import Metrics

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import load_model
 from digits_jax.augment import average_over_versions, shifts
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.train import train_and_evaluate
 

@@ -14,12 +14,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from digits_jax import cli
+from digits_jax import cli, data, storage
 from digits_jax.apps import speed
 from digits_jax.config import load_config
-from digits_jax.data import datasets, tfds_store
-from digits_jax.data.arrays import read_cache
-from digits_jax.ops import compilation
+from digits_jax.data import read_cache
 from digits_jax.runs.console import console
 from digits_jax.runs.workdir import describe_machine
 
@@ -65,7 +63,7 @@ def check_precision() -> Iterator[Finding]:
 
 
 def check_disk() -> Iterator[Finding]:
-    for what, folder in (("data", datasets.data_dir(None)), ("runs", Path("runs").absolute())):
+    for what, folder in (("data", data.resolve_data_dir()), ("runs", Path("runs").absolute())):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
         remedy = "" if free > _ENOUGH_DISK else f"make room for {_ENOUGH_DISK / 1e6:.0f} MB"
@@ -75,15 +73,15 @@ def check_disk() -> Iterator[Finding]:
 def check_data() -> Iterator[Finding]:
     """Lists the prepared data sets, and verifies the hash of their cached arrays."""
     absent = []
-    for name in datasets.DATASETS:
-        cache = datasets.cache_file(name)
+    for name in data.DATASETS:
+        cache = data.cache_file(name)
         prepared = cache.parent
         if cached := read_cache(cache):
             sizes = f"{len(cached[0].train_labels):,} + {len(cached[0].test_labels):,} images"
             yield Finding(name, f"{prepared}: {sizes}, verified")
         elif cache.exists():
             yield Finding(name, f"{cache} is corrupted", f"prepare it again: python -m digits_jax.data --name={name}")
-        elif tfds_store.is_prepared(prepared):
+        elif data.is_prepared(prepared):
             yield Finding(name, f"{prepared}: prepared, decoded by the first run")
         else:
             absent.append(name)
@@ -125,7 +123,7 @@ CHECKS = (check_versions, check_devices, check_precision, check_disk, check_data
 
 
 def main(argv: list[str]) -> int:
-    compilation.enable_cache()
+    storage.enable_compilation_cache()
     failed = 0
     for check in CHECKS:
         for finding in check():

@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import input_pipeline, parallel
 from digits_jax.config import resolve
-from digits_jax.data.arrays import Arrays
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Arrays, Dataset
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import create_keys

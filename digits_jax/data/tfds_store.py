@@ -33,7 +33,7 @@ def prepare(root: Path, name: str, spec: DatasetSpec, arrays: Arrays) -> None:
     label = tfds.features.ClassLabel(num_classes=spec.num_classes)
 
     # Unregistered, because TFDS itself has a builder named "mnist".
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS is untyped
         VERSION = tfds.core.Version(spec.version)
 
         def _info(self) -> Any:

@@ -1,9 +1,9 @@
 """A run's directory: checkpoints, metadata and results, metric writers, console output, signals, trained models."""
 
 from digits_jax.runs.checkpoint import Progress
-from digits_jax.runs.history import Row
 from digits_jax.runs.console import announce, show_epoch, show_results
 from digits_jax.runs.diagnosis import diagnose
+from digits_jax.runs.history import Row
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.profiling import StepProfiler
 from digits_jax.runs.run import Run, open_runs

@@ -88,7 +88,7 @@ class Checkpoints:
         self._remove_leftovers()
         steps = sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
         for step in steps:
-            wrong = storage.damage(self._folder / str(step))
+            wrong = storage.find_damage(self._folder / str(step))
             if wrong:
                 self._set_aside(step, wrong)
         # A run saves its state at step 0. Where only that one is damaged, nothing has been trained yet.
@@ -110,7 +110,7 @@ class Checkpoints:
             place = next(path for n in range(1, 1_000) if not (path := damaged / f"{step}-{n}").exists())
             os.replace(self._folder / str(step), place)
         except OSError as error:
-            raise UserError(storage.refusal(damaged, error)) from None
+            raise UserError(storage.write_error(damaged, error)) from None
         self.set_aside.append(f"the checkpoint of step {step} is corrupted ({wrong}) and is now {place}")
 
     def save(self, progress: Progress, *, best: int | None) -> None:
@@ -153,7 +153,8 @@ class Checkpoints:
                 error = OSError(int(code[1]), os.strerror(int(code[1])))
             self._remove_leftovers()  # they would keep the disk full
             raise UserError(
-                f"the checkpoint of step {step} is not saved: {storage.refusal(self._folder, error, needed=needed)}; "
+                f"the checkpoint of step {step} is not saved: "
+                f"{storage.write_error(self._folder, error, needed=needed)}; "
                 "earlier ones are intact: make room, then start the same command again"
             ) from None
 

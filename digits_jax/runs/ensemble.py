@@ -56,8 +56,10 @@ class Ensemble:
         return np.log(self.predict(images) + np.finfo(np.float32).tiny)
 
 
-def load(workdir: PathLike, *, checkpoint: str = "best", test_time_augmentation: str | None = None) -> TrainedModel | Ensemble:
-    """Loads a run's model, or the ensemble of a directory with one run per seed (`--config.num_seeds=5 --workdir=...`).
+def load(
+    workdir: PathLike, *, checkpoint: str = "best", test_time_augmentation: str | None = None
+) -> TrainedModel | Ensemble:
+    """Loads a run's model, or the ensemble of a directory with one run per seed (`--config.num_seeds=5`).
 
     Args:
       workdir: the directory of a run, or of runs in `seed0`, `seed1`, ...
@@ -67,7 +69,7 @@ def load(workdir: PathLike, *, checkpoint: str = "best", test_time_augmentation:
       UserError, ConfigError: as `load_model`; or the members do not form an ensemble.
     """
     options: dict[str, Any] = {"checkpoint": checkpoint, "test_time_augmentation": test_time_augmentation}
-    runs = sorted(storage.path(workdir).glob("seed*/run.json"))
+    runs = sorted(storage.open_path(workdir).glob("seed*/run.json"))
     if not runs:
         return load_model(workdir, **options)
     try:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax.config import FIELDS, SAME_BITS, get_config, validate
 from digits_jax.errors import ConfigError
+
 
 def config_hash(config: FrozenConfigDict) -> str:
     """Returns eight hexadecimal digits that name a resolved config.

@@ -13,12 +13,10 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from digits_jax import data, parallel, storage
-from digits_jax.runs.identity import config_hash
 from digits_jax.errors import UserError
 from digits_jax.evaluate import Scores
-from digits_jax.runs.history import best_row, score_key
 from digits_jax.runs.checkpoint import Checkpoints, Progress
-from digits_jax.runs.history import Row
+from digits_jax.runs.history import Row, best_row, score_key
 from digits_jax.runs.workdir import Workdir
 from digits_jax.runs.writers import Writer, create_writers
 from digits_jax.storage import PathLike
@@ -150,8 +148,8 @@ class Run:
         if latest is None:
             if self.folder.has_metrics:
                 raise UserError(
-                    f"{self.folder.metrics_file} has epochs but {self.folder.checkpoints} no checkpoint to resume from; "
-                    f"to train from the beginning, remove {self.folder.path}"
+                    f"{self.folder.metrics_file} has epochs but {self.folder.checkpoints} no checkpoint to resume "
+                    f"from; to train from the beginning, remove {self.folder.path}"
                 )
             self._checkpoints.save(start, best=None)
             return start
@@ -196,7 +194,7 @@ class Run:
                 try:
                     writer.write(rows)
                 except OSError as error:
-                    refusal = storage.refusal(self.folder.path, error, needed=len(json.dumps(rows)))
+                    refusal = storage.write_error(self.folder.path, error, needed=len(json.dumps(rows)))
                     raise UserError(
                         f"the metrics are not saved: {refusal}; checkpoints are intact: make room, then start the same "
                         "command again"

@@ -17,9 +17,9 @@ from ml_collections import FrozenConfigDict
 from digits_jax import ops, storage
 from digits_jax.augment import average_over_versions
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.runs.history import best_row, score_key
 from digits_jax.models import create_model
 from digits_jax.optimizer import averaged_params
+from digits_jax.runs.history import best_row, score_key
 from digits_jax.runs.identity import from_recorded, upgrade
 from digits_jax.runs.workdir import Workdir
 from digits_jax.storage import PathLike
@@ -74,7 +74,9 @@ class TrainedModel:
         """
         module = create_model(self.config.model, self.num_classes)
         name = test_time_augmentation or self.config.test_time_augmentation
-        return lambda variables, images: average_over_versions(partial(module.apply, variables, train=False), name)(images)
+        return lambda variables, images: average_over_versions(partial(module.apply, variables, train=False), name)(
+            images
+        )
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each class.
@@ -176,7 +178,7 @@ def _read(checkpoints: Path, step: int, *items: str) -> Any:
     """Restores items, "arrays" and "history", of a checkpoint that is as it was written."""
     import orbax.checkpoint as ocp  # late: a command that has cached the model starts without it
 
-    wrong = storage.damage(checkpoints / str(step))
+    wrong = storage.find_damage(checkpoints / str(step))
     if wrong:
         raise UserError(f"the checkpoint of step {step} in {checkpoints} is corrupted ({wrong}): choose another")
     handler = ocp.CompositeCheckpointHandler(

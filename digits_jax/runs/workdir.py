@@ -15,10 +15,9 @@ from ml_collections import FrozenConfigDict
 
 import digits_jax
 from digits_jax import storage
-from digits_jax.runs.identity import config_hash, differences, to_json
 from digits_jax.data import Dataset
 from digits_jax.errors import InUseError, UserError
-from digits_jax.runs.identity import differences_to_recorded
+from digits_jax.runs.identity import config_hash, differences, differences_to_recorded, to_json
 from digits_jax.storage import num_cores, replace_text
 
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
@@ -133,7 +132,7 @@ class Workdir:
         return [f"{', '.join(changed)}: from here on, the run may not be bit-identical to an uninterrupted one"]
 
     def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"the workdir {storage.refusal(self.path, error)}: give another, --workdir=DIR")
+        return UserError(f"the workdir {storage.write_error(self.path, error)}: give another, --workdir=DIR")
 
     def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
         for field, ours, theirs in differences_to_run(config, dataset, self.read_run()):

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from ml_collections import FrozenConfigDict
 
-from digits_jax.storage.disk import replace_text
-from digits_jax.runs.identity import config_hash
 from digits_jax.errors import UserError
+from digits_jax.runs.identity import config_hash
 from digits_jax.runs.workdir import Workdir
+from digits_jax.storage import replace_text
 
 
 class Writer(Protocol):
@@ -85,7 +85,7 @@ class WandbWriter:
 
 
 def create_writers(folder: Workdir, config: FrozenConfigDict, *, name: str, wandb_project: str | None) -> list[Writer]:
-    """Creates the writers of a run: TensorBoard if tensorboardX is installed, Weights & Biases if a project is given."""
+    """Creates a run's writers: TensorBoard if tensorboardX is installed, Weights & Biases if a project is given."""
     writers: list[Writer] = [JsonlWriter(folder.metrics_file)]
     if importlib.util.find_spec("tensorboardX"):
         writers.append(TensorBoardWriter(folder.tensorboard, config.to_dict()))

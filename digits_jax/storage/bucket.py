@@ -14,10 +14,27 @@ from typing import Any
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.storage.files import MANIFEST
 
+PathLike = str | os.PathLike[str]
 
-def is_bucket(path: str | os.PathLike[str]) -> bool:
+
+def is_bucket(path: PathLike) -> bool:
     """Returns True for a path on a bucket."""
     return str(path).startswith("gs://")
+
+
+def open_path(path: PathLike) -> Any:
+    """Returns a path object: a `pathlib.Path`, or for a bucket one with the same methods.
+
+    Raises:
+      UserError: it is on a bucket, and the extra `gcs` is missing.
+    """
+    if not is_bucket(path):
+        return Path(path)
+    try:
+        from etils import epath  # late: only the extra `gcs` declares it
+    except ImportError as error:
+        raise UserError(f"{path} needs the extra gcs ({error}): ./launch.sh setup gcs") from None
+    return epath.Path(path)
 
 
 def local_folder(flag: str, path: str) -> Path:
@@ -41,7 +58,7 @@ class Mirror:
     All methods raise a UserError if the bucket cannot be used.
     """
 
-    def __init__(self, remote: str | os.PathLike[str], local: Path) -> None:
+    def __init__(self, remote: PathLike, local: Path) -> None:
         self.local = local
         self.remote = str(remote)
         with self._explained("opened"):
@@ -116,7 +133,7 @@ def _files(folder: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def local_copy(path: str | os.PathLike[str]) -> Iterator[Mirror | None]:
+def local_copy(path: PathLike) -> Iterator[Mirror | None]:
     """Yields a temporary copy of a directory on a bucket, or None for a local directory.
 
     A UserError raised meanwhile names the directory on the bucket instead of the copy.

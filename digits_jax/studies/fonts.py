@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from digits_jax import cli
+from digits_jax import cli, data
 from digits_jax.apps.chosen_model import CHECKPOINT, WORKDIR
 from digits_jax.apps.reader.digit_reader import DigitReader, Reading, load_reader
 from digits_jax.apps.reader.pictures import to_pixels
-from digits_jax.data import datasets
 from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 from digits_jax.studies.docs import DOCS, replace_section
 from digits_jax.studies.renderings import DIGIT_SHAPED, FONTS, HANDWRITING, OTHERS, digits_of, letters_of, others_of
 
@@ -55,7 +54,7 @@ def measure(reader: DigitReader) -> dict[str, Any]:
     others = {kind: others_of(kind) for kind in OTHERS}
     for picture, letter in (pair for font in FONTS for pair in letters_of(font)):
         others.setdefault("letter shaped like a digit" if letter in DIGIT_SHAPED else "letter", []).append(picture)
-    images, labels = datasets.load(reader.model.config.dataset).split("test")
+    images, labels = data.load_configured(reader.model.config.dataset).split("test")
     images = images[..., 0]
     probabilities, strange = reader.answers(images)
     correct = int((probabilities.argmax(axis=1) == labels).sum())

@@ -23,7 +23,7 @@ from typing import Any
 import filelock
 
 from digits_jax.errors import UserError
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 from digits_jax.studies.sweep import Sweep
 
 FILE = "results.jsonl"

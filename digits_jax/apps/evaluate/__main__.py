@@ -14,19 +14,16 @@ from etils import epath
 from rich.progress import track
 from rich.table import Table
 
-from digits_jax import cli, views
+from digits_jax import cli, data, storage, views
 from digits_jax.apps.chosen_model import WORKDIR, chosen_models
 from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
 from digits_jax.apps.evaluate.evaluation import Cases, Evaluation, evaluate
 from digits_jax.apps.evaluate.page import class_rows, interval, write
 from digits_jax.config import get_config
-from digits_jax.data import datasets
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.ops import compilation
 from digits_jax.runs.console import console, percent, warn
 from digits_jax.storage import bucket
-from digits_jax.storage.disk import refusal
 
 DATASET = flags.DEFINE_string("dataset", None, "whose test images; default: those of the data it was trained on")
 SOURCE_DIR = flags.DEFINE_string("source_dir", None, "folder with its original IDX files, where it is not prepared yet")
@@ -35,7 +32,7 @@ OUTPUT = flags.DEFINE_string("output", None, "folder for what is found; default:
 
 
 def main(argv: list[str]) -> None:
-    compilation.enable_cache()
+    storage.enable_compilation_cache()
     model = chosen_models(views=VIEWS.value)
     dataset = _load(DATASET.value or model.config.dataset.name)
     trained_on = model.run["dataset"]
@@ -48,7 +45,7 @@ def main(argv: list[str]) -> None:
         try:
             write(evaluation, model, dataset, folder)
         except OSError as error:
-            raise UserError(f"{refusal(folder, error)}: give another, --output=FOLDER") from None
+            raise UserError(f"{write_error(folder, error)}: give another, --output=FOLDER") from None
         if mirror:
             mirror.push()
     show(evaluation)
@@ -56,11 +53,11 @@ def main(argv: list[str]) -> None:
 
 
 def _load(name: str) -> Dataset:
-    if name not in datasets.DATASETS:
-        raise ConfigError(f"--dataset is {name!r}: expected one of {', '.join(datasets.DATASETS)}")
+    if name not in data.DATASETS:
+        raise ConfigError(f"--dataset is {name!r}: expected one of {', '.join(data.DATASETS)}")
     dataset_config = get_config().dataset
     dataset_config.name, dataset_config.source_dir = name, SOURCE_DIR.value
-    return datasets.load(dataset_config)
+    return data.load_configured(dataset_config)
 
 
 def _progress_bar(cases: Cases) -> Cases:

@@ -2,9 +2,9 @@
 
 import json
 
+from digits_jax import data
 from digits_jax.apps.evaluate.scores import share
 from digits_jax.apps.export.formats import FORMATS, TOLERANCE, Agreement
-from digits_jax.data import datasets
 from digits_jax.pages import markdown_table
 from digits_jax.runs.console import percent
 from digits_jax.runs.history import score_key
@@ -31,7 +31,7 @@ def build_card(model: TrainedModel, agreement: Agreement, *, format_name: str, f
         ("machine", f"{', '.join(run['devices'])}; {run['cores']} cores of {run['cpu'] or 'an unknown processor'}"),
         ("versions", ", ".join(f"{package} {version}" for package, version in run["versions"].items())),
     )
-    description = " ".join((datasets.DATASETS[name].description or "").split())
+    description = " ".join((data.DATASETS[name].description or "").split())
     sections = [
         f"# {config.model.name} trained on {name}",
         f"`{file_name}`: which of {model.num_classes} classes a picture shows, by a model of digits_jax.",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from digits_jax import ops
+from digits_jax import data, ops
 from digits_jax.apps.reader import familiarity
 from digits_jax.apps.reader.digit_images import SIZE, find_digits
 from digits_jax.apps.reader.familiarity import Familiarity, with_features
@@ -104,10 +104,9 @@ def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
     if model.image_shape != (SIZE, SIZE, 1):
         height, width, channels = model.image_shape
         raise UserError(f"{workdir} takes images of {height}x{width}x{channels}: expected a run on images of 28x28x1")
-    from digits_jax.data import datasets
 
     try:
-        images = datasets.load_configured(model.config.dataset).split("train")[0]
+        images = data.load_configured(model.config.dataset).split("train")[0]
     except UserError as error:
         print(f"warning: what is no digit may go unnoticed, for want of the training images: {error}", file=sys.stderr)
         return DigitReader(model, None)

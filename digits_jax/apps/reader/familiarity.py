@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from digits_jax.ops import compilation
+from digits_jax import ops
 from digits_jax.runs.trained_model import TrainedModel
 
 _FALSE_WARNINGS = 0.01  # share of training images that are beyond each of the two limits
@@ -87,7 +87,7 @@ def with_features(model: TrainedModel, *, part_size: int = 64) -> Callable[[np.n
     """
     logits_of = model.function(test_time_augmentation="none")  # the features are those of one view
 
-    @compilation.jit
+    @ops.jit
     def answer(variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         inputs = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from digits_jax import cli
 from digits_jax.runs.console import console
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 from digits_jax.studies.accuracy.page import plot_points, read_data, sections
 from digits_jax.studies.docs import DOCS, with_sections
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import augment
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
-from digits_jax.ops.compilation import num_cores
 from digits_jax.optimizer import create_schedule, steps_per_epoch
+from digits_jax.storage import num_cores
 
 _MOMENTA = {"sgd": 0.0, "nesterov": 0.9}
 

@@ -16,10 +16,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import cli
+from digits_jax import cli, storage
 from digits_jax.apps.speed import random_dataset, time_in_turns, training_pass
-from digits_jax.data.datasets import Dataset
-from digits_jax.ops import compilation
+from digits_jax.data import Dataset
 from digits_jax.runs import console
 from digits_jax.studies.benchmark import measure, pytorch
 from digits_jax.studies.benchmark.measure import Case
@@ -70,7 +69,7 @@ def race(sides: Mapping[str, TrainSeed], *, seeds: int) -> dict[str, dict[str, A
 
 
 def main(argv: list[str]) -> None:
-    compilation.enable_cache()
+    storage.enable_compilation_cache()
     runs = [(run, data) for run, data in plan(load_sweep(_SWEEP)) if run.seed == 0]
     sides: dict[str, TrainSeed] = {}
     for run, data in runs:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import ops
 from digits_jax.apps.speed import Pass
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.models import normalize
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from digits_jax import cli
-from digits_jax.data import datasets
+from digits_jax import cli, data
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs.console import console
 from digits_jax.studies.report import build_page, create_study, gallery, write_page
@@ -36,7 +35,7 @@ def main(argv: list[str]) -> None:
 def _pictures(results: list[Result]) -> str:
     """Returns the gallery of misclassified images; empty if this machine does not have the data."""
     try:
-        dataset = datasets.load(ConfigDict(results[0]["config"]["dataset"]))
+        dataset = data.load_configured(ConfigDict(results[0]["config"]["dataset"]))
     except UserError as error:
         console.print(f"no pictures of digits: {error}")
         return ""

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from digits_jax.data.arrays import Arrays
+from digits_jax.data import Arrays
 from digits_jax.errors import UserError
 from digits_jax.pages import code, digits_gallery, escape, markdown_table, to_html
 from digits_jax.runs.console import duration
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 from digits_jax.studies.report.plots import plot_curves, plot_differences
 from digits_jax.studies.report.statistics import (
     MAX_SEEDS,

@@ -10,7 +10,7 @@ from absl import flags
 
 from digits_jax import cli
 from digits_jax.runs.console import console
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 from digits_jax.studies.docs import DOCS, with_sections
 from digits_jax.studies.reproduce import EXPERIMENTS
 from digits_jax.studies.reproduce.page import PROTOCOLS, read_data, readme_section, sections

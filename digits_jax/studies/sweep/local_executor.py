@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from digits_jax import cli, train
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import DivergedError
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.studies.results import Result, read_result

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import cli
+from digits_jax import cli, data
 from digits_jax.config import load_config, resolve, validate
-from digits_jax.data import datasets
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.runs.identity import config_hash
 from digits_jax.studies.sweep.definition import Sweep, call
@@ -38,7 +37,7 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRu
       ConfigError: a variant sets an unknown field or an invalid value, or two variants are the same config.
       UserError: the data cannot be loaded.
     """
-    load = functools.cache(datasets.load)
+    load = functools.cache(data.load_configured)
     planned: list[tuple[PlannedRun, Dataset]] = []
     variants: dict[str, str] = {}  # by hash
     num_seeds = {name: variant.get("num_seeds", sweep.num_seeds) for name, variant in sweep.variants.items()}

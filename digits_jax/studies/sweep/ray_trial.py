@@ -16,10 +16,9 @@ import filelock
 from etils import epath
 from ml_collections import FrozenConfigDict
 
-from digits_jax.data import datasets
-from digits_jax.data.datasets import Dataset
+from digits_jax import data, storage
+from digits_jax.data import Dataset
 from digits_jax.errors import InUseError, UserError
-from digits_jax.ops import compilation
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.studies.sweep.local_executor import train_group
 from digits_jax.studies.sweep.plan import PlannedRun
@@ -69,7 +68,7 @@ def train(trial: Trial, report: Callable[[str], None]) -> Outcome:
             with contextlib.suppress(OSError):
                 os.chdir(trial.start)
             pin_to_cores(trial.cores)
-            compilation.enable_cache()
+            storage.enable_compilation_cache()
             dataset = _load(trial.runs[0].source)
             if dataset.sha256 != trial.sha256:
                 raise UserError(
@@ -85,7 +84,7 @@ def train(trial: Trial, report: Callable[[str], None]) -> Outcome:
 
 @functools.cache
 def _load(source: FrozenConfigDict) -> Dataset:
-    return datasets.load(source)
+    return data.load_configured(source)
 
 
 def _train_when_free(trial: Trial, dataset: Dataset, report: Callable[[str], None]) -> list[dict[str, Any]]:

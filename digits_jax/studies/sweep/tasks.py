@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from digits_jax import input_pipeline, parallel
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
