@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from digits_jax.apps import demo
-from digits_jax.apps.reader.digit_images import find_digits
-from digits_jax.apps.reader.digit_reader import Reading
+from digits_jax.apps.reader import Reading, find_digits
 from digits_jax.studies.drawings import draw
 
 if TYPE_CHECKING:
@@ -74,18 +73,18 @@ def test_the_page_loads_nothing_from_elsewhere(client: "FlaskClient") -> None:
 @pytest.mark.parametrize(
     ("headers", "body", "status", "message"),
     [
-        ({"Host": "evil.example:8501"}, b"", 403, "This server has another name."),
-        ({"Host": "127.0.0.1.evil.example"}, b"", 403, "This server has another name."),
-        ({"Host": ""}, b"", 403, "This server has another name."),
-        ({"Host": "[::1"}, b"", 403, "This server has another name."),
-        ({"Origin": "http://evil.example"}, b"", 403, "Another site's page asks: only this server's own may."),
-        ({"Origin": "null"}, b"", 403, "Another site's page asks: only this server's own may."),
-        ({"Origin": "http://127.0.0.1:9999"}, b"", 403, "Another site's page asks: only this server's own may."),
-        ({"Sec_Fetch_Site": "cross-site"}, b"", 403, "Another site's page asks: only this server's own may."),
-        ({"Sec_Fetch_Site": "same-site"}, b"", 403, "Another site's page asks: only this server's own may."),
-        ({"Content_Type": "text/plain"}, b"", 415, "The picture is of type 'text/plain': expected 'image/png'."),
+        ({"Host": "evil.example:8501"}, b"", 403, "The Host header does not name this server."),
+        ({"Host": "127.0.0.1.evil.example"}, b"", 403, "The Host header does not name this server."),
+        ({"Host": ""}, b"", 403, "The Host header does not name this server."),
+        ({"Host": "[::1"}, b"", 403, "The Host header does not name this server."),
+        ({"Origin": "http://evil.example"}, b"", 403, "The request comes from another site's page."),
+        ({"Origin": "null"}, b"", 403, "The request comes from another site's page."),
+        ({"Origin": "http://127.0.0.1:9999"}, b"", 403, "The request comes from another site's page."),
+        ({"Sec_Fetch_Site": "cross-site"}, b"", 403, "The request comes from another site's page."),
+        ({"Sec_Fetch_Site": "same-site"}, b"", 403, "The request comes from another site's page."),
+        ({"Content_Type": "text/plain"}, b"", 415, "The picture has type 'text/plain': expected 'image/png'."),
         ({}, b"", 400, "the picture is empty: expected a picture"),
-        ({}, b"\x89PNG\r\n\x1a\nxx", 400, "the picture is no picture"),
+        ({}, b"\x89PNG\r\n\x1a\nxx", 400, "the picture is not a picture"),
         ({}, bytes(1_000_001), 413, "The data value transmitted exceeds the capacity limit."),
     ],
 )

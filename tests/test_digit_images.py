@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from digits_jax.apps.reader.digit_images import find_digits
-from digits_jax.apps.reader.pictures import to_pixels
+from digits_jax.apps.reader import find_digits, to_pixels
 from digits_jax.studies.drawings import draw, photographed
 
 SQUARE = (200, 200)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from digits_jax.apps.reader.digit_images import find_digits
-from digits_jax.apps.reader.pictures import decode_picture, files_of, read_picture, to_pixels
+from digits_jax.apps.reader import decode_picture, find_digits, list_pictures, read_picture, to_pixels
 from digits_jax.errors import UserError
 from digits_jax.studies.drawings import draw
 
@@ -98,9 +97,9 @@ def bomb() -> bytes:
     ("content", "message"),
     [
         (b"", "it.png is empty: expected a picture"),
-        (b"no picture", "it.png is no picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"),
-        (encoded(three())[:-200], r"it.png cannot be decoded \(.+\): expected a whole picture"),
-        (encoded(three(), "TIFF"), "it.png is no picture in a known format"),
+        (b"no picture", "it.png is not a picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"),
+        (encoded(three())[:-200], r"it.png cannot be decoded \(.+\): expected an undamaged picture"),
+        (encoded(three(), "TIFF"), "it.png is not a picture in a known format"),
         (bomb(), r"it.png is too large \(.*900000000 pixels.*\): expected at most 64 megapixels"),
         (encoded(Image.new("1", (9000, 9000))), r"it.png is too large \(9000x9000 pixels\)"),
         (bytes(50_000_001), "it.png is larger than 50 MB: expected a smaller picture"),
@@ -123,10 +122,12 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_folder_stands_for_its_pictures(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", "notes.txt"):
         (tmp_path / name).touch()
-    assert [*files_of([str(tmp_path), "-", "c"])] == [str(tmp_path / "a.png"), str(tmp_path / "b.JPG"), "-", "c"]
+    assert list_pictures(str(tmp_path)) == [str(tmp_path / "a.png"), str(tmp_path / "b.JPG")]
+    assert list_pictures("-") == ["-"]
+    assert list_pictures("c") == ["c"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty has no pictures: expected files that end in .png, .jpg"):
-        list(files_of([str(tmp_path / "empty")]))
+    with pytest.raises(UserError, match=r"empty contains no pictures: expected files that end in .png, .jpg"):
+        list_pictures(str(tmp_path / "empty"))
 
 
 @pytest.mark.slow

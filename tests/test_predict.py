@@ -13,11 +13,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from digits_jax import load_model, train
-from digits_jax.apps import predict
-from digits_jax.apps.reader import digit_reader, familiarity
-from digits_jax.apps.reader.digit_reader import Reading, load_reader
-from digits_jax.apps.reader.pictures import to_pixels
-from digits_jax.apps.reader.strokes import LETTERS, scribbled_letters
+from digits_jax.apps import predict, reader
+from digits_jax.apps.reader import Reading, digit_reader, load_reader, to_pixels
+from digits_jax.apps.reader.outliers import fit_detector, with_features
+from digits_jax.apps.reader.strokes import LETTERS, letter_images
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs.trained_model import TrainedModel
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("parsed_flags")
 @pytest.fixture
 def run(small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a finished run, and a cache folder of its own; what letters are like is learned from few."""
-    monkeypatch.setattr(digit_reader, "_LETTERS", 2)
+    monkeypatch.setattr(digit_reader, "_NUM_LETTERS", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     train.train_and_evaluate(small_config, tmp_path / "run")
     return tmp_path / "run"
@@ -53,7 +52,7 @@ class Recorder:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Any:
     """Calls the command and returns its exit code and what it printed."""
-    monkeypatch.setattr(digit_reader, "load_reader", lambda workdir, checkpoint: Recorder())
+    monkeypatch.setattr(reader, "load_reader", lambda workdir, checkpoint: Recorder())
 
     def call(*arguments: str, **flags: Any) -> tuple[int, str, str]:
         with flagsaver.flagsaver(workdir="runs/x", **flags):
@@ -69,10 +68,10 @@ def test_a_line_for_each_digit(command: Any, tmp_path: Path) -> None:
     code, out, err = command(str(tmp_path))
     assert (code, err) == (0, "")
     assert out.replace(f"{tmp_path}/", "") == (
-        "a.png: 7  91.00 %   0   1.00 %   1   1.00 %\n"
-        "b.png: 7  91.00 %   0   1.00 %   1   1.00 %\n"
-        "b.png: ? like no digit (7  91.00 %   0   1.00 %   1   1.00 %)\n"
-        "c.png: ? no digit to be seen\n"
+        "a.png: 7  91.00%   0   1.00%   1   1.00%\n"
+        "b.png: 7  91.00%   0   1.00%   1   1.00%\n"
+        "b.png: ? like no digit (7  91.00%   0   1.00%   1   1.00%)\n"
+        "c.png: ? no digit found\n"
     )
 
 
@@ -82,8 +81,8 @@ def test_json_and_files_that_cannot_be_read(command: Any, tmp_path: Path) -> Non
     picture("7").save(tmp_path / "c.gif", save_all=True, append_images=[Image.new("RGB", (200, 100), "red")])
     code, out, err = command(*(str(tmp_path / name) for name in ("a.png", "b.png", "c.gif")), json=True)
     assert code == 1
-    refused = f"{tmp_path}/b.png is no picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"
-    assert err == f"error: {refused}\nnote: {tmp_path}/c.gif has 2 frames: the first is read\n"
+    refused = f"{tmp_path}/b.png is not a picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"
+    assert err == f"error: {refused}\nnote: {tmp_path}/c.gif has 2 frames; only the first is read\n"
     first, second, third = json.loads(out)
     assert first["image"] == f"{tmp_path}/a.png"
     assert first["warning"] is None
@@ -102,7 +101,7 @@ def test_standard_input_and_what_the_network_saw(command: Any, tmp_path: Path, m
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
     code, out, _ = command("-", show=str(tmp_path / "seen.png"))
     assert code == 0
-    assert out.startswith("-: 7  91.00 %")
+    assert out.startswith("-: 7  91.00%")
     with Image.open(tmp_path / "seen.png") as seen:
         assert seen.width > seen.height > 100
     with pytest.raises(UserError, match=r"nowhere/seen.png cannot be written \(No such file or directory\)"):
@@ -110,15 +109,15 @@ def test_standard_input_and_what_the_network_saw(command: Any, tmp_path: Path, m
 
 
 def test_mistakes_in_the_command(command: Any) -> None:
-    with pytest.raises(ConfigError, match="no picture is given: expected files, folders of them, or - for standard"):
+    with pytest.raises(ConfigError, match="no picture is given: expected files, directories, or - for standard"):
         command()
-    with pytest.raises(ConfigError, match=r"--show is 'seen.jpg': expected the name of a PNG, such as seen.png"):
+    with pytest.raises(ConfigError, match=r"--show is 'seen.jpg': expected a PNG file, such as seen.png"):
         command("a.png", show="seen.jpg")
 
 
 def test_the_reader_is_kept(run: Path, capsys: pytest.CaptureFixture) -> None:
     first = load_reader(str(run), checkpoint="best")
-    assert capsys.readouterr().err == "learning what digits are like to the network (once, about half a minute)\n"
+    assert capsys.readouterr().err == "fitting the outlier detector (once, about half a minute)\n"
     second = load_reader(str(run), checkpoint="best")
     assert capsys.readouterr().err == ""
     assert second.description == first.description
@@ -140,16 +139,16 @@ def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch,
         raise UserError("they are nowhere")
 
     monkeypatch.setattr("digits_jax.data.datasets.load", nowhere)
-    reader = load_reader(str(run), checkpoint="best")
+    digit_reader = load_reader(str(run), checkpoint="best")
     assert (
-        "warning: what is no digit may go unnoticed, for want of the training images: they" in capsys.readouterr().err
+        "warning: inputs that are not digits may be accepted, without training images: they" in capsys.readouterr().err
     )
-    assert [reading.warning for reading in reader.read(to_pixels(picture("3")))] == [None]
+    assert [reading.warning for reading in digit_reader.read(to_pixels(picture("3")))] == [None]
     square = Image.new("RGB", (100, 100), "white")
     square.paste("#000000", (30, 20, 70, 80))
-    [reading] = reader.read(to_pixels(square))
-    assert reading.warning == "a solid shape, not strokes of a pen"
-    assert reader.read(to_pixels(Image.new("RGB", (100, 100)))) == []
+    [reading] = digit_reader.read(to_pixels(square))
+    assert reading.warning == "a solid shape, not pen strokes"
+    assert digit_reader.read(to_pixels(Image.new("RGB", (100, 100)))) == []
 
 
 def test_a_model_that_is_scored_on_several_views_reads_one(run: Path, small_dataset: Dataset) -> None:
@@ -157,28 +156,28 @@ def test_a_model_that_is_scored_on_several_views_reads_one(run: Path, small_data
     several = {**one.run, "config": {**one.run["config"], "test_views": "shifts"}}
     model = TrainedModel(several, one.variables, step=one.step, metrics={})
     images = small_dataset.arrays.test_images[:20, ..., 0]
-    logits, features = familiarity.with_features(model)(images)
+    logits, features = with_features(model)(images)
     np.testing.assert_allclose(logits, one.logits(images), rtol=1e-5, atol=1e-5)
     assert features.shape == (20, 784)
     assert not np.allclose(model.predict(images), one.predict(images), atol=1e-3)
 
 
-def test_what_lies_apart_is_strange() -> None:
+def test_outliers_are_far_from_digits() -> None:
     """In ten dimensions: digits along the first axes, letters along the last."""
     random = np.random.default_rng(0)
 
     def along(axis: int, count: int) -> np.ndarray:
         return (5 * np.eye(10)[axis] + random.normal(0, 0.5, (count, 10))).astype(np.float32)
 
-    known = familiarity.fit(np.concatenate([along(0, 1000), along(1, 1000)]), along(9, 100))
-    assert known.is_strange(along(0, 1000)).mean() < 0.03
-    assert known.is_strange(along(9, 100)).mean() > 0.97  # letters
-    assert known.is_strange(along(5, 100)).mean() > 0.97  # neither
-    assert known.is_strange(np.zeros((0, 10), np.float32)).shape == (0,)
+    detector = fit_detector(np.concatenate([along(0, 1000), along(1, 1000)]), along(9, 100))
+    assert detector.is_outlier(along(0, 1000)).mean() < 0.03
+    assert detector.is_outlier(along(9, 100)).mean() > 0.97  # letters
+    assert detector.is_outlier(along(5, 100)).mean() > 0.97  # neither
+    assert detector.is_outlier(np.zeros((0, 10), np.float32)).shape == (0,)
 
 
 def test_letters_are_always_the_same() -> None:
-    letters = scribbled_letters(2)
+    letters = letter_images(2)
     assert letters.shape == (2 * len(LETTERS), 28, 28)
-    np.testing.assert_array_equal(letters, scribbled_letters(2))
+    np.testing.assert_array_equal(letters, letter_images(2))
     assert (letters[0] != letters[1]).any()

@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from digits_jax import cli
-from digits_jax.apps.chosen_model import CHECKPOINT
+from digits_jax.apps import reader
+from digits_jax.apps.command_flags import CHECKPOINT
 from digits_jax.apps.reader.strokes import DIGITS, LETTERS, Strokes, curve, trace
 from digits_jax.studies.docs import DOCS
 
@@ -81,13 +82,9 @@ def pictures() -> list[Image.Image]:
 
 def main(argv: list[str]) -> None:
     workdir = cli.required("workdir", "runs/bn_dropout/0123abcd")
-    from digits_jax.apps.reader.contact_sheet import draw_sheet
-    from digits_jax.apps.reader.digit_reader import load_reader
-    from digits_jax.apps.reader.pictures import to_pixels
-
-    reader = load_reader(workdir, checkpoint=CHECKPOINT.value)
-    answers = [(pixels, reader.read(pixels)) for pixels in map(to_pixels, pictures())]
-    draw_sheet(answers, columns=2).quantize(128).save(Path(DOCS.value) / "predict.png", optimize=True)
+    digit_reader = reader.load_reader(workdir, checkpoint=CHECKPOINT.value)
+    answers = [(pixels, digit_reader.read(pixels)) for pixels in map(reader.to_pixels, pictures())]
+    reader.draw_sheet(answers, columns=2).quantize(128).save(Path(DOCS.value) / "predict.png", optimize=True)
 
 
 if __name__ == "__main__":

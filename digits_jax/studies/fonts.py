@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image
 
 from digits_jax import cli
-from digits_jax.apps.chosen_model import CHECKPOINT, WORKDIR
-from digits_jax.apps.reader.digit_reader import DigitReader, load_reader
-from digits_jax.apps.reader.pictures import to_pixels
+from digits_jax.apps.command_flags import CHECKPOINT, WORKDIR
+from digits_jax.apps.reader import DigitReader, load_reader, to_pixels
 from digits_jax.data import datasets
 from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
@@ -56,7 +55,7 @@ def measure(reader: DigitReader) -> dict[str, Any]:
     others["letter shaped like a digit"] = [warned for warned, letter in letters if letter in DIGIT_SHAPED]
     images, labels = datasets.load(reader.model.config.dataset).split("test")
     images = images[..., 0]
-    probabilities, unfamiliar = reader.answers(images)
+    probabilities, unfamiliar = reader.predict(images)
     as_pictures = [reader.read(to_pixels(Image.fromarray(image))) for image in images[:_AS_PICTURES]]
     return {
         "model": reader.description,

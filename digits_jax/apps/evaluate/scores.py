@@ -1,93 +1,89 @@
-"""How well a classifier does, from its logits: accuracy, loss, calibration, and what it takes for what."""
+"""Scores of a classifier from its logits: accuracy, loss, calibration, per-class scores and confusion matrix."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special, stats
 from sklearn import metrics
 
-NUM_BINS = 15  # of Guo et al. 2017
+NUM_BINS = 15  # as in Guo et al. (2017)
 
 
-class Share(NamedTuple):
-    """A fraction that was counted, with its 95 % interval."""
+@dataclass(frozen=True)
+class Accuracy:
+    """The fraction of correctly classified images with its 95% interval."""
 
     fraction: float
     low: float
     high: float
 
+    @classmethod
+    def from_counts(cls, correct: int, count: int) -> "Accuracy":
+        """Returns `correct / count` with the score interval of Wilson (1927)."""
+        interval = stats.binomtest(correct, count).proportion_ci(confidence_level=0.95, method="wilson")
+        return cls(correct / count, float(interval.low), float(interval.high))
 
-class Bin(NamedTuple):
-    """The images whose most probable class has a probability in (low, high]."""
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores of one class against all others; nan where they would divide by zero."""
+
+    precision: float
+    recall: float
+    num_images: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images whose confidence, the probability of the predicted class, is in (low, high]."""
 
     low: float
     high: float
     num_images: int
-    confidence: float  # mean probability of the most probable class; nan where there are none
-    accuracy: Share
+    confidence: float  # mean
+    accuracy: Accuracy
 
 
-class ClassScore(NamedTuple):
-    """One class against all others."""
+@dataclass(frozen=True)
+class Scores:
+    """Scores on N labeled images."""
 
-    precision: float  # share of the images taken for it that are of it; nan where there are none
-    recall: float  # share of the images of it that are taken for it; nan where there are none
-    num_images: int  # of it
-
-
-class Scores(NamedTuple):
-    """What N labelled images say of a classifier."""
-
-    accuracy: Share
-    loss: float  # nats: mean cross-entropy
-    ece: float  # expected calibration error, see `score`
-    bins: list[Bin]
-    classes: list[ClassScore]
-    confusion: list[list[int]]  # [true class][class it was taken for]
+    accuracy: Accuracy
+    loss: float  # mean cross-entropy in nats
+    expected_calibration_error: float
+    classes: list[ClassScores]
+    confusion: list[list[int]]  # [true class][predicted class]
+    bins: list[Bin]  # without empty ones
 
 
-def share(correct: int, count: int) -> Share:
-    """`correct` of `count`, with Wilson's score interval (Wilson 1927); nan of none."""
-    if count == 0:
-        return Share(np.nan, np.nan, np.nan)
-    interval = stats.binomtest(correct, count).proportion_ci(confidence_level=0.95, method="wilson")
-    return Share(correct / count, float(interval.low), float(interval.high))
+def compute_scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
+    """Computes scores from logits `[N, C]` and labels `[N]`.
 
-
-def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """Scores `[N, C]` logits against `[N]` labels.
-
-    The expected calibration error is that of Guo et al. 2017 ("On Calibration of Modern Neural Networks", equation 3):
-    with B_m the images whose confidence, the probability of the most probable class, is in the m-th of 15 bins of equal
-    width, the sum over m of |B_m| / N |accuracy(B_m) - confidence(B_m)|.
+    The expected calibration error is equation 3 of Guo et al. (2017), "On Calibration of Modern Neural Networks": the
+    mean of |accuracy - confidence| over 15 bins of equal width, weighted by their numbers of images.
     """
-    logits = logits.astype(np.float64)
-    log_probabilities = special.log_softmax(logits, axis=-1)
+    log_probabilities = special.log_softmax(logits.astype(np.float64), axis=-1)
     predicted = logits.argmax(-1)
-    right = predicted == labels
+    correct = predicted == labels
     confidence = np.exp(log_probabilities.max(-1))
-    bins = _bins(confidence, right)
+    bin_of = np.clip(np.ceil(confidence * NUM_BINS) - 1, 0, NUM_BINS - 1)
+    bins = []
+    for m in np.unique(bin_of).tolist():
+        inside = bin_of == m
+        count, mean = int(inside.sum()), float(confidence[inside].mean())
+        accuracy = Accuracy.from_counts(int(correct[inside].sum()), count)
+        bins.append(Bin(m / NUM_BINS, (m + 1) / NUM_BINS, count, mean, accuracy))
     classes = range(logits.shape[1])
-    precision, recall, _, count = metrics.precision_recall_fscore_support(
+    precision, recall, _, counts = metrics.precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=np.nan
     )
     return Scores(
-        accuracy=share(int(right.sum()), len(labels)),
+        accuracy=Accuracy.from_counts(int(correct.sum()), len(labels)),
         loss=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
-        ece=sum(b.num_images / len(labels) * abs(b.accuracy.fraction - b.confidence) for b in bins if b.num_images),
-        bins=bins,
-        classes=[ClassScore(*row) for row in zip(precision.tolist(), recall.tolist(), count.tolist(), strict=True)],
+        expected_calibration_error=sum(
+            b.num_images / len(labels) * abs(b.accuracy.fraction - b.confidence) for b in bins
+        ),
+        classes=[ClassScores(*row) for row in zip(precision.tolist(), recall.tolist(), counts.tolist(), strict=True)],
         confusion=metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
+        bins=bins,
     )
-
-
-def _bins(confidence: np.ndarray, right: np.ndarray) -> list[Bin]:
-    number = np.clip(np.ceil(confidence * NUM_BINS) - 1, 0, NUM_BINS - 1)
-    bins = []
-    for m in range(NUM_BINS):
-        inside = number == m
-        count = int(inside.sum())
-        mean = float(confidence[inside].mean()) if count else np.nan
-        accuracy = share(int(right[inside].sum()), count)
-        bins.append(Bin(m / NUM_BINS, (m + 1) / NUM_BINS, count, mean, accuracy))
-    return bins
