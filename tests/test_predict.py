@@ -1,7 +1,11 @@
 """A trained model that reads pictures, as a command and as an object."""
 
+import importlib.util
 import io
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,6 +96,42 @@ def test_json_and_files_that_cannot_be_read(command: Any, tmp_path: Path) -> Non
     assert digit["top"][0]["probability"] == pytest.approx(0.91)
     assert second == {"image": f"{tmp_path}/b.png", "error": refused}
     assert len(third["digits"]) == 1
+
+
+def test_a_directory_without_pictures_does_not_stop_the_others(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    picture("7").save(tmp_path / "a.png")
+    code, out, err = command(*(str(tmp_path / name) for name in ("a.png", "empty", "a.png")))
+    assert code == 1
+    assert out == 2 * f"{tmp_path}/a.png: 7  91.00%   0   1.00%   1   1.00%\n"
+    assert err.startswith(f"error: {tmp_path}/empty contains no pictures: expected files that end in .png, ")
+    assert err.count("\n") == 1
+
+
+def test_an_output_that_is_closed_early(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture("7").save(tmp_path / "a.png")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        code, _, err = command(str(tmp_path / "a.png"))
+    assert (code, err) == (141, "")
+
+
+def test_an_extra_that_is_not_installed(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = "reading pictures needs the extra 'apps': pip install 'digits_jax[apps]' or ./launch.sh setup apps"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        command("a.png")
+
+
+def test_packages_import_nothing_large() -> None:
+    code = (
+        "import sys, digits_jax.apps.predict, digits_jax.apps.evaluate, digits_jax.apps.export; "
+        "print({'jax', 'scipy', 'PIL', 'matplotlib'} & sys.modules.keys())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
 
 
 def test_standard_input_and_what_the_network_saw(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
