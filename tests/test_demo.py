@@ -1,7 +1,8 @@
-"""The demo's server, asked by its own page and by others; the page itself is looked at in a browser."""
+"""The demo's server, with requests from its own page and from others; the page itself is checked in a browser."""
 
 import io
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,15 +18,20 @@ if TYPE_CHECKING:
 pytest.importorskip("flask")
 
 
-def read(pixels: np.ndarray) -> list[Reading]:
-    """Calls whatever it finds a three."""
-    sure = np.eye(10, dtype=np.float32)[3]
-    return [Reading(digit.image, digit.box, sure, None) for digit in find_digits(pixels)]
+class FakeReader:
+    """Predicts a three for whatever it finds."""
+
+    description = "a <model>"
+    model = SimpleNamespace(num_classes=10)
+
+    def read(self, pixels: np.ndarray) -> list[Reading]:
+        probabilities = np.eye(10, dtype=np.float32)[3]
+        return [Reading(digit.image, digit.box, probabilities, None) for digit in find_digits(pixels)]
 
 
 @pytest.fixture
 def client() -> "FlaskClient":
-    return demo.create_app(read, description="a <model>", num_classes=10, address="127.0.0.1").test_client()
+    return demo.create_app(FakeReader(), address="127.0.0.1").test_client()  # type: ignore[arg-type]
 
 
 def png(symbols: str = "3") -> bytes:
@@ -62,7 +68,7 @@ def test_the_page_loads_nothing_from_elsewhere(client: "FlaskClient") -> None:
     assert "a &lt;model&gt;" in page
     assert not re.findall(r"""(?:src|href|action)\s*=|url\(|https?:|@import""", page)
     policy = response.headers["Content-Security-Policy"]
-    # What is served has the hashes that the policy allows, and no style or script outside of these blocks.
+    # The served page has the hashes that the policy allows, and no style or script outside of these blocks.
     assert demo.content_security_policy(page) == policy
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert not re.findall(r"""\s(?:style|on\w+)\s*=\s*["']""", page)
@@ -88,7 +94,7 @@ def test_the_page_loads_nothing_from_elsewhere(client: "FlaskClient") -> None:
         ({}, bytes(1_000_001), 413, "The data value transmitted exceeds the capacity limit."),
     ],
 )
-def test_what_is_refused(
+def test_requests_that_are_refused(
     client: "FlaskClient", headers: dict[str, str], body: bytes, status: int, message: str
 ) -> None:
     found, answer = ask(client, body, **headers)

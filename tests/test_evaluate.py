@@ -98,8 +98,8 @@ def test_a_corruption_is_the_same_each_time_and_grows(corruption: Any) -> None:
 def _centers(images: np.ndarray) -> np.ndarray:
     """Returns the rows and columns of the centers of mass, relative to the center of the image."""
     weights = images[..., 0].astype(float) / images.sum((1, 2, 3)).reshape(-1, 1, 1)
-    places = np.arange(images.shape[1]) - (images.shape[1] - 1) / 2
-    return np.stack([weights.sum(2) @ places, weights.sum(1) @ places], -1)
+    positions = np.arange(images.shape[1]) - (images.shape[1] - 1) / 2
+    return np.stack([weights.sum(2) @ positions, weights.sum(1) @ positions], -1)
 
 
 def test_corruptions_in_their_units() -> None:
@@ -116,9 +116,9 @@ def test_corruptions_in_their_units() -> None:
     noise = _CORRUPTIONS["noise"](np.full((50, 29, 29, 1), 128, np.uint8), 20).astype(float)
     assert (noise.mean(), noise.std()) == pytest.approx((128, 20), abs=0.5)
     blurred = _CORRUPTIONS["blur"](images[:1], 2)[0, 14, :, 0].astype(float)
-    places = np.arange(29) - 20
-    # The variance of three equal pixels, and of the Gaussian.
-    assert (blurred * places**2).sum() / blurred.sum() == pytest.approx(2 / 3 + 4, rel=0.05)
+    positions = np.arange(29) - 20
+    # The variance of three equal pixels plus that of the Gaussian.
+    assert (blurred * positions**2).sum() / blurred.sum() == pytest.approx(2 / 3 + 4, rel=0.05)
 
 
 def test_it_agrees_with_the_run(evaluation: Evaluation, model: TrainedModel, small_dataset: datasets.Dataset) -> None:

@@ -34,7 +34,7 @@ def images() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_file_and_what_its_card_says_to_load_it_with(
+def test_a_file_loads_as_its_model_card_says(
     name: str, model: TrainedModel, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in _NEEDED[name]:
@@ -59,7 +59,7 @@ def test_a_file_and_what_its_card_says_to_load_it_with(
         np.testing.assert_allclose(np.asarray(variables["probabilities"]), model.predict(images[:3]), atol=1e-5)
 
 
-def test_what_is_inside_stablehlo(model: TrainedModel, images: np.ndarray, tmp_path: Path) -> None:
+def test_the_program_in_a_stablehlo_file(model: TrainedModel, images: np.ndarray, tmp_path: Path) -> None:
     pytest.importorskip("flatbuffers")
     export_model(model, "stablehlo", tmp_path / "model", images)
     exported = jax_export.deserialize(bytearray((tmp_path / "model").read_bytes()))
@@ -73,7 +73,7 @@ def test_what_is_inside_stablehlo(model: TrainedModel, images: np.ndarray, tmp_p
     assert "gather" not in program
 
 
-def test_a_file_that_answers_otherwise_is_not_left(
+def test_a_file_that_disagrees_with_the_model_is_deleted(
     model: TrainedModel, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = reference(model)
@@ -113,7 +113,7 @@ def test_an_extra_that_is_not_installed(
         ),
     ],
 )  # fmt: skip
-def test_an_operation_that_the_graph_does_not_know(function: object, operation: str) -> None:
+def test_an_unsupported_operation(function: object, operation: str) -> None:
     pytest.importorskip("onnx")
     from digits_jax.apps.export.onnx_graph import to_onnx
 
@@ -141,7 +141,7 @@ def test_padding_strides_and_constants_of_a_graph(images: np.ndarray) -> None:
     np.testing.assert_allclose(found, jax.nn.softmax(function(jnp.asarray(images))), atol=1e-5)
 
 
-def test_a_card_says_how_good_and_of_what(trained: Path, model: TrainedModel) -> None:
+def test_a_model_card(trained: Path, model: TrainedModel) -> None:
     agreement = Agreement(360, 1e-7, 0)
     card = build_model_card(model, agreement, format_name="onnx", file_name="m.onnx", checked_on="test images")
     result = json.loads((trained / "result.json").read_text())

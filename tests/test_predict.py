@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("parsed_flags")
 
 @pytest.fixture
 def run(small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a finished run, and a cache folder of its own; what letters are like is learned from few."""
+    """The directory of a finished run, with a cache of its own; the detector is fitted to few letters."""
     monkeypatch.setattr(digit_reader, "_NUM_LETTERS", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     train.train_and_evaluate(small_config, tmp_path / "run")
@@ -42,8 +42,8 @@ def picture(symbols: str) -> Image.Image:
     return draw(symbols, size=(200, 100), paper="#ffffff", ink="#000000", height=80, width=7)
 
 
-class Recorder:
-    """In a reader's place: calls everything a seven, and the second digit of a picture none."""
+class FakeReader:
+    """A fake reader that predicts a seven for everything, and rejects the second digit of a picture."""
 
     def read(self, pixels: np.ndarray) -> list[Reading]:
         sure = np.full(10, 0.01, np.float32)
@@ -55,8 +55,8 @@ class Recorder:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Any:
-    """Calls the command and returns its exit code and what it printed."""
-    monkeypatch.setattr(reader, "load_reader", lambda workdir, checkpoint: Recorder())
+    """A function that calls the command and returns its exit code and output."""
+    monkeypatch.setattr(reader, "load_reader", lambda workdir, checkpoint: FakeReader())
 
     def call(*arguments: str, **flags: Any) -> tuple[int, str, str]:
         with flagsaver.flagsaver(workdir="runs/x", **flags):
@@ -92,7 +92,7 @@ def test_json_and_files_that_cannot_be_read(command: Any, tmp_path: Path) -> Non
     assert first["warning"] is None
     [digit] = first["digits"]
     assert (digit["digit"], digit["warning"], digit["box"]) == (7, None, [0, 2, 3, 4])
-    assert [answer["digit"] for answer in digit["top"]] == [7, 0, 1]
+    assert [top["digit"] for top in digit["top"]] == [7, 0, 1]
     assert digit["top"][0]["probability"] == pytest.approx(0.91)
     assert second == {"image": f"{tmp_path}/b.png", "error": refused}
     assert len(third["digits"]) == 1
@@ -134,7 +134,7 @@ def test_packages_import_nothing_large() -> None:
     assert found.stdout == "set()\n"
 
 
-def test_standard_input_and_what_the_network_saw(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_and_the_contact_sheet(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.BytesIO()
     picture("77").save(file, "JPEG")
     file.seek(0)
@@ -155,7 +155,7 @@ def test_mistakes_in_the_command(command: Any) -> None:
         command("a.png", show="seen.jpg")
 
 
-def test_the_reader_is_kept(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_reader_is_cached(run: Path, capsys: pytest.CaptureFixture) -> None:
     first = load_reader(str(run), checkpoint="best")
     assert capsys.readouterr().err == "fitting the outlier detector (once, about half a minute)\n"
     second = load_reader(str(run), checkpoint="best")
@@ -166,9 +166,9 @@ def test_the_reader_is_kept(run: Path, capsys: pytest.CaptureFixture) -> None:
     for a, b in zip(first.read(pixels), second.read(pixels), strict=True):
         np.testing.assert_array_equal(a.probabilities, b.probabilities)
         assert (a.box, a.warning) == (b.box, b.warning)
-    # What was kept is of this run in this state only, and damage to it is no harm.
-    [kept] = (run.parent / "cache").rglob("*.npz")
-    kept.write_bytes(kept.read_bytes()[:1000])
+    # The cache is for this run and its current checkpoints only, and is rebuilt if it is damaged.
+    [cached] = (run.parent / "cache").rglob("*.npz")
+    cached.write_bytes(cached.read_bytes()[:1000])
     load_reader(str(run), checkpoint="best")
     load_reader(str(run), checkpoint="latest")
     assert capsys.readouterr().err.count("once") == 2
@@ -191,7 +191,7 @@ def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch,
     assert digit_reader.read(to_pixels(Image.new("RGB", (100, 100)))) == []
 
 
-def test_a_model_that_is_scored_on_several_views_reads_one(run: Path, small_dataset: Dataset) -> None:
+def test_a_reader_uses_no_test_time_augmentation(run: Path, small_dataset: Dataset) -> None:
     one = load_model(run)
     several = {**one.run, "config": {**one.run["config"], "test_views": "shifts"}}
     model = TrainedModel(several, one.variables, step=one.step, metrics={})
@@ -216,7 +216,7 @@ def test_outliers_are_far_from_digits() -> None:
     assert detector.is_outlier(np.zeros((0, 10), np.float32)).shape == (0,)
 
 
-def test_letters_are_always_the_same() -> None:
+def test_letter_images_are_reproducible() -> None:
     letters = letter_images(2)
     assert letters.shape == (2 * len(LETTERS), 28, 28)
     np.testing.assert_array_equal(letters, letter_images(2))

@@ -8,12 +8,10 @@ import base64
 import hashlib
 import re
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import numpy as np
 from absl import flags
 
 from digits_jax import cli
@@ -32,10 +30,8 @@ _PAGE = Path(__file__).with_name("demo.html")
 _MAX_REQUEST = 1_000_000  # bytes
 
 
-def create_app(
-    read: "Callable[[np.ndarray], list[reader.Reading]]", *, description: str, num_classes: int, address: str
-) -> "Flask":
-    """Creates the web application, for a `read` such as `DigitReader.read` and a server that listens on `address`."""
+def create_app(digit_reader: "reader.DigitReader", *, address: str) -> "Flask":
+    """Creates the web application, for a server that listens on `address`."""
     from flask import Flask, abort, jsonify, render_template, request
     from werkzeug.exceptions import HTTPException
 
@@ -57,7 +53,8 @@ def create_app(
 
     @app.get("/")
     def page() -> str:
-        return render_template(_PAGE.name, model=description, num_classes=num_classes)
+        model = digit_reader.model
+        return render_template(_PAGE.name, model=digit_reader.description, num_classes=model.num_classes)
 
     @app.post("/predict")
     def predict() -> "Response":
@@ -71,7 +68,17 @@ def create_app(
             picture = reader.decode_picture(request.get_data(), "the picture")
         except UserError as error:
             abort(400, str(error))
-        return jsonify(digits=[_as_json(reading) for reading in read(picture.pixels)])
+        return jsonify(
+            digits=[
+                {
+                    "digit": reading.digit,
+                    "probabilities": reading.probabilities.tolist(),
+                    "warning": reading.warning,
+                    "image": reading.image.reshape(-1).tolist(),
+                }
+                for reading in digit_reader.read(picture.pixels)
+            ]
+        )
 
     @app.errorhandler(HTTPException)
     def as_json(error: HTTPException) -> Any:
@@ -83,15 +90,6 @@ def create_app(
         return response
 
     return app
-
-
-def _as_json(reading: "reader.Reading") -> dict[str, Any]:
-    return {
-        "digit": reading.digit,
-        "probabilities": reading.probabilities.tolist(),
-        "warning": reading.warning,
-        "image": reading.image.reshape(-1).tolist(),
-    }
 
 
 def content_security_policy(page: str) -> str:
@@ -123,14 +121,10 @@ def is_own_name(host: str, address: str) -> bool:
 
 def main(argv: list[str]) -> None:
     workdir = required_workdir()
-    require_extra("demo", ("flask", "waitress"), needed_by="the demo")
-    require_extra("apps", ("scipy",), needed_by="the demo")
+    require_extra("demo", ("flask", "waitress", "scipy"), needed_by="the demo")
     from waitress.server import create_server
 
-    loaded = reader.load_reader(workdir, checkpoint=CHECKPOINT.value)
-    app = create_app(
-        loaded.read, description=loaded.description, num_classes=loaded.model.num_classes, address=HOST.value
-    )
+    app = create_app(reader.load_reader(workdir, checkpoint=CHECKPOINT.value), address=HOST.value)
     try:
         server = create_server(
             app, host=HOST.value, port=PORT.value, threads=2, ident=None, max_request_body_size=_MAX_REQUEST,

@@ -9,7 +9,6 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 from absl import flags
@@ -49,21 +48,6 @@ def as_text(name: str, readings: "list[reader.Reading]") -> str:
     return "\n".join(lines) or f"{name}: ? {_NO_DIGIT}"
 
 
-def _read_pictures(paths: Iterable[str]) -> "Iterator[tuple[str, reader.Picture | UserError]]":
-    """Yields the name of each picture with its content, or with the error that reading it raised."""
-    for path in paths:
-        try:
-            files = reader.list_pictures(path)
-        except UserError as error:
-            yield path, error
-            continue
-        for file in files:
-            try:
-                yield file, reader.read_picture(file)
-            except UserError as error:
-                yield file, error
-
-
 def main(argv: list[str]) -> int:
     try:
         exit_code = _predict(argv[1:])
@@ -82,10 +66,12 @@ def _predict(paths: list[str]) -> int:
         raise ConfigError(f"--show is {SHOW.value!r}: expected a PNG file, such as seen.png")
     require_extra("apps", ("scipy",), needed_by="reading pictures")
     digit_reader, results, shown, num_errors = None, [], [], 0
-    for name, picture in _read_pictures(paths):
-        if isinstance(picture, UserError):
-            print(f"error: {picture}", file=sys.stderr)
-            results.append({"image": name, "error": str(picture)})
+    for name in (file for path in paths for file in reader.list_pictures(path)):
+        try:
+            picture = reader.read_picture(name)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            results.append({"image": name, "error": str(error)})
             num_errors += 1
             continue
         if picture.frames > 1:

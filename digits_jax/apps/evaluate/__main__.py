@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     workdir = required_workdir()
     require_extra("apps", ("scipy", "markdown_it"), needed_by="evaluation")
     compilation.enable_cache()
-    views = {"none": "one"}.get(TEST_TIME_AUGMENTATION.value, TEST_TIME_AUGMENTATION.value)
+    views = "one" if TEST_TIME_AUGMENTATION.value == "none" else TEST_TIME_AUGMENTATION.value
     model = ensemble.load(workdir, checkpoint=CHECKPOINT.value, views=views)
     dataset = _load_dataset(DATASET.value or model.config.dataset.name)
     trained_on = model.run["dataset"]

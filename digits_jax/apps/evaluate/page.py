@@ -4,11 +4,15 @@ import json
 import math
 from pathlib import Path
 from statistics import fmean
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
-from digits_jax.apps.evaluate.evaluation import Evaluation, to_json
-from digits_jax.apps.evaluate.plots import plot_confusion, plot_reliability, plot_robustness
-from digits_jax.apps.evaluate.scores import Accuracy
+from digits_jax.apps.evaluate.evaluation import Accuracy, Evaluation, to_json
 from digits_jax.data.datasets import Dataset
 from digits_jax.pages import digits_gallery, markdown_table, to_html
 from digits_jax.runs.ensemble import Ensemble
@@ -16,6 +20,7 @@ from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.storage.disk import replace_text
 
 _MAX_MISTAKES = 500  # shown on the page
+_BLUE, _GRAY = "#0072B2", "#999999"  # Okabe and Ito (2008)
 
 
 def build_tables(evaluation: Evaluation) -> tuple[str, str, str]:
@@ -38,7 +43,7 @@ def build_tables(evaluation: Evaluation) -> tuple[str, str, str]:
     robustness = [
         (c.name, f"{strength:g} {c.unit}", f"{accuracy.fraction:.2%}", _interval(accuracy))
         for c in CORRUPTIONS
-        for strength, accuracy in zip(c.strengths, evaluation.robustness[c.name], strict=True)
+        for strength, accuracy in evaluation.robustness[c.name].items()
     ]
     return (
         markdown_table(("", "value", ""), overall),
@@ -58,9 +63,9 @@ def _percent(fraction: float) -> str:
 def write_evaluation(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dataset, folder: Path) -> None:
     """Writes `evaluation.json`, `evaluation.html` and its figures; raises an OSError if they cannot be written."""
     figures = {
-        "confusion.png": plot_confusion(evaluation),
-        "reliability.png": plot_reliability(evaluation),
-        "robustness.png": plot_robustness(evaluation),
+        "confusion.png": _plot_confusion(evaluation),
+        "reliability.png": _plot_reliability(evaluation),
+        "robustness.png": _plot_robustness(evaluation),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
@@ -119,3 +124,64 @@ def _galleries(evaluation: Evaluation, dataset: Dataset) -> str:
     shown = f"the first {_MAX_MISTAKES} of {len(mistakes):,}, " if len(mistakes) > _MAX_MISTAKES else ""
     title = f"Misclassified images, {shown}in decreasing order of confidence"
     return digits_gallery("Test image 0, corrupted", corrupted) + digits_gallery(title, misclassified)
+
+
+def _plot_confusion(evaluation: Evaluation) -> Figure:
+    """Plots the confusion matrix; only misclassified images are colored."""
+    counts = np.array(evaluation.scores.confusion)
+    size = len(counts)
+    mistakes = counts * ~np.eye(size, dtype=bool)
+    figure = Figure(figsize=(6, 6), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    norm = LogNorm(0.5, max(mistakes.max(), 2))
+    axes.imshow(np.ma.masked_equal(mistakes, 0), cmap="Oranges", norm=norm)
+    for row, column in np.argwhere(counts):
+        color = _GRAY if row == column else "white" if norm(counts[row, column]) > 0.6 else "black"
+        axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=8, color=color)
+    axes.set(xticks=range(size), yticks=range(size), xlabel="predicted class", ylabel="true class")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _plot_reliability(evaluation: Evaluation) -> Figure:
+    """Plots accuracy with its intervals over confidence, above a histogram of the confidence."""
+    bins = evaluation.scores.bins
+    figure = Figure(figsize=(6, 6), dpi=150, layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 1], [0, 1], color=_GRAY, linestyle=":", label="perfectly calibrated")
+    confidence, accuracy = [b.confidence for b in bins], [b.accuracy.fraction for b in bins]
+    errors = np.abs([[b.accuracy.low, b.accuracy.high] for b in bins] - np.array(accuracy)[:, None]).T
+    axes.errorbar(confidence, accuracy, errors, fmt="o", color=_BLUE, linewidth=1, capsize=2, label="images in a bin")
+    axes.set_ylabel("accuracy")
+    axes.legend(loc="upper left", fontsize=8)
+    below.bar([(b.low + b.high) / 2 for b in bins], [b.num_images for b in bins], width=0.06, color=_BLUE)
+    below.set(yscale="log", ylabel="images", xlabel="confidence (probability of the predicted class)")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    below.xaxis.set_major_formatter(PercentFormatter(1))
+    _tidy(axes, below)
+    return figure
+
+
+def _plot_robustness(evaluation: Evaluation) -> Figure:
+    """Plots accuracy over strength, one panel per corruption; strength 0 is the clean images."""
+    figure = Figure(figsize=(8, 5.6), dpi=150, layout="constrained")
+    panels = figure.subplots(2, 2, sharey=True).flat
+    for axes, corruption in zip(panels, CORRUPTIONS, strict=True):
+        points = {0: evaluation.scores.accuracy, **evaluation.robustness[corruption.name]}
+        low, high, fraction = zip(*((p.low, p.high, p.fraction) for p in points.values()), strict=True)
+        axes.fill_between([*points], low, high, color=_BLUE, alpha=0.2, lw=0)
+        axes.plot([*points], fraction, "o-", color=_BLUE, markersize=4)
+        axes.axhline(1 / len(evaluation.scores.classes), color=_GRAY, linestyle=":")
+        axes.set_title(corruption.name, fontsize=10)
+        axes.set(xlabel=corruption.unit, xlim=(0, None), ylim=(0, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        _tidy(axes)
+    figure.supylabel("accuracy (dotted: chance)", fontsize=10)
+    return figure
+
+
+def _tidy(*all_axes: Any) -> None:
+    for axes in all_axes:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)

@@ -1,7 +1,7 @@
 """Normalizes the digits of a picture to MNIST's format.
 
 MNIST's images were made from black and white scans: "size normalized to fit in a 20x20 pixel box while preserving their
-aspect ratio", with grey levels "as a result of the anti-aliasing", and "centered in a 28x28 image by computing the
+aspect ratio", with gray levels "as a result of the anti-aliasing", and "centered in a 28x28 image by computing the
 center of mass of the pixels" (LeCun, Bottou, Bengio, Haffner 1998, section III.A, and the data set's page).
 """
 

@@ -2,8 +2,8 @@
 
 A classifier assigns a digit to any input, often with confidence. Its features say more. Those of a digit are close to
 those of training images (nearest neighbors: Sun, Ming, Zhu and Li 2022), and closer to them than to those of drawn
-letters, which serve as known outliers (outlier exposure: Hendrycks, Mazeika and Dietterich 2019). The letters of the
-test are others, see docs/predict.md.
+letters, which serve as known outliers (outlier exposure: Hendrycks, Mazeika and Dietterich 2019). docs/predict.md tests
+on other letters.
 """
 
 from collections.abc import Callable
@@ -51,8 +51,8 @@ def fit_detector(digits: np.ndarray, letters: np.ndarray) -> OutlierDetector:
     mean = reference.mean(axis=0)
     covariance = np.cov(np.concatenate([reference, letters]).T)
     axes = np.linalg.eigh(covariance)[1][:, -_DIMENSIONS:].astype(np.float32)
-    directions = (_project(features, mean, axes) for features in (reference, letters))
-    detector = OutlierDetector(mean, axes, *directions, limits=np.full(2, np.inf, np.float32))
+    known, outliers = (_project(features, mean, axes) for features in (reference, letters))
+    detector = OutlierDetector(mean, axes, known, outliers, limits=np.full(2, np.inf, np.float32))
     return detector._replace(limits=np.quantile(detector.distances(held_out), 1 - _FALSE_POSITIVES, axis=0))
 
 

@@ -32,20 +32,8 @@ class Picture(NamedTuple):
 
 
 def list_pictures(path: str) -> list[str]:
-    """Returns the pictures in a directory in alphabetical order; any other path, and "-", stands for itself.
-
-    Raises:
-      UserError: the directory cannot be read, or no file in it has a picture's suffix.
-    """
-    if path == "-" or not Path(path).is_dir():
-        return [path]
-    try:
-        files = sorted(str(file) for file in Path(path).iterdir() if file.suffix.lower() in _SUFFIXES)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): expected a directory of pictures") from None
-    if not files:
-        raise UserError(f"{path} contains no pictures: expected files that end in {', '.join(_SUFFIXES)}")
-    return files
+    """Returns the pictures in a directory in alphabetical order, or the path itself if there are none."""
+    return sorted(str(file) for file in Path(path).glob("*") if file.suffix.lower() in _SUFFIXES) or [path]
 
 
 def read_picture(file: str) -> Picture:
@@ -57,6 +45,8 @@ def read_picture(file: str) -> Picture:
     try:
         with Path(file).open("rb") if file != "-" else contextlib.nullcontext(sys.stdin.buffer) as source:
             content = source.read(_MAX_BYTES + 1)
+    except IsADirectoryError:
+        raise UserError(f"{file} contains no pictures: expected files that end in {', '.join(_SUFFIXES)}") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): expected a picture") from None
     return decode_picture(content, "standard input" if file == "-" else file)
