@@ -1,15 +1,15 @@
-"""The demo's server, asked by its own page and by others; the page itself is looked at in a browser."""
+"""The demo's server, with requests from its own page and from others; the page itself is checked in a browser."""
 
 import io
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from digits_jax.apps import demo
-from digits_jax.apps.reader.digit_images import find_digits
-from digits_jax.apps.reader.digit_reader import Reading
+from digits_jax.apps.reader import Reading, find_digits
 from digits_jax.studies.drawings import draw
 
 if TYPE_CHECKING:
@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 pytest.importorskip("flask")
 
 
-def read(pixels: np.ndarray) -> list[Reading]:
-    """Calls whatever it finds a three."""
-    sure = np.eye(10, dtype=np.float32)[3]
-    return [Reading(digit.image, digit.box, sure, None) for digit in find_digits(pixels)]
+class FakeReader:
+    """Predicts a three for whatever it finds."""
+
+    description = "a <model>"
+    model = SimpleNamespace(num_classes=10)
+
+    def read(self, pixels: np.ndarray) -> list[Reading]:
+        probabilities = np.eye(10, dtype=np.float32)[3]
+        return [Reading(digit.image, digit.box, probabilities, None) for digit in find_digits(pixels)]
 
 
 @pytest.fixture
 def client() -> "FlaskClient":
-    return demo.create_app(read, description="a <model>", num_classes=10, address="127.0.0.1").test_client()
+    return demo.create_app(FakeReader(), address="127.0.0.1").test_client()  # type: ignore[arg-type]
 
 
 def png(symbols: str = "3") -> bytes:
@@ -63,7 +68,7 @@ def test_the_page_loads_nothing_from_elsewhere(client: "FlaskClient") -> None:
     assert "a &lt;model&gt;" in page
     assert not re.findall(r"""(?:src|href|action)\s*=|url\(|https?:|@import""", page)
     policy = response.headers["Content-Security-Policy"]
-    # What is served has the hashes that the policy allows, and no style or script outside of these blocks.
+    # The served page has the hashes that the policy allows, and no style or script outside of these blocks.
     assert demo.content_security_policy(page) == policy
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert not re.findall(r"""\s(?:style|on\w+)\s*=\s*["']""", page)
@@ -74,22 +79,22 @@ def test_the_page_loads_nothing_from_elsewhere(client: "FlaskClient") -> None:
 @pytest.mark.parametrize(
     ("headers", "body", "status", "message"),
     [
-        ({"Host": "evil.example:8501"}, b"", 403, "This server has another name."),
-        ({"Host": "127.0.0.1.evil.example"}, b"", 403, "This server has another name."),
-        ({"Host": ""}, b"", 403, "This server has another name."),
-        ({"Host": "[::1"}, b"", 403, "This server has another name."),
-        ({"Origin": "http://evil.example"}, b"", 403, "Another site's page asks: only this server's own may."),
-        ({"Origin": "null"}, b"", 403, "Another site's page asks: only this server's own may."),
-        ({"Origin": "http://127.0.0.1:9999"}, b"", 403, "Another site's page asks: only this server's own may."),
-        ({"Sec_Fetch_Site": "cross-site"}, b"", 403, "Another site's page asks: only this server's own may."),
-        ({"Sec_Fetch_Site": "same-site"}, b"", 403, "Another site's page asks: only this server's own may."),
-        ({"Content_Type": "text/plain"}, b"", 415, "The picture is of type 'text/plain': expected 'image/png'."),
+        ({"Host": "evil.example:8501"}, b"", 403, "The Host header does not name this server."),
+        ({"Host": "127.0.0.1.evil.example"}, b"", 403, "The Host header does not name this server."),
+        ({"Host": ""}, b"", 403, "The Host header does not name this server."),
+        ({"Host": "[::1"}, b"", 403, "The Host header does not name this server."),
+        ({"Origin": "http://evil.example"}, b"", 403, "The request comes from another site's page."),
+        ({"Origin": "null"}, b"", 403, "The request comes from another site's page."),
+        ({"Origin": "http://127.0.0.1:9999"}, b"", 403, "The request comes from another site's page."),
+        ({"Sec_Fetch_Site": "cross-site"}, b"", 403, "The request comes from another site's page."),
+        ({"Sec_Fetch_Site": "same-site"}, b"", 403, "The request comes from another site's page."),
+        ({"Content_Type": "text/plain"}, b"", 415, "The picture has type 'text/plain': expected 'image/png'."),
         ({}, b"", 400, "the picture is empty: expected a picture"),
-        ({}, b"\x89PNG\r\n\x1a\nxx", 400, "the picture is no picture"),
+        ({}, b"\x89PNG\r\n\x1a\nxx", 400, "the picture is not a picture"),
         ({}, bytes(1_000_001), 413, "The data value transmitted exceeds the capacity limit."),
     ],
 )
-def test_what_is_refused(
+def test_requests_that_are_refused(
     client: "FlaskClient", headers: dict[str, str], body: bytes, status: int, message: str
 ) -> None:
     found, answer = ask(client, body, **headers)

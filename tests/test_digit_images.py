@@ -1,4 +1,4 @@
-"""What becomes of the digits in a picture, up to what the network sees."""
+"""Segmentation and normalization of the digits in a picture."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from digits_jax.apps.reader.digit_images import find_digits
-from digits_jax.apps.reader.pictures import to_pixels
+from digits_jax.apps.reader import find_digits, to_pixels
 from digits_jax.studies.drawings import draw, photographed
 
 SQUARE = (200, 200)
@@ -19,7 +18,7 @@ def found(picture: Image.Image) -> list[np.ndarray]:
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean of absolute differences, in grey levels; two drawings of other digits are 30 and more apart."""
+    """Returns the mean absolute difference in gray levels; drawings of different digits differ by 30 or more."""
     return float(np.abs(a.astype(int) - b).mean())
 
 
@@ -28,13 +27,13 @@ def plain(symbols: str, **changes: object) -> Image.Image:
     return draw(symbols, **{**options, **changes})  # type: ignore[arg-type]
 
 
-def test_the_frame_is_that_of_mnist() -> None:
+def test_the_format_is_that_of_mnist() -> None:
     [image] = found(plain("3"))
     rows, columns = (np.flatnonzero(image.any(axis)) for axis in (1, 0))
     assert (image.shape, image.dtype) == ((28, 28), np.uint8)
     assert np.ptp(rows) == 19
     assert np.ptp(columns) < 19
-    # MNIST's own images have it at (14, 14), counted from 0, with at most half a pixel's difference.
+    # The center of mass of MNIST's own images is within half a pixel of (14, 14), counted from 0.
     assert ndimage.center_of_mass(image) == pytest.approx((14, 14), abs=0.5)
     assert image.max() == 255
 
@@ -45,15 +44,15 @@ def test_the_frame_is_that_of_mnist() -> None:
         {"height": 30, "width": 2.3},
         {"size": (900, 700), "height": 400, "width": 30},
         {"paper": "#000000", "ink": "#ffffff"},
-        {"paper": "#c83c3c", "ink": "#3c823c"},  # of nearly the same brightness
+        {"paper": "#c83c3c", "ink": "#3c823c"},  # of almost equal brightness
         {"paper": "#ded9d2", "ink": "#b8b4ae"},  # faint
-        {"size": (150, 125)},  # hardly any margin
+        {"size": (150, 125)},  # almost no margin
         {"width": 2},  # thinner than any in MNIST
         {"width": 22},  # thicker
     ],
-    ids=["small", "large", "inverted", "coloured", "faint", "tight", "thin", "thick"],
+    ids=["small", "large", "inverted", "colored", "faint", "tight", "thin", "thick"],
 )
-def test_size_colour_and_pen_hardly_matter(changes: dict[str, object]) -> None:
+def test_size_color_and_pen_hardly_matter(changes: dict[str, object]) -> None:
     [wanted] = found(plain("5"))
     [image] = found(plain("5", **changes))
     assert difference(image, wanted) < 18
@@ -62,14 +61,14 @@ def test_size_colour_and_pen_hardly_matter(changes: dict[str, object]) -> None:
 def test_uneven_light_and_grain() -> None:
     [wanted] = found(plain("2"))
     seen = photographed(plain("2", ink="#707070"), light=170, grain=6, seed=0)
-    assert np.asarray(seen)[195, 195].max() < 0x70  # there the paper is darker than the ink is in full light
+    assert np.asarray(seen)[195, 195].max() < 0x70  # in the shade, paper is darker than ink in full light
     [image] = found(seen)
     assert difference(image, wanted) < 10
 
 
 def test_strokes_of_one_digit_that_do_not_touch() -> None:
     assert len(found(plain("5", width=3))) == 1
-    # The bar alone is another picture than the whole digit.
+    # The box includes the bar.
     digit = find_digits(to_pixels(plain("5", width=3)))[0]
     assert digit.box[3] - digit.box[1] == pytest.approx(123, abs=3)
 
@@ -85,7 +84,7 @@ def test_several_are_read_row_by_row() -> None:
         assert difference(image, wanted) < 12
 
 
-def test_dirt_is_left_out() -> None:
+def test_dirt_is_ignored() -> None:
     picture = plain("7")
     picture.paste("#000000", (20, 20, 26, 26))
     [wanted] = found(plain("7"))
@@ -114,7 +113,7 @@ def pixel(_: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("make", [blank, grainy, shaded, salt, pixel])
-def test_where_nothing_is_written(make: Callable[[np.random.Generator], np.ndarray]) -> None:
+def test_a_blank_picture_has_no_digits(make: Callable[[np.random.Generator], np.ndarray]) -> None:
     pixels = make(np.random.default_rng(0)).astype(np.uint8)
     assert find_digits(to_pixels(Image.fromarray(pixels))) == []
 

@@ -9,9 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 from scipy import special
 
-from digits_jax.apps.evaluate.evaluation import evaluate
-from digits_jax.apps.evaluate.page import write
-from digits_jax.data import Dataset
+from digits_jax.apps.evaluate import evaluate, write_evaluation
+from digits_jax.data.datasets import Dataset
 from digits_jax.errors import UserError
 from digits_jax.runs import ensemble
 from digits_jax.train import train_seeds
@@ -33,14 +32,14 @@ def test_the_seeds_of_a_folder_answer_with_their_mean(seeds: Path, small_dataset
     np.testing.assert_allclose(special.softmax(models.logits(images), axis=-1), expected, atol=1e-6)
     evaluation = evaluate(models, small_dataset)
     assert evaluation.scores.accuracy.fraction == (expected.argmax(-1) == labels).mean()
-    assert [share.fraction for share in evaluation.alone] == [
+    assert [accuracy.fraction for accuracy in evaluation.alone] == [
         (model.predict(images).argmax(-1) == labels).mean() for model in single
     ]
-    write(evaluation, models, small_dataset, tmp_path / "evaluation")
+    write_evaluation(evaluation, models, small_dataset, tmp_path / "evaluation")
     figures = json.loads((tmp_path / "evaluation/evaluation.json").read_text())
     assert len({model["config_hash"] for model in figures["models"]}) == 3
     assert {model["step"] for model in figures["models"]} == {14}
-    assert "The mean of 3 models" in (tmp_path / "evaluation/evaluation.html").read_text()
+    assert "An ensemble of 3 models" in (tmp_path / "evaluation/evaluation.html").read_text()
 
 
 def test_seeds_that_do_not_go_together(seeds: Path) -> None:

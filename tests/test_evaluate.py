@@ -1,4 +1,4 @@
-"""Where a model fails."""
+"""Evaluation of a trained model."""
 
 import dataclasses
 import json
@@ -18,10 +18,8 @@ from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
 from digits_jax import load_model
+from digits_jax.apps.evaluate import Accuracy, Evaluation, compute_scores, evaluate, write_evaluation
 from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
-from digits_jax.apps.evaluate.evaluation import Evaluation, evaluate
-from digits_jax.apps.evaluate.page import write
-from digits_jax.apps.evaluate.scores import score, share
 from digits_jax.data import datasets
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
@@ -43,23 +41,23 @@ def evaluation(model: TrainedModel, small_dataset: datasets.Dataset) -> Evaluati
 @pytest.mark.parametrize(("correct", "count"), [(0, 20), (20, 20), (9954, 10_000)])
 def test_an_interval(correct: int, count: int) -> None:
     low, high = proportion_confint(correct, count, method="wilson")
-    found = share(correct, count)
+    found = Accuracy.from_counts(correct, count)
     assert found.fraction == correct / count
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
 
 
 def test_scores_by_hand() -> None:
-    # Most probable: 0 with 0.82 (right), 1 with 0.62 (wrong), 1 with 0.5 (right); nothing is taken for 2.
+    # Predictions: 0 with 0.82 (correct), 1 with 0.62 (wrong), 1 with 0.5 (correct); 2 is never predicted.
     probabilities = np.array([[0.82, 0.1, 0.08], [0.3, 0.62, 0.08], [0.25, 0.5, 0.25]])
-    scores = score(np.log(probabilities).astype(np.float32) + 7, np.array([0, 2, 1]))
+    scores = compute_scores(np.log(probabilities).astype(np.float32) + 7, np.array([0, 2, 1]))
     assert scores.accuracy.fraction == 2 / 3
     assert scores.loss == pytest.approx(-np.log([0.82, 0.08, 0.5]).mean(), rel=1e-6)
-    assert scores.ece == pytest.approx((0.18 + 0.62 + 0.5) / 3, rel=1e-6)
+    assert scores.expected_calibration_error == pytest.approx((0.18 + 0.62 + 0.5) / 3, rel=1e-6)
     assert scores.confusion == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
     assert [(c.precision, c.recall, c.num_images) for c in scores.classes[:2]] == [(1, 1, 1), (0.5, 1, 1)]
     assert np.isnan(scores.classes[2].precision)
     assert (scores.classes[2].recall, scores.classes[2].num_images) == (0, 1)
-    assert [b.num_images for b in scores.bins] == [0] * 7 + [1, 0, 1, 0, 0, 1, 0, 0]
+    assert [(15 * b.low, 15 * b.high, b.num_images) for b in scores.bins] == [(7, 8, 1), (9, 10, 1), (12, 13, 1)]
 
 
 @settings(deadline=None, max_examples=30)
@@ -75,8 +73,8 @@ def test_calibration_by_its_definition(seed: int) -> None:
         if bin_:
             accuracy = np.mean([probabilities[i].argmax() == labels[i] for i in bin_])
             expected += len(bin_) / 50 * abs(accuracy - np.mean([probabilities[i].max() for i in bin_]))
-    scores = score(logits, labels)
-    assert scores.ece == pytest.approx(expected, abs=1e-9)
+    scores = compute_scores(logits, labels)
+    assert scores.expected_calibration_error == pytest.approx(expected, abs=1e-9)
     assert scores.loss == pytest.approx(metrics.log_loss(labels, probabilities, labels=range(4)), rel=1e-6)
 
 
@@ -87,26 +85,26 @@ def test_a_corruption_is_the_same_each_time_and_grows(corruption: Any) -> None:
     np.testing.assert_array_equal(corruption(images, 0), images)
     changes = []
     for strength in corruption.strengths:
-        spoilt = corruption(images, strength)
-        assert spoilt.dtype == np.uint8
-        np.testing.assert_array_equal(spoilt, corruption(images, strength))
-        np.testing.assert_array_equal(spoilt[:7], corruption(images[:7], strength))  # by the image's index only
-        changes.append(np.abs(spoilt.astype(float) - images).mean())
+        corrupted = corruption(images, strength)
+        assert corrupted.dtype == np.uint8
+        np.testing.assert_array_equal(corrupted, corruption(images, strength))
+        np.testing.assert_array_equal(corrupted[:7], corruption(images[:7], strength))  # depends on the index only
+        changes.append(np.abs(corrupted.astype(float) - images).mean())
     assert len(changes) == 5
     assert changes == sorted(changes)
     assert changes[0] > 0
 
 
 def _centers(images: np.ndarray) -> np.ndarray:
-    """Rows and columns of the centres of mass, from the middle of the image."""
+    """Returns the rows and columns of the centers of mass, relative to the center of the image."""
     weights = images[..., 0].astype(float) / images.sum((1, 2, 3)).reshape(-1, 1, 1)
-    places = np.arange(images.shape[1]) - (images.shape[1] - 1) / 2
-    return np.stack([weights.sum(2) @ places, weights.sum(1) @ places], -1)
+    positions = np.arange(images.shape[1]) - (images.shape[1] - 1) / 2
+    return np.stack([weights.sum(2) @ positions, weights.sum(1) @ positions], -1)
 
 
 def test_corruptions_in_their_units() -> None:
     images = np.zeros((50, 29, 29, 1), np.uint8)
-    images[:, 13:16, 19:22] = 250  # its centre is 6 pixels to the right of the image's
+    images[:, 13:16, 19:22] = 250  # its center is 6 pixels to the right of the image's
     moved = _centers(_CORRUPTIONS["shift"](images, 3)) - _centers(images)
     np.testing.assert_allclose(np.hypot(*moved.T), 3, atol=0.05)
     assert moved.std(0).min() > 1  # in any direction
@@ -118,9 +116,9 @@ def test_corruptions_in_their_units() -> None:
     noise = _CORRUPTIONS["noise"](np.full((50, 29, 29, 1), 128, np.uint8), 20).astype(float)
     assert (noise.mean(), noise.std()) == pytest.approx((128, 20), abs=0.5)
     blurred = _CORRUPTIONS["blur"](images[:1], 2)[0, 14, :, 0].astype(float)
-    places = np.arange(29) - 20
-    # The variance of three equal pixels, and of the Gaussian.
-    assert (blurred * places**2).sum() / blurred.sum() == pytest.approx(2 / 3 + 4, rel=0.05)
+    positions = np.arange(29) - 20
+    # The variance of three equal pixels plus that of the Gaussian.
+    assert (blurred * positions**2).sum() / blurred.sum() == pytest.approx(2 / 3 + 4, rel=0.05)
 
 
 def test_it_agrees_with_the_run(evaluation: Evaluation, model: TrainedModel, small_dataset: datasets.Dataset) -> None:
@@ -140,7 +138,7 @@ def test_it_agrees_with_the_run(evaluation: Evaluation, model: TrainedModel, sma
 def test_the_files(
     evaluation: Evaluation, model: TrainedModel, small_dataset: datasets.Dataset, tmp_path: Path
 ) -> None:
-    write(evaluation, model, small_dataset, tmp_path)
+    write_evaluation(evaluation, model, small_dataset, tmp_path)
     pictures = {"confusion.png", "reliability.png", "robustness.png"}
     assert {path.name for path in tmp_path.iterdir()} == {"evaluation.json", "evaluation.html", *pictures}
     page = (tmp_path / "evaluation.html").read_text()
@@ -148,11 +146,11 @@ def test_the_files(
     assert len(sources) == 3 + 20 + len(evaluation.mistakes)
     assert all(source.startswith("data:image/png") for source in sources)
     assert page.count("<figcaption>") == 20 + len(evaluation.mistakes)
-    figures = json.loads((tmp_path / "evaluation.json").read_text())
-    assert figures["accuracy"]["fraction"] == evaluation.scores.accuracy.fraction
-    assert [case["strength"] for case in figures["robustness"]["blur"]] == [0.5, 1, 1.25, 1.5, 2]
-    assert len(figures["mistakes"]) == len(evaluation.mistakes)
-    assert str(Path.home()) not in json.dumps(figures)
+    numbers = json.loads((tmp_path / "evaluation.json").read_text())
+    assert numbers["accuracy"]["fraction"] == evaluation.scores.accuracy.fraction
+    assert [case["strength"] for case in numbers["robustness"]["blur"]] == [0.5, 1, 1.25, 1.5, 2]
+    assert len(numbers["mistakes"]) == len(evaluation.mistakes)
+    assert str(Path.home()) not in json.dumps(numbers)
 
 
 def test_data_that_do_not_fit(model: TrainedModel, small_dataset: datasets.Dataset) -> None:
@@ -168,15 +166,15 @@ def test_the_command(small_config: ConfigDict, data_dir: Path, tmp_path: Path) -
     environment = {**os.environ, "TFDS_DATA_DIR": str(data_dir)}
     found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert found.returncode == 0, found.stderr
-    accuracy = re.search(r"^accuracy +(\d+\.\d\d) % \(\d+\.\d\d to \d+\.\d\d % at 95 %\)$", found.stdout, re.MULTILINE)
+    accuracy = re.search(r"^ accuracy +(\d+\.\d\d)% +\d+\.\d\d% to \d+\.\d\d% *$", found.stdout, re.MULTILINE)
     assert accuracy
     assert accuracy[1] == f"{100 * row['test/accuracy']:.2f}"
     page = tmp_path / "run/evaluation/optical_digits/evaluation.html"
-    assert f"misclassified images, in {page}" in found.stdout
+    assert f"misclassified images: {page}" in found.stdout
     assert page.exists()
     for argument, code, message in (
         ("--dataset=letters", 2, "error: --dataset is 'letters': expected one of mnist, "),
-        ("--views=two", 2, "value should be one of <one|shifts>"),
+        ("--test_time_augmentation=two", 2, "value should be one of <none|shifts>"),
         ("--output=/dev/null/x", 1, "error: /dev/null/x cannot be written"),
     ):
         found = subprocess.run([*command, argument], capture_output=True, text=True, env=environment, timeout=120)

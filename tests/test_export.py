@@ -1,4 +1,4 @@
-"""A model as a file, loaded by what it is for."""
+"""Exported files, loaded by the programs that they are for."""
 
 import importlib.util
 import json
@@ -15,8 +15,8 @@ import pytest
 from jax import export as jax_export
 
 from digits_jax import load_model
-from digits_jax.apps.export import formats as exports
-from digits_jax.apps.export.model_card import build_card
+from digits_jax.apps.export import FORMATS, Agreement, build_model_card, export_model
+from digits_jax.apps.export.formats import TOLERANCE, reference
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
 
@@ -33,17 +33,17 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (70, 28, 28, 1), np.uint8)
 
 
-@pytest.mark.parametrize("name", exports.FORMATS)
-def test_a_file_and_what_its_card_says_to_load_it_with(
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_loads_as_its_model_card_says(
     name: str, model: TrainedModel, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in _NEEDED[name]:
         pytest.importorskip(package)
-    agreement = exports.write(model, name, tmp_path / f"model.{name}", images)
+    agreement = export_model(model, name, tmp_path / f"model.{name}", images)
     assert [path.name for path in tmp_path.iterdir()] == [f"model.{name}"]
     assert (agreement.num_images, agreement.changed) == (70, 0)
-    assert agreement.difference < exports.TOLERANCE
-    card = build_card(model, agreement, format_name=name, file_name=f"model.{name}", compared_on="random images")
+    assert agreement.difference < TOLERANCE
+    card = build_model_card(model, agreement, format_name=name, file_name=f"model.{name}", checked_on="random images")
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert code
     assert code[1].count("\n") == 3
@@ -59,9 +59,9 @@ def test_a_file_and_what_its_card_says_to_load_it_with(
         np.testing.assert_allclose(np.asarray(variables["probabilities"]), model.predict(images[:3]), atol=1e-5)
 
 
-def test_what_is_inside_stablehlo(model: TrainedModel, images: np.ndarray, tmp_path: Path) -> None:
+def test_the_program_in_a_stablehlo_file(model: TrainedModel, images: np.ndarray, tmp_path: Path) -> None:
     pytest.importorskip("flatbuffers")
-    exports.write(model, "stablehlo", tmp_path / "model", images)
+    export_model(model, "stablehlo", tmp_path / "model", images)
     exported = jax_export.deserialize(bytearray((tmp_path / "model").read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert str(exported.in_avals[0]) == "uint8[batch,28,28,1]"
@@ -73,15 +73,15 @@ def test_what_is_inside_stablehlo(model: TrainedModel, images: np.ndarray, tmp_p
     assert "gather" not in program
 
 
-def test_a_file_that_answers_otherwise_is_not_left(
+def test_a_file_that_disagrees_with_the_model_is_deleted(
     model: TrainedModel, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = exports.reference(model)
+    honest = reference(model)
     for wrong in (lambda p: p + 2e-5, lambda p: p * np.nan, lambda p: p[:, ::-1]):
-        altered = exports.FORMATS["npz"]._replace(load=lambda path, wrong=wrong: lambda x: wrong(honest(x)))
-        monkeypatch.setitem(exports.FORMATS, "npz", altered)
-        with pytest.raises(UserError, match=r"the loaded npz file gives other answers than the model: .* exported$"):
-            exports.write(model, "npz", tmp_path / "model.npz", images)
+        altered = FORMATS["npz"]._replace(load=lambda path, wrong=wrong: lambda x: wrong(honest(x)))
+        monkeypatch.setitem(FORMATS, "npz", altered)
+        with pytest.raises(UserError, match=r"the reloaded npz file disagrees with the model: .* exported$"):
+            export_model(model, "npz", tmp_path / "model.npz", images)
         assert list(tmp_path.iterdir()) == []
 
 
@@ -90,8 +90,9 @@ def test_an_extra_that_is_not_installed(
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
-    with pytest.raises(UserError, match=r"--to=onnx needs onnxruntime: ./launch.sh setup export"):
-        exports.write(model, "onnx", tmp_path / "model.onnx", images)
+    message = "--to=onnx needs the extra 'export': pip install 'digits_jax[export]' or ./launch.sh setup export"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        export_model(model, "onnx", tmp_path / "model.onnx", images)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +113,11 @@ def test_an_extra_that_is_not_installed(
         ),
     ],
 )  # fmt: skip
-def test_an_operation_that_the_graph_does_not_know(function: object, operation: str) -> None:
+def test_an_unsupported_operation(function: object, operation: str) -> None:
     pytest.importorskip("onnx")
     from digits_jax.apps.export.onnx_graph import to_onnx
 
-    with pytest.raises(UserError, match=f"--to=onnx does not know the operation '{operation}"):
+    with pytest.raises(UserError, match=f"--to=onnx does not support the operation '{operation}"):
         to_onnx(function, (28, 28, 1))  # type: ignore[arg-type]
 
 
@@ -140,17 +141,18 @@ def test_padding_strides_and_constants_of_a_graph(images: np.ndarray) -> None:
     np.testing.assert_allclose(found, jax.nn.softmax(function(jnp.asarray(images))), atol=1e-5)
 
 
-def test_a_card_says_how_good_and_of_what(trained: Path, model: TrainedModel) -> None:
-    agreement = exports.Agreement(360, 1e-7, 0)
-    card = build_card(model, agreement, format_name="onnx", file_name="m.onnx", compared_on="test images")
+def test_a_model_card(trained: Path, model: TrainedModel) -> None:
+    agreement = Agreement(360, 1e-7, 0)
+    card = build_model_card(model, agreement, format_name="onnx", file_name="m.onnx", checked_on="test images")
     result = json.loads((trained / "result.json").read_text())
-    assert f"{100 * result['best']['test/accuracy']:.2f} % of the 360 test images of optical_digits" in card
-    assert "ranks its epochs by this very figure" in card
+    assert f"\n{result['best']['test/accuracy']:.2%} (95% interval " in card
+    assert " on the 360 test images of optical_digits, " in card
+    assert "ranks its epochs by this accuracy, which is therefore optimistic" in card
     assert result["dataset"]["sha256"] in card
-    assert json.loads(card.partition("```json")[2].partition("```")[0]) == result["config"]
+    assert json.loads(card.partition("```json")[2].partition("```")[0])["config"] == result["config"]
     unscored = TrainedModel(model.run, model.variables, step=3, metrics={})
-    card = build_card(unscored, agreement, format_name="onnx", file_name="m.onnx", compared_on="test images")
-    assert "did not score this step on the test images" in card
+    card = build_model_card(unscored, agreement, format_name="onnx", file_name="m.onnx", checked_on="test images")
+    assert "did not evaluate this step on the test images" in card
 
 
 @pytest.mark.slow
@@ -163,7 +165,7 @@ def test_the_command(trained: Path, data_dir: Path, tmp_path: Path) -> None:
 
     found = run("--to=npz", data=data_dir)
     assert found.returncode == 0, found.stderr
-    assert "on 360 test images of optical_digits: the same class for all, probabilities within 0.0e+00" in found.stdout
+    assert "on 360 test images of optical_digits: same predicted classes, probabilities within 0.0e+00" in found.stdout
     assert {path.suffix for path in tmp_path.iterdir()} == {".npz", ".md"}
     assert "on 1,000 random images" in run("--to=npz", data=tmp_path / "nothing").stdout
     for arguments, message in (

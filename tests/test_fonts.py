@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from digits_jax.apps.reader.digit_images import find_digits
-from digits_jax.apps.reader.digit_reader import Reading
-from digits_jax.apps.reader.pictures import to_pixels
+from digits_jax.apps.reader import Reading, find_digits, to_pixels
 from digits_jax.errors import UserError
 from digits_jax.studies import fonts, renderings
 from digits_jax.studies.renderings import FONTS, OTHERS, Font, draw_glyph, font_file

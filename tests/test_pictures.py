@@ -1,4 +1,4 @@
-"""Picture files as they come."""
+"""Decoding of picture files."""
 
 import io
 import struct
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from digits_jax.apps.reader.digit_images import find_digits
-from digits_jax.apps.reader.pictures import decode_picture, files_of, read_picture, to_pixels
+from digits_jax.apps.reader import decode_picture, find_digits, list_pictures, read_picture, to_pixels
 from digits_jax.errors import UserError
 from digits_jax.studies.drawings import draw
 
@@ -30,10 +29,10 @@ def sixteen_bits() -> Image.Image:
 
 
 def transparent(ink: int) -> Image.Image:
-    """Ink of one grey level on nothing; what is transparent has a colour that must not matter."""
+    """Returns ink of one gray level on a transparent background, whose color must not matter."""
     alpha = 255 - np.asarray(three().convert("L"))
-    colour = np.where(alpha[..., None] > 0, ink, 255 - ink) * np.ones(3)
-    return Image.fromarray(np.dstack([colour, alpha]).astype(np.uint8))
+    color = np.where(alpha[..., None] > 0, ink, 255 - ink) * np.ones(3)
+    return Image.fromarray(np.dstack([color, alpha]).astype(np.uint8))
 
 
 FILES = {
@@ -42,7 +41,7 @@ FILES = {
     "cmyk": encoded(three().convert("CMYK"), "JPEG"),
     "black and white": encoded(three().convert("1", dither=Image.Dither.NONE)),
     "palette": encoded(three().convert("P")),
-    "grey with alpha": encoded(three().convert("LA")),
+    "gray with alpha": encoded(three().convert("LA")),
     "bmp": encoded(three(), "BMP"),
     "gif": encoded(three(), "GIF"),
     "webp": encoded(three(), "WEBP"),
@@ -63,9 +62,9 @@ def test_the_same_three_in_any_file(content: bytes) -> None:
     assert np.abs(digit.image.astype(int) - wanted.image).mean() < 12
 
 
-def test_a_telephone_that_was_held_sideways() -> None:
+def test_a_phone_that_was_held_sideways() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees to the right
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     turned = encoded(three().rotate(90, expand=True), "JPEG", exif=exif)
     [digit] = find_digits(decode_picture(turned, "it").pixels)
     [wanted] = find_digits(to_pixels(three()))
@@ -74,7 +73,7 @@ def test_a_telephone_that_was_held_sideways() -> None:
 
 def test_the_first_of_several_frames() -> None:
     content = encoded(
-        three(), "GIF", save_all=True, append_images=[Image.new("RGB", (80, 90), colour) for colour in ("red", "blue")]
+        three(), "GIF", save_all=True, append_images=[Image.new("RGB", (80, 90), color) for color in ("red", "blue")]
     )
     picture = decode_picture(content, "it")
     assert picture.frames == 3
@@ -86,7 +85,7 @@ def test_a_large_picture_is_reduced() -> None:
 
 
 def bomb() -> bytes:
-    """A PNG of 30,000 x 30,000 pixels in 100 bytes: its rows are never there."""
+    """Returns a PNG of 30,000 x 30,000 pixels in 100 bytes, without its rows."""
     chunks = ((b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0" * 100)))
     packed = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
@@ -98,16 +97,16 @@ def bomb() -> bytes:
     ("content", "message"),
     [
         (b"", "it.png is empty: expected a picture"),
-        (b"no picture", "it.png is no picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"),
-        (encoded(three())[:-200], r"it.png cannot be decoded \(.+\): expected a whole picture"),
-        (encoded(three(), "TIFF"), "it.png is no picture in a known format"),
+        (b"no picture", "it.png is not a picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"),
+        (encoded(three())[:-200], r"it.png cannot be decoded \(.+\): expected an undamaged picture"),
+        (encoded(three(), "TIFF"), "it.png is not a picture in a known format"),
         (bomb(), r"it.png is too large \(.*900000000 pixels.*\): expected at most 64 megapixels"),
         (encoded(Image.new("1", (9000, 9000))), r"it.png is too large \(9000x9000 pixels\)"),
         (bytes(50_000_001), "it.png is larger than 50 MB: expected a smaller picture"),
     ],
     ids=["empty", "text", "truncated", "tiff", "bomb", "large", "huge"],
 )
-def test_what_is_no_picture_is_one_line(content: bytes, message: str, tmp_path: Path) -> None:
+def test_an_unusable_file_is_a_one_line_error(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "it.png"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message) as raised:
@@ -115,40 +114,43 @@ def test_what_is_no_picture_is_one_line(content: bytes, message: str, tmp_path: 
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"it.png cannot be read \(No such file or directory\): expected a picture"):
         read_picture(str(tmp_path / "it.png"))
 
 
-def test_a_folder_stands_for_its_pictures(tmp_path: Path) -> None:
+def test_a_directory_stands_for_its_pictures(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", "notes.txt"):
         (tmp_path / name).touch()
-    assert [*files_of([str(tmp_path), "-", "c"])] == [str(tmp_path / "a.png"), str(tmp_path / "b.JPG"), "-", "c"]
+    assert list_pictures(str(tmp_path)) == [str(tmp_path / "a.png"), str(tmp_path / "b.JPG")]
+    assert list_pictures("-") == ["-"]
+    assert list_pictures("c") == ["c"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty has no pictures: expected files that end in .png, .jpg"):
-        list(files_of([str(tmp_path / "empty")]))
+    [empty] = list_pictures(str(tmp_path / "empty"))
+    with pytest.raises(UserError, match=r"empty contains no pictures: expected files that end in .png, .jpg"):
+        read_picture(empty)
 
 
 @pytest.mark.slow
 def test_damaged_files_crash_nothing() -> None:
-    """A thousand: bytes changed, cut off, put in, or taken out."""
+    """A thousand files with bytes changed, truncated, inserted or removed."""
     random = np.random.default_rng(0)
     whole = [*FILES.values()]
     outcomes = {"read": 0, "refused": 0}
     for number in range(1000):
         content = bytearray(whole[number % len(whole)])
         for _ in range(random.integers(1, 20)):
-            # Half of the damage is in the first bytes, where sizes and modes are.
-            place = int(random.integers(min(len(content), 100) if random.random() < 0.5 else len(content)))
+            # Half of the damage is to the header, with its sizes and modes.
+            offset = int(random.integers(min(len(content), 100) if random.random() < 0.5 else len(content)))
             match random.integers(4):
                 case 0:
-                    content[place] = random.integers(256)
+                    content[offset] = random.integers(256)
                 case 1:
-                    content[place : place + random.integers(8)] = b""
+                    content[offset : offset + random.integers(8)] = b""
                 case 2:
-                    content[place:place] = random.bytes(4)
+                    content[offset:offset] = random.bytes(4)
                 case _ if random.random() < 0.1:
-                    del content[max(place, 8) :]
+                    del content[max(offset, 8) :]
             if not content:
                 break
         try:

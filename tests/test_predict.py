@@ -1,7 +1,11 @@
 """A trained model that reads pictures, as a command and as an object."""
 
+import importlib.util
 import io
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,12 +17,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from digits_jax import load_model, train
-from digits_jax.apps import predict
-from digits_jax.apps.reader import digit_reader, familiarity
-from digits_jax.apps.reader.digit_reader import Reading, load_reader
-from digits_jax.apps.reader.pictures import to_pixels
-from digits_jax.apps.reader.strokes import LETTERS, scribbled_letters
-from digits_jax.data import Dataset
+from digits_jax.apps import predict, reader
+from digits_jax.apps.reader import Reading, digit_reader, load_reader, to_pixels
+from digits_jax.apps.reader.outliers import fit_detector, with_features
+from digits_jax.apps.reader.strokes import LETTERS, letter_images
+from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.studies.drawings import draw
@@ -28,8 +31,8 @@ pytestmark = pytest.mark.usefixtures("parsed_flags")
 
 @pytest.fixture
 def run(small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a finished run, and a cache folder of its own; what letters are like is learned from few."""
-    monkeypatch.setattr(digit_reader, "_LETTERS", 2)
+    """The directory of a finished run, with a cache of its own; the detector is fitted to few letters."""
+    monkeypatch.setattr(digit_reader, "_NUM_LETTERS", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     train.train_and_evaluate(small_config, tmp_path / "run")
     return tmp_path / "run"
@@ -39,8 +42,8 @@ def picture(symbols: str) -> Image.Image:
     return draw(symbols, size=(200, 100), paper="#ffffff", ink="#000000", height=80, width=7)
 
 
-class Recorder:
-    """In a reader's place: calls everything a seven, and the second digit of a picture none."""
+class FakeReader:
+    """A fake reader that predicts a seven for everything, and rejects the second digit of a picture."""
 
     def read(self, pixels: np.ndarray) -> list[Reading]:
         sure = np.full(10, 0.01, np.float32)
@@ -52,8 +55,8 @@ class Recorder:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Any:
-    """Calls the command and returns its exit code and what it printed."""
-    monkeypatch.setattr(digit_reader, "load_reader", lambda workdir, checkpoint: Recorder())
+    """A function that calls the command and returns its exit code and output."""
+    monkeypatch.setattr(reader, "load_reader", lambda workdir, checkpoint: FakeReader())
 
     def call(*arguments: str, **flags: Any) -> tuple[int, str, str]:
         with flagsaver.flagsaver(workdir="runs/x", **flags):
@@ -69,10 +72,10 @@ def test_a_line_for_each_digit(command: Any, tmp_path: Path) -> None:
     code, out, err = command(str(tmp_path))
     assert (code, err) == (0, "")
     assert out.replace(f"{tmp_path}/", "") == (
-        "a.png: 7  91.00 %   0   1.00 %   1   1.00 %\n"
-        "b.png: 7  91.00 %   0   1.00 %   1   1.00 %\n"
-        "b.png: ? like no digit (7  91.00 %   0   1.00 %   1   1.00 %)\n"
-        "c.png: ? no digit to be seen\n"
+        "a.png: 7  91.00%   0   1.00%   1   1.00%\n"
+        "b.png: 7  91.00%   0   1.00%   1   1.00%\n"
+        "b.png: ? like no digit (7  91.00%   0   1.00%   1   1.00%)\n"
+        "c.png: ? no digit found\n"
     )
 
 
@@ -82,27 +85,63 @@ def test_json_and_files_that_cannot_be_read(command: Any, tmp_path: Path) -> Non
     picture("7").save(tmp_path / "c.gif", save_all=True, append_images=[Image.new("RGB", (200, 100), "red")])
     code, out, err = command(*(str(tmp_path / name) for name in ("a.png", "b.png", "c.gif")), json=True)
     assert code == 1
-    refused = f"{tmp_path}/b.png is no picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"
-    assert err == f"error: {refused}\nnote: {tmp_path}/c.gif has 2 frames: the first is read\n"
+    refused = f"{tmp_path}/b.png is not a picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"
+    assert err == f"error: {refused}\nnote: {tmp_path}/c.gif has 2 frames; only the first is read\n"
     first, second, third = json.loads(out)
     assert first["image"] == f"{tmp_path}/a.png"
     assert first["warning"] is None
     [digit] = first["digits"]
     assert (digit["digit"], digit["warning"], digit["box"]) == (7, None, [0, 2, 3, 4])
-    assert [answer["digit"] for answer in digit["top"]] == [7, 0, 1]
+    assert [top["digit"] for top in digit["top"]] == [7, 0, 1]
     assert digit["top"][0]["probability"] == pytest.approx(0.91)
     assert second == {"image": f"{tmp_path}/b.png", "error": refused}
     assert len(third["digits"]) == 1
 
 
-def test_standard_input_and_what_the_network_saw(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_without_pictures_does_not_stop_the_others(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    picture("7").save(tmp_path / "a.png")
+    code, out, err = command(*(str(tmp_path / name) for name in ("a.png", "empty", "a.png")))
+    assert code == 1
+    assert out == 2 * f"{tmp_path}/a.png: 7  91.00%   0   1.00%   1   1.00%\n"
+    assert err.startswith(f"error: {tmp_path}/empty contains no pictures: expected files that end in .png, ")
+    assert err.count("\n") == 1
+
+
+def test_an_output_that_is_closed_early(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture("7").save(tmp_path / "a.png")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        code, _, err = command(str(tmp_path / "a.png"))
+    assert (code, err) == (141, "")
+
+
+def test_an_extra_that_is_not_installed(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = "reading pictures needs the extra 'apps': pip install 'digits_jax[apps]' or ./launch.sh setup apps"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        command("a.png")
+
+
+def test_packages_import_nothing_large() -> None:
+    code = (
+        "import sys, digits_jax.apps.predict, digits_jax.apps.evaluate, digits_jax.apps.export; "
+        "print({'jax', 'scipy', 'PIL', 'matplotlib'} & sys.modules.keys())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
+
+
+def test_standard_input_and_the_contact_sheet(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.BytesIO()
     picture("77").save(file, "JPEG")
     file.seek(0)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
     code, out, _ = command("-", show=str(tmp_path / "seen.png"))
     assert code == 0
-    assert out.startswith("-: 7  91.00 %")
+    assert out.startswith("-: 7  91.00%")
     with Image.open(tmp_path / "seen.png") as seen:
         assert seen.width > seen.height > 100
     with pytest.raises(UserError, match=r"nowhere/seen.png cannot be written \(No such file or directory\)"):
@@ -110,15 +149,15 @@ def test_standard_input_and_what_the_network_saw(command: Any, tmp_path: Path, m
 
 
 def test_mistakes_in_the_command(command: Any) -> None:
-    with pytest.raises(ConfigError, match="no picture is given: expected files, folders of them, or - for standard"):
+    with pytest.raises(ConfigError, match="no picture is given: expected files, directories, or - for standard"):
         command()
-    with pytest.raises(ConfigError, match=r"--show is 'seen.jpg': expected the name of a PNG, such as seen.png"):
+    with pytest.raises(ConfigError, match=r"--show is 'seen.jpg': expected a PNG file, such as seen.png"):
         command("a.png", show="seen.jpg")
 
 
-def test_the_reader_is_kept(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_reader_is_cached(run: Path, capsys: pytest.CaptureFixture) -> None:
     first = load_reader(str(run), checkpoint="best")
-    assert capsys.readouterr().err == "learning what digits are like to the network (once, about half a minute)\n"
+    assert capsys.readouterr().err == "fitting the outlier detector (once, about half a minute)\n"
     second = load_reader(str(run), checkpoint="best")
     assert capsys.readouterr().err == ""
     assert second.description == first.description
@@ -127,9 +166,9 @@ def test_the_reader_is_kept(run: Path, capsys: pytest.CaptureFixture) -> None:
     for a, b in zip(first.read(pixels), second.read(pixels), strict=True):
         np.testing.assert_array_equal(a.probabilities, b.probabilities)
         assert (a.box, a.warning) == (b.box, b.warning)
-    # What was kept is of this run in this state only, and damage to it is no harm.
-    [kept] = (run.parent / "cache").rglob("*.npz")
-    kept.write_bytes(kept.read_bytes()[:1000])
+    # The cache is for this run and its current checkpoints only, and is rebuilt if it is damaged.
+    [cached] = (run.parent / "cache").rglob("*.npz")
+    cached.write_bytes(cached.read_bytes()[:1000])
     load_reader(str(run), checkpoint="best")
     load_reader(str(run), checkpoint="latest")
     assert capsys.readouterr().err.count("once") == 2
@@ -139,46 +178,46 @@ def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch,
     def nowhere(_: object) -> None:
         raise UserError("they are nowhere")
 
-    monkeypatch.setattr("digits_jax.data.load_configured", nowhere)
-    reader = load_reader(str(run), checkpoint="best")
+    monkeypatch.setattr("digits_jax.data.datasets.load", nowhere)
+    digit_reader = load_reader(str(run), checkpoint="best")
     assert (
-        "warning: what is no digit may go unnoticed, for want of the training images: they" in capsys.readouterr().err
+        "warning: inputs that are not digits may be accepted, without training images: they" in capsys.readouterr().err
     )
-    assert [reading.warning for reading in reader.read(to_pixels(picture("3")))] == [None]
+    assert [reading.warning for reading in digit_reader.read(to_pixels(picture("3")))] == [None]
     square = Image.new("RGB", (100, 100), "white")
     square.paste("#000000", (30, 20, 70, 80))
-    [reading] = reader.read(to_pixels(square))
-    assert reading.warning == "a solid shape, not strokes of a pen"
-    assert reader.read(to_pixels(Image.new("RGB", (100, 100)))) == []
+    [reading] = digit_reader.read(to_pixels(square))
+    assert reading.warning == "a solid shape, not pen strokes"
+    assert digit_reader.read(to_pixels(Image.new("RGB", (100, 100)))) == []
 
 
-def test_a_model_that_is_scored_on_several_views_reads_one(run: Path, small_dataset: Dataset) -> None:
+def test_a_reader_uses_no_test_time_augmentation(run: Path, small_dataset: Dataset) -> None:
     one = load_model(run)
-    several = {**one.run, "config": {**one.run["config"], "test_time_augmentation": "shifts"}}
+    several = {**one.run, "config": {**one.run["config"], "test_views": "shifts"}}
     model = TrainedModel(several, one.variables, step=one.step, metrics={})
     images = small_dataset.arrays.test_images[:20, ..., 0]
-    logits, features = familiarity.with_features(model)(images)
+    logits, features = with_features(model)(images)
     np.testing.assert_allclose(logits, one.logits(images), rtol=1e-5, atol=1e-5)
     assert features.shape == (20, 784)
     assert not np.allclose(model.predict(images), one.predict(images), atol=1e-3)
 
 
-def test_what_lies_apart_is_strange() -> None:
+def test_outliers_are_far_from_digits() -> None:
     """In ten dimensions: digits along the first axes, letters along the last."""
     random = np.random.default_rng(0)
 
     def along(axis: int, count: int) -> np.ndarray:
         return (5 * np.eye(10)[axis] + random.normal(0, 0.5, (count, 10))).astype(np.float32)
 
-    known = familiarity.fit(np.concatenate([along(0, 1000), along(1, 1000)]), along(9, 100))
-    assert known.is_strange(along(0, 1000)).mean() < 0.03
-    assert known.is_strange(along(9, 100)).mean() > 0.97  # letters
-    assert known.is_strange(along(5, 100)).mean() > 0.97  # neither
-    assert known.is_strange(np.zeros((0, 10), np.float32)).shape == (0,)
+    detector = fit_detector(np.concatenate([along(0, 1000), along(1, 1000)]), along(9, 100))
+    assert detector.is_outlier(along(0, 1000)).mean() < 0.03
+    assert detector.is_outlier(along(9, 100)).mean() > 0.97  # letters
+    assert detector.is_outlier(along(5, 100)).mean() > 0.97  # neither
+    assert detector.is_outlier(np.zeros((0, 10), np.float32)).shape == (0,)
 
 
-def test_letters_are_always_the_same() -> None:
-    letters = scribbled_letters(2)
+def test_letter_images_are_reproducible() -> None:
+    letters = letter_images(2)
     assert letters.shape == (2 * len(LETTERS), 28, 28)
-    np.testing.assert_array_equal(letters, scribbled_letters(2))
+    np.testing.assert_array_equal(letters, letter_images(2))
     assert (letters[0] != letters[1]).any()

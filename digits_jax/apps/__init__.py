@@ -1,1 +1,1 @@
-"""Commands around a run that is there: each a module to run, `python -m digits_jax.apps.replay`."""
+"""Commands for trained models (`predict`, `demo`, `evaluate`, `export`, `replay`), and `doctor` for the machine."""

@@ -1,55 +1,43 @@
-"""A page to draw on, with what a trained model reads beside it: `python -m digits_jax.apps.demo --workdir=W`
+"""Serves a page to draw digits on, which a model reads: `python -m digits_jax.apps.demo --workdir=runs/vgg/0123abcd`
 
-It listens on this machine only, unless `--host` says otherwise; whoever reaches it can use it. Nothing is loaded from
-elsewhere, and nothing is kept. Other sites' pages may not ask it, nor may one that calls it by another name.
+The server listens on this machine only, unless `--host` says otherwise; anyone who reaches it can use it. It refuses
+requests from other sites' pages or to another host name. The page loads nothing from elsewhere; nothing is stored.
 """
 
 import base64
 import hashlib
 import re
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import numpy as np
 from absl import flags
 
 from digits_jax import cli
-from digits_jax.apps.chosen_model import CHECKPOINT
-from digits_jax.apps.reader.pictures import decode_picture
+from digits_jax.apps import reader
+from digits_jax.apps.command_flags import CHECKPOINT, required_workdir
+from digits_jax.apps.extras import require_extra
 from digits_jax.errors import UserError
 
 if TYPE_CHECKING:
     from flask import Flask, Response
 
-    from digits_jax.apps.reader.digit_reader import Reading
-
 HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on")
-PORT = flags.DEFINE_integer("port", 8501, "to listen on; 0 chooses a free one", lower_bound=0, upper_bound=65535)
+PORT = flags.DEFINE_integer("port", 8501, "port to listen on; 0 picks a free one", lower_bound=0, upper_bound=65535)
 
 _PAGE = Path(__file__).with_name("demo.html")
-_LARGEST_REQUEST = 1_000_000  # bytes
+_MAX_REQUEST = 1_000_000  # bytes
 
 
-def create_app(
-    read: "Callable[[np.ndarray], list[Reading]]", *, description: str, num_classes: int, address: str
-) -> "Flask":
-    """The page, and the answers to what it asks.
-
-    Args:
-      read: what reads a picture `[H, W, 4]`, as of `pictures.Picture`.
-      description: of the model, in a line.
-      num_classes: of the model.
-      address: that the server listens on.
-    """
+def create_app(digit_reader: "reader.DigitReader", *, address: str) -> "Flask":
+    """Creates the web application, for a server that listens on `address`."""
     from flask import Flask, abort, jsonify, render_template, request
     from werkzeug.exceptions import HTTPException
 
     app = Flask(__name__, template_folder=str(_PAGE.parent), static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=_LARGEST_REQUEST)
-    protection = {
+    app.config.update(MAX_CONTENT_LENGTH=_MAX_REQUEST)
+    headers = {
         "Content-Security-Policy": content_security_policy(_PAGE.read_text()),
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
@@ -59,55 +47,56 @@ def create_app(
     }
 
     @app.before_request
-    def check_name() -> None:
+    def check_host() -> None:
         if not is_own_name(request.headers.get("Host", ""), address):
-            abort(403, "This server has another name.")
+            abort(403, "The Host header does not name this server.")
 
     @app.get("/")
     def page() -> str:
-        return render_template(_PAGE.name, model=description, num_classes=num_classes)
+        model = digit_reader.model
+        return render_template(_PAGE.name, model=digit_reader.description, num_classes=model.num_classes)
 
     @app.post("/predict")
     def predict() -> "Response":
-        own = request.host_url.rstrip("/")
-        # A browser sends both of these, what is none neither.
-        site = request.headers.get("Sec-Fetch-Site", "none")
-        if request.headers.get("Origin", own) != own or site not in ("same-origin", "none"):
-            abort(403, "Another site's page asks: only this server's own may.")
+        # Browsers send both headers, other clients neither.
+        origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site", "none")
+        if origin not in (None, request.host_url.rstrip("/")) or site not in ("same-origin", "none"):
+            abort(403, "The request comes from another site's page.")
         if request.mimetype != "image/png":
-            abort(415, f"The picture is of type {request.mimetype!r}: expected 'image/png'.")
+            abort(415, f"The picture has type {request.mimetype!r}: expected 'image/png'.")
         try:
-            picture = decode_picture(request.get_data(), "the picture")
+            picture = reader.decode_picture(request.get_data(), "the picture")
         except UserError as error:
             abort(400, str(error))
-        return jsonify(digits=[_as_json(reading) for reading in read(picture.pixels)])
+        return jsonify(
+            digits=[
+                {
+                    "digit": reading.digit,
+                    "probabilities": reading.probabilities.tolist(),
+                    "warning": reading.warning,
+                    "image": reading.image.reshape(-1).tolist(),
+                }
+                for reading in digit_reader.read(picture.pixels)
+            ]
+        )
 
     @app.errorhandler(HTTPException)
-    def refuse(error: HTTPException) -> Any:
+    def as_json(error: HTTPException) -> Any:
         return jsonify(error=error.description), error.code
 
     @app.after_request
-    def protect(response: "Response") -> "Response":
-        response.headers.update(protection)
+    def add_headers(response: "Response") -> "Response":
+        response.headers.update(headers)
         return response
 
     return app
 
 
-def _as_json(reading: "Reading") -> dict[str, Any]:
-    return {
-        "digit": reading.digit,
-        "probabilities": reading.probabilities.tolist(),
-        "warning": reading.warning,
-        "image": reading.image.reshape(-1).tolist(),
-    }
-
-
 def content_security_policy(page: str) -> str:
-    """Allows the page's own script and style, by their hashes, asking its own server, and nothing else."""
-    found = re.search("<style>(.*)</style>.*<script>(.*)</script>", page, re.DOTALL)
-    assert found is not None
-    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in found.groups())
+    """Returns a policy that allows the page's own style and script, by their hashes, and requests to its server."""
+    blocks = re.search("<style>(.*)</style>.*<script>(.*)</script>", page, re.DOTALL)
+    assert blocks is not None
+    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in blocks.groups())
     return (
         f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -115,48 +104,36 @@ def content_security_policy(page: str) -> str:
 
 
 def is_own_name(host: str, address: str) -> bool:
-    """Whether a request's Host header means this server.
+    """Returns whether a request is addressed to this server.
 
-    A page whose name is made to lead here (DNS rebinding) is of its own origin to the browser: only the name tells.
-
-    Args:
-      host: the header, with or without a port.
-      address: that the server listens on. On all of a machine's (0.0.0.0, ::) its name and any bare address will do.
+    With DNS rebinding, a browser takes a foreign page for this server's own: only the Host header tells. A server that
+    listens on all addresses (0.0.0.0, ::) accepts the machine's name and any numeric address.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    if name in ("localhost", "127.0.0.1", "::1", address.lower()):
-        return True
     if address not in ("0.0.0.0", "::"):
-        return False
-    is_address = name.replace(".", "").isdecimal() or ":" in name
-    return is_address or name in (socket.gethostname().lower(), socket.getfqdn().lower())
+        return name in ("localhost", "127.0.0.1", "::1", address.lower())
+    is_numeric = name.replace(".", "").isdecimal() or ":" in name
+    return is_numeric or name in ("localhost", socket.gethostname().lower(), socket.getfqdn().lower())
 
 
 def main(argv: list[str]) -> None:
-    workdir = cli.required("workdir", "runs/bn_dropout/0123abcd")
-    try:
-        import flask  # noqa: F401
-        from waitress.server import create_server
-    except ImportError:
-        raise UserError("the demo needs Flask and waitress: ./launch.sh setup demo") from None
-    from digits_jax.apps.reader.digit_reader import load_reader
+    workdir = required_workdir()
+    require_extra("demo", ("flask", "waitress", "scipy"), needed_by="the demo")
+    from waitress.server import create_server
 
-    reader = load_reader(workdir, checkpoint=CHECKPOINT.value)
-    app = create_app(
-        reader.read, description=reader.description, num_classes=reader.model.num_classes, address=HOST.value
-    )
+    app = create_app(reader.load_reader(workdir, checkpoint=CHECKPOINT.value), address=HOST.value)
     try:
         server = create_server(
-            app, host=HOST.value, port=PORT.value, threads=2, ident=None, max_request_body_size=_LARGEST_REQUEST,
+            app, host=HOST.value, port=PORT.value, threads=2, ident=None, max_request_body_size=_MAX_REQUEST,
             channel_timeout=30,
         )  # fmt: skip
-    except (OSError, ValueError) as error:  # ValueError: the name is of no machine
-        raise UserError(f"{HOST.value}:{PORT.value} cannot be listened on ({error}): give another --port") from None
+    except (OSError, ValueError) as error:  # ValueError: the host name cannot be resolved
+        raise UserError(f"cannot listen on {HOST.value}:{PORT.value} ({error}): give another --port") from None
     name = f"[{HOST.value}]" if ":" in HOST.value else HOST.value
-    print(f"Draw at http://{name}:{server.effective_port}/ - Ctrl-C ends it.", flush=True)
+    print(f"draw at http://{name}:{server.effective_port}/ (Ctrl-C to stop)", flush=True)
     server.run()  # returns at Ctrl-C
 
 

@@ -1,33 +1,32 @@
-"""Reads the digits in pictures: `python -m digits_jax.apps.predict --workdir=runs/bn_dropout/0123abcd photo.jpg`
+"""Reads digits in pictures: `python -m digits_jax.apps.predict --workdir=runs/bn_dropout/0123abcd photo.jpg scans/`
 
-Takes picture files, folders of them, and - for standard input. Each digit is answered with the three most probable
-classes, and with a question mark and the reason where it may be no digit. A file that cannot be read is named on
-standard error, the others are answered all the same, and the exit code is 1.
+Finds digits in images of any size and color, normalizes them to MNIST's format, and prints the top three classes or
+rejects the image, with a question mark and the reason. Takes files, directories, and - for standard input. A file that
+cannot be read is reported on standard error; the others are read all the same, and the exit code is 1.
 """
 
 import gc
 import json
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
 from digits_jax import cli
-from digits_jax.apps.chosen_model import CHECKPOINT
-from digits_jax.apps.reader.pictures import files_of, read_picture
+from digits_jax.apps import reader
+from digits_jax.apps.command_flags import CHECKPOINT, required_workdir
+from digits_jax.apps.extras import require_extra
 from digits_jax.errors import ConfigError, UserError
 
-if TYPE_CHECKING:
-    from digits_jax.apps.reader.digit_reader import DigitReader, Reading
+JSON = flags.DEFINE_bool("json", False, "print one JSON document")
+SHOW = flags.DEFINE_string("show", None, "PNG file to write, with the pictures and the model's inputs")
 
-JSON = flags.DEFINE_bool("json", False, "answer with one JSON document")
-SHOW = flags.DEFINE_string("show", None, "PNG to save, of what the network saw")
-
-NO_DIGIT = "no digit to be seen"
+_NO_DIGIT = "no digit found"
 
 
-def as_json(name: str, readings: "list[Reading]") -> dict[str, Any]:
-    """What was read in a picture, as the command prints it."""
+def as_json(name: str, readings: "list[reader.Reading]") -> dict[str, Any]:
+    """Returns the readings of a picture as `--json` prints them."""
     digits = [
         {
             "digit": reading.digit,
@@ -37,60 +36,61 @@ def as_json(name: str, readings: "list[Reading]") -> dict[str, Any]:
         }
         for reading in readings
     ]
-    return {"image": name, "digits": digits, "warning": None if digits else NO_DIGIT}
+    return {"image": name, "digits": digits, "warning": None if digits else _NO_DIGIT}
 
 
-def as_text(name: str, readings: "list[Reading]") -> str:
-    """The same for a person: a line for each digit."""
+def as_text(name: str, readings: "list[reader.Reading]") -> str:
+    """Returns the readings of a picture as text, one line per digit."""
     lines = []
     for reading in readings:
-        top = "   ".join(f"{digit} {100 * probability:6.2f} %" for digit, probability in reading.top(3))
+        top = "   ".join(f"{digit} {probability:7.2%}" for digit, probability in reading.top(3))
         lines.append(f"{name}: {top}" if reading.warning is None else f"{name}: ? {reading.warning} ({top})")
-    return "\n".join(lines) or f"{name}: ? {NO_DIGIT}"
-
-
-def _load_reader(workdir: str) -> "DigitReader":
-    # Late: it imports JAX, and mistakes come first. Nothing of what is imported is garbage: looking through it, now and
-    # at the end once more, would take a sixth of a short command's time.
-    gc.disable()
-    from digits_jax.apps.reader.digit_reader import load_reader
-
-    gc.freeze()
-    gc.enable()
-    return load_reader(workdir, checkpoint=CHECKPOINT.value)
+    return "\n".join(lines) or f"{name}: ? {_NO_DIGIT}"
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) < 2:
-        raise ConfigError("no picture is given: expected files, folders of them, or - for standard input")
-    workdir = cli.required("workdir", "runs/bn_dropout/0123abcd")
+    try:
+        exit_code = _predict(argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output has stopped, as in `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail
+        return 141  # as a shell reports a process that SIGPIPE ended
+    return exit_code
+
+
+def _predict(paths: list[str]) -> int:
+    if not paths:
+        raise ConfigError("no picture is given: expected files, directories, or - for standard input")
+    workdir = required_workdir()
     if SHOW.value is not None and not SHOW.value.endswith(".png"):
-        raise ConfigError(f"--show is {SHOW.value!r}: expected the name of a PNG, such as seen.png")
-    reader, answers, shown, mistakes = None, [], [], 0
-    for name in files_of(argv[1:]):
+        raise ConfigError(f"--show is {SHOW.value!r}: expected a PNG file, such as seen.png")
+    require_extra("apps", ("scipy",), needed_by="reading pictures")
+    digit_reader, results, shown, num_errors = None, [], [], 0
+    for name in (file for path in paths for file in reader.list_pictures(path)):
         try:
-            picture = read_picture(name)
+            picture = reader.read_picture(name)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            answers.append({"image": name, "error": str(error)})
-            mistakes += 1
+            results.append({"image": name, "error": str(error)})
+            num_errors += 1
             continue
-        if reader is None:
-            reader = _load_reader(workdir)
         if picture.frames > 1:
-            print(f"note: {name} has {picture.frames} frames: the first is read", file=sys.stderr)
-        readings = reader.read(picture.pixels)
-        answers.append(as_json(name, readings))
+            print(f"note: {name} has {picture.frames} frames; only the first is read", file=sys.stderr)
+        if digit_reader is None:
+            gc.disable()  # imports JAX: without garbage collection, now and at exit, a short command is a sixth faster
+            digit_reader = reader.load_reader(workdir, checkpoint=CHECKPOINT.value)
+            gc.freeze()
+            gc.enable()
+        readings = digit_reader.read(picture.pixels)
+        results.append(as_json(name, readings))
         shown += [(picture.pixels, readings)] * (SHOW.value is not None)
         if not JSON.value:
             print(as_text(name, readings))
     if JSON.value:
-        print(json.dumps(answers, indent=1))
+        print(json.dumps(results, indent=1))
     if shown:
-        from digits_jax.apps.reader.contact_sheet import save_sheet
-
-        save_sheet(shown, str(SHOW.value))
-    return 1 if mistakes else 0
+        reader.save_sheet(shown, str(SHOW.value))
+    return 1 if num_errors else 0
 
 
 if __name__ == "__main__":

@@ -1,78 +1,152 @@
-"""A model on the test images of a data set, as they are and spoilt."""
+"""Evaluates a model on the test images of a data set, clean and corrupted."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-from scipy import special
+from rich.progress import track
+from scipy import special, stats
+from sklearn import metrics
 
-from digits_jax.apps.evaluate.corruptions import CORRUPTIONS, Corruption
-from digits_jax.apps.evaluate.scores import Scores, Share, score, share
-from digits_jax.data import Dataset
+from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
+from digits_jax.data.datasets import Dataset
 from digits_jax.errors import UserError
+from digits_jax.runs.console import console
 from digits_jax.runs.ensemble import Ensemble
 from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.runs.workdir import describe_dataset
 
-# By the name of a corruption, the accuracy at each of its strengths.
-Robustness = dict[str, list[Share]]
-Cases = Iterable[tuple[Corruption, float]]
+NUM_BINS = 15  # as in Guo et al. (2017)
 
 
-class Mistake(NamedTuple):
-    """A test image that was taken for another class than its own."""
+@dataclass(frozen=True)
+class Accuracy:
+    """The fraction of correctly classified images with its 95% interval."""
 
-    image: int  # its index
+    fraction: float
+    low: float
+    high: float
+
+    @classmethod
+    def from_counts(cls, correct: int, count: int) -> "Accuracy":
+        """Returns `correct / count` with the score interval of Wilson (1927)."""
+        interval = stats.binomtest(correct, count).proportion_ci(confidence_level=0.95, method="wilson")
+        return cls(correct / count, float(interval.low), float(interval.high))
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores of one class against all others; nan where they would divide by zero."""
+
+    precision: float
+    recall: float
+    num_images: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images whose confidence, the probability of the predicted class, is in (low, high]."""
+
+    low: float
+    high: float
+    num_images: int
+    confidence: float  # mean
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores on N labeled images."""
+
+    accuracy: Accuracy
+    loss: float  # mean cross-entropy in nats
+    expected_calibration_error: float
+    classes: list[ClassScores]
+    confusion: list[list[int]]  # [true class][predicted class]
+    bins: list[Bin]  # without empty ones
+
+
+def compute_scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
+    """Computes scores from logits `[N, C]` and labels `[N]`.
+
+    The expected calibration error is equation 3 of Guo et al. (2017), "On Calibration of Modern Neural Networks": the
+    mean of |accuracy - confidence| over 15 bins of equal width, weighted by their numbers of images.
+    """
+    log_probabilities = special.log_softmax(logits.astype(np.float64), axis=-1)
+    predicted = logits.argmax(-1)
+    correct = predicted == labels
+    confidence = np.exp(log_probabilities.max(-1))
+    bin_of = np.clip(np.ceil(confidence * NUM_BINS) - 1, 0, NUM_BINS - 1)
+    bins = []
+    for m in np.unique(bin_of).tolist():
+        inside = bin_of == m
+        count, mean = int(inside.sum()), float(confidence[inside].mean())
+        accuracy = Accuracy.from_counts(int(correct[inside].sum()), count)
+        bins.append(Bin(m / NUM_BINS, (m + 1) / NUM_BINS, count, mean, accuracy))
+    classes = range(logits.shape[1])
+    precision, recall, _, counts = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=classes, zero_division=np.nan
+    )
+    return Scores(
+        accuracy=Accuracy.from_counts(int(correct.sum()), len(labels)),
+        loss=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+        expected_calibration_error=sum(
+            b.num_images / len(labels) * abs(b.accuracy.fraction - b.confidence) for b in bins
+        ),
+        classes=[ClassScores(*row) for row in zip(precision.tolist(), recall.tolist(), counts.tolist(), strict=True)],
+        confusion=metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
+        bins=bins,
+    )
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A misclassified test image."""
+
+    image: int  # index in the test set
     label: int
-    taken_for: int
-    probability: float  # of the class that it was taken for
+    taken_for: int  # the predicted class
+    probability: float  # of the predicted class
 
 
-class Evaluation(NamedTuple):
-    """What was found."""
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation."""
 
     scores: Scores
-    alone: list[Share]  # the accuracy of each model by itself
-    robustness: Robustness
-    mistakes: list[Mistake]  # those it is most sure of first
+    alone: list[Accuracy]  # of each member of an ensemble; of a single model, its own
+    robustness: dict[str, dict[float, Accuracy]]  # by corruption and strength
+    mistakes: list[Mistake]  # in decreasing order of probability
 
 
-def evaluate(
-    model: TrainedModel | Ensemble, dataset: Dataset, *, watch: Callable[[Cases], Cases] = lambda cases: cases
-) -> Evaluation:
-    """Scores a model on the test images.
-
-    Args:
-      model: of as many classes as the data, and for images of their shape.
-      dataset: its test images are all that is looked at.
-      watch: is put around what takes a while, the corruptions with their strengths; a progress bar.
+def evaluate(model: TrainedModel | Ensemble, dataset: Dataset) -> Evaluation:
+    """Evaluates a model on the test images; on a terminal, shows a progress bar.
 
     Raises:
-      UserError: the model does not fit the data.
+      UserError: the data set has other classes or image shapes than the model.
     """
-    if dataset.num_classes != model.num_classes or dataset.image_shape != model.image_shape:
+    if (dataset.num_classes, dataset.image_shape) != (model.num_classes, model.image_shape):
+        shape, expected = ("x".join(map(str, either.image_shape)) for either in (dataset, model))
         raise UserError(
-            f"{dataset.name} has {dataset.num_classes} classes and images of {_by(dataset.image_shape)}: expected "
-            f"{model.num_classes} and {_by(model.image_shape)}, as the model was trained on"
+            f"{dataset.name} has {dataset.num_classes} classes and images of {shape}: expected {model.num_classes} and "
+            f"{expected}, as in the training data"
         )
     images, labels = dataset.split("test")
 
-    def accuracy(answering: TrainedModel | Ensemble, images: np.ndarray) -> Share:
-        right = answering.logits(images).argmax(-1) == labels
-        return share(int(right.sum()), len(labels))
+    def accuracy(model: TrainedModel | Ensemble, images: np.ndarray) -> Accuracy:
+        return Accuracy.from_counts(int((model.logits(images).argmax(-1) == labels).sum()), len(labels))
 
     logits = model.logits(images)
-    scores = score(logits, labels)
-    is_alone = len(model.members) == 1
-    alone = [scores.accuracy] if is_alone else [accuracy(member, images) for member in model.members]
-    robustness: Robustness = {corruption.name: [] for corruption in CORRUPTIONS}
-    for corruption, strength in watch([(c, strength) for c in CORRUPTIONS for strength in c.strengths]):
-        robustness[corruption.name].append(accuracy(model, corruption(images, strength)))
+    scores = compute_scores(logits, labels)
+    alone = [scores.accuracy]
+    if len(model.members) > 1:
+        alone = [accuracy(member, images) for member in model.members]
+    robustness: dict[str, dict[float, Accuracy]] = {corruption.name: {} for corruption in CORRUPTIONS}
+    cases = [(corruption, strength) for corruption in CORRUPTIONS for strength in corruption.strengths]
+    hidden = not console.is_terminal
+    for corruption, strength in track(cases, "corrupted images", console=console, transient=True, disable=hidden):
+        robustness[corruption.name][strength] = accuracy(model, corruption(images, strength))
     return Evaluation(scores, alone, robustness, _mistakes(logits, labels))
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
 
 
 def _mistakes(logits: np.ndarray, labels: np.ndarray) -> list[Mistake]:
@@ -83,27 +157,18 @@ def _mistakes(logits: np.ndarray, labels: np.ndarray) -> list[Mistake]:
 
 
 def to_json(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dataset) -> dict[str, Any]:
-    """All figures, as they are written to `evaluation.json`; nothing that names the machine."""
-    scores = evaluation.scores
+    """Returns the content of `evaluation.json`: all numbers, and nothing that identifies the machine."""
     return {
         "models": [
-            {"config_hash": m.run["config_hash"], "step": m.step, "accuracy": alone.fraction}
-            for m, alone in zip(model.members, evaluation.alone, strict=True)
+            {"config_hash": member.run["config_hash"], "step": member.step, "accuracy": accuracy.fraction}
+            for member, accuracy in zip(model.members, evaluation.alone, strict=True)
         ],
         "views": model.config.test_views,
         "dataset": describe_dataset(dataset),
-        "accuracy": scores.accuracy._asdict(),
-        "loss": scores.loss,
-        "expected_calibration_error": scores.ece,
-        "classes": [c._asdict() for c in scores.classes],
-        "confusion": scores.confusion,
-        "bins": [b._asdict() | {"accuracy": b.accuracy._asdict()} for b in scores.bins if b.num_images],
+        **asdict(evaluation.scores),
         "robustness": {
-            c.name: [
-                {"strength": strength, **accuracy._asdict()}
-                for strength, accuracy in zip(c.strengths, evaluation.robustness[c.name], strict=True)
-            ]
-            for c in CORRUPTIONS
+            name: [{"strength": strength, **asdict(accuracy)} for strength, accuracy in by_strength.items()]
+            for name, by_strength in evaluation.robustness.items()
         },
-        "mistakes": [m._asdict() for m in evaluation.mistakes],
+        "mistakes": [asdict(mistake) for mistake in evaluation.mistakes],
     }

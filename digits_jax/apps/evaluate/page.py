@@ -1,135 +1,187 @@
-"""The text of an evaluation, as Markdown, and the files that `evaluate.py` leaves."""
+"""Writes an evaluation as JSON, figures and a self-contained HTML page."""
 
-import io
 import json
 import math
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
+import numpy as np
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
-from digits_jax.apps.evaluate.evaluation import Evaluation, Robustness, to_json
-from digits_jax.apps.evaluate.plots import plot_confusion, plot_reliability, plot_robustness
-from digits_jax.apps.evaluate.scores import Scores, Share
-from digits_jax.data import Dataset
+from digits_jax.apps.evaluate.evaluation import Accuracy, Evaluation, to_json
+from digits_jax.data.datasets import Dataset
 from digits_jax.pages import digits_gallery, markdown_table, to_html
-from digits_jax.runs.console import percent
 from digits_jax.runs.ensemble import Ensemble
 from digits_jax.runs.trained_model import TrainedModel
-from digits_jax.storage import replace_text
+from digits_jax.storage.disk import replace_text
 
-_MOST_SHOWN = 500
-
-
-def interval(share: Share) -> str:
-    """A share's 95 % interval, in words."""
-    return f"{100 * share.low:.2f} to {percent(share.high)}"
+_MAX_MISTAKES = 500  # shown on the page
+_BLUE, _GRAY = "#0072B2", "#999999"  # Okabe and Ito (2008)
 
 
-def build_page(title: str, what: str, scores: Scores, robustness: Robustness) -> tuple[str, dict[str, Figure]]:
-    """The page as Markdown, and its figures by file name.
-
-    Args:
-      title: of the page.
-      what: the model and the images, in a sentence.
-      scores: on the images as they are.
-      robustness: on the same images, spoilt.
-    """
-    count = sum(c.num_images for c in scores.classes)
-    sections = [
-        f"# {title}",
-        f"{what} Intervals are at 95 %, of Wilson (1927): what other images of the same kind may give.",
-        markdown_table(
-            ("", "value", ""),
-            (
-                ("accuracy", percent(scores.accuracy.fraction), interval(scores.accuracy)),
-                ("wrong", f"{round((1 - scores.accuracy.fraction) * count):,}", f"of {count:,}"),
-                ("loss", f"{scores.loss:.4f}", "nats"),
-                ("expected calibration error", f"{100 * scores.ece:.2f}", "points"),
-            ),
-        ),
-        "## Classes",
-        markdown_table(("class", "precision", "recall", "images"), class_rows(scores)),
-        "![Which class is taken for which](confusion.png)",
-        "## Calibration",
-        "Is what it gives 90 % right in 90 of 100 cases? The images are sorted into 15 bins of equal width by the "
-        "probability of their most probable class. The expected calibration error is the mean distance of the bins' "
-        "accuracy from their mean probability, weighted by their images (Guo et al. 2017, equation 3).",
-        "![Accuracy by probability, and how many images have it](reliability.png)",
-        "## Robustness",
-        "The same images, spoilt: what is drawn for one is the same at every strength and in every evaluation.",
-        "![Accuracy by the strength of each corruption](robustness.png)",
-        markdown_table(("corruption", "strength", "unit", "accuracy", "interval"), _robustness_rows(robustness)),
+def build_tables(evaluation: Evaluation) -> tuple[str, str, str]:
+    """Builds the Markdown tables of the overall scores, the classes, and the robustness."""
+    scores, alone = evaluation.scores, [accuracy.fraction for accuracy in evaluation.alone]
+    overall = [("accuracy", f"{scores.accuracy.fraction:.2%}", _interval(scores.accuracy))]
+    if len(alone) > 1:
+        overall.append(
+            ("mean accuracy of one model", f"{fmean(alone):.2%}", f"range {min(alone):.2%} to {max(alone):.2%}")
+        )
+    overall += [
+        ("misclassified", f"{len(evaluation.mistakes):,}", f"of {sum(map(sum, scores.confusion)):,} images"),
+        ("loss", f"{scores.loss:.4f}", "nats"),
+        ("expected calibration error", f"{scores.expected_calibration_error:.2%}", ""),
     ]
-    figures = {
-        "confusion.png": plot_confusion(scores),
-        "reliability.png": plot_reliability(scores),
-        "robustness.png": plot_robustness(scores, robustness),
-    }
-    return "\n\n".join(part.strip() for part in sections) + "\n", figures
-
-
-def class_rows(scores: Scores) -> list[tuple[str, str, str, str]]:
-    """A line of text for each class: its number, precision, recall and how many images."""
-    return [
+    classes = [
         (str(label), _percent(c.precision), _percent(c.recall), f"{c.num_images:,}")
         for label, c in enumerate(scores.classes)
     ]
+    robustness = [
+        (c.name, f"{strength:g} {c.unit}", f"{accuracy.fraction:.2%}", _interval(accuracy))
+        for c in CORRUPTIONS
+        for strength, accuracy in evaluation.robustness[c.name].items()
+    ]
+    return (
+        markdown_table(("", "value", ""), overall),
+        markdown_table(("class", "precision", "recall", "images"), classes),
+        markdown_table(("corruption", "strength", "accuracy", "95% interval"), robustness, text_columns=2),
+    )
+
+
+def _interval(accuracy: Accuracy) -> str:
+    return f"{accuracy.low:.2%} to {accuracy.high:.2%}"
 
 
 def _percent(fraction: float) -> str:
-    return "-" if math.isnan(fraction) else percent(fraction)
+    return "-" if math.isnan(fraction) else f"{fraction:.2%}"
 
 
-def _robustness_rows(robustness: Robustness) -> list[tuple[str, ...]]:
-    return [
-        (c.name, f"{strength:g}", c.unit, percent(accuracy.fraction), interval(accuracy))
-        for c in CORRUPTIONS
-        for strength, accuracy in zip(c.strengths, robustness[c.name], strict=True)
-    ]
-
-
-def write(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dataset, folder: Path) -> None:
-    """Writes `evaluation.json`, the figures and `evaluation.html`; raises an OSError where it cannot."""
-    members = ", ".join(f"config {m.run['config_hash']}, step {m.step:,}" for m in model.members)
-    what = "A model" if len(model.members) == 1 else f"The mean of {len(model.members)} models"
-    views = "" if model.config.test_views == "one" else f", several views ({model.config.test_views}) of each"
-    markdown, figures = build_page(
-        f"{model.config.model.name} on the test images of {dataset.name}",
-        f"{what} trained on {model.run['dataset']['name']} ({members}), "
-        f"on the {len(dataset.arrays.test_labels):,} test images of {dataset.name}{views}.",
-        evaluation.scores,
-        evaluation.robustness,
-    )
-    pictures = {}
-    for name, figure in figures.items():
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
-        pictures[name] = file.getvalue()
+def write_evaluation(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dataset, folder: Path) -> None:
+    """Writes `evaluation.json`, `evaluation.html` and its figures; raises an OSError if they cannot be written."""
+    figures = {
+        "confusion.png": _plot_confusion(evaluation),
+        "reliability.png": _plot_reliability(evaluation),
+        "robustness.png": _plot_robustness(evaluation),
+    }
     folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / name)
+    pngs = {name: (folder / name).read_bytes() for name in figures}
+    page = to_html(_markdown(evaluation, model, dataset), pngs, appendix=_galleries(evaluation, dataset))
+    replace_text(folder / "evaluation.html", page)
     replace_text(folder / "evaluation.json", json.dumps(to_json(evaluation, model, dataset), indent=1) + "\n")
-    replace_text(folder / "evaluation.html", to_html(markdown, pictures, appendix=_gallery(evaluation, dataset)))
-    for name, data in pictures.items():
-        (folder / name).write_bytes(data)
 
 
-def _gallery(evaluation: Evaluation, dataset: Dataset) -> str:
-    images = dataset.arrays.test_images
-    spoilt = digits_gallery(
-        "Test image 0, spoilt",
-        (
-            (corruption(images[:1], strength)[0], f"{corruption.name} {strength:g}")
-            for corruption in CORRUPTIONS
-            for strength in corruption.strengths
-        ),
+def _markdown(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dataset) -> str:
+    members = ", ".join(f"config {m.run['config_hash']}, step {m.step:,}" for m in model.members)
+    subject = "A model" if len(model.members) == 1 else f"An ensemble of {len(model.members)} models"
+    views = model.config.test_views
+    augmentation = "" if views == "one" else f" with test-time augmentation ({views})"
+    overall, classes, robustness = build_tables(evaluation)
+    return f"""# {model.config.model.name} on the test images of {dataset.name}
+
+{subject} trained on {model.run["dataset"]["name"]} ({members}), evaluated on the test images of
+{dataset.name}{augmentation}. Intervals are 95% score intervals (Wilson 1927).
+
+{overall}
+## Classes
+
+{classes}
+![Confusion matrix](confusion.png)
+
+## Calibration
+
+The images are sorted into 15 bins of equal width by confidence, the probability of the predicted class. The expected
+calibration error is the mean of |accuracy - confidence| over the bins, weighted by their numbers of images (Guo et al.
+2017, equation 3).
+
+![Reliability diagram and histogram of the confidence](reliability.png)
+
+## Robustness
+
+The same images, corrupted. The random samples for an image are the same at every strength and in every evaluation.
+
+![Accuracy by the strength of each corruption](robustness.png)
+
+{robustness}"""
+
+
+def _galleries(evaluation: Evaluation, dataset: Dataset) -> str:
+    images, mistakes = dataset.arrays.test_images, evaluation.mistakes
+    corrupted = (
+        (corruption(images[:1], strength)[0], f"{corruption.name} {strength:g}")
+        for corruption in CORRUPTIONS
+        for strength in corruption.strengths
     )
-    mistakes = evaluation.mistakes
-    shown = f", the {_MOST_SHOWN} most sure of {len(mistakes):,}" if len(mistakes) > _MOST_SHOWN else ""
-    wrong = digits_gallery(
-        f"Misclassified{shown}, the surest first",
-        (
-            (images[m.image], f"{m.image}: a {m.label}<br>for a {m.taken_for}, {100 * m.probability:.0f} %")
-            for m in mistakes[:_MOST_SHOWN]
-        ),
+    misclassified = (
+        (images[m.image], f"{m.image}: label {m.label},<br>predicted {m.taken_for}, {m.probability:.0%}")
+        for m in mistakes[:_MAX_MISTAKES]
     )
-    return spoilt + wrong
+    shown = f"the first {_MAX_MISTAKES} of {len(mistakes):,}, " if len(mistakes) > _MAX_MISTAKES else ""
+    title = f"Misclassified images, {shown}in decreasing order of confidence"
+    return digits_gallery("Test image 0, corrupted", corrupted) + digits_gallery(title, misclassified)
+
+
+def _plot_confusion(evaluation: Evaluation) -> Figure:
+    """Plots the confusion matrix; only misclassified images are colored."""
+    counts = np.array(evaluation.scores.confusion)
+    size = len(counts)
+    mistakes = counts * ~np.eye(size, dtype=bool)
+    figure = Figure(figsize=(6, 6), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    norm = LogNorm(0.5, max(mistakes.max(), 2))
+    axes.imshow(np.ma.masked_equal(mistakes, 0), cmap="Oranges", norm=norm)
+    for row, column in np.argwhere(counts):
+        color = _GRAY if row == column else "white" if norm(counts[row, column]) > 0.6 else "black"
+        axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=8, color=color)
+    axes.set(xticks=range(size), yticks=range(size), xlabel="predicted class", ylabel="true class")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _plot_reliability(evaluation: Evaluation) -> Figure:
+    """Plots accuracy with its intervals over confidence, above a histogram of the confidence."""
+    bins = evaluation.scores.bins
+    figure = Figure(figsize=(6, 6), dpi=150, layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 1], [0, 1], color=_GRAY, linestyle=":", label="perfectly calibrated")
+    confidence, accuracy = [b.confidence for b in bins], [b.accuracy.fraction for b in bins]
+    errors = np.abs([[b.accuracy.low, b.accuracy.high] for b in bins] - np.array(accuracy)[:, None]).T
+    axes.errorbar(confidence, accuracy, errors, fmt="o", color=_BLUE, linewidth=1, capsize=2, label="images in a bin")
+    axes.set_ylabel("accuracy")
+    axes.legend(loc="upper left", fontsize=8)
+    below.bar([(b.low + b.high) / 2 for b in bins], [b.num_images for b in bins], width=0.06, color=_BLUE)
+    below.set(yscale="log", ylabel="images", xlabel="confidence (probability of the predicted class)")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    below.xaxis.set_major_formatter(PercentFormatter(1))
+    _tidy(axes, below)
+    return figure
+
+
+def _plot_robustness(evaluation: Evaluation) -> Figure:
+    """Plots accuracy over strength, one panel per corruption; strength 0 is the clean images."""
+    figure = Figure(figsize=(8, 5.6), dpi=150, layout="constrained")
+    panels = figure.subplots(2, 2, sharey=True).flat
+    for axes, corruption in zip(panels, CORRUPTIONS, strict=True):
+        points = {0: evaluation.scores.accuracy, **evaluation.robustness[corruption.name]}
+        low, high, fraction = zip(*((p.low, p.high, p.fraction) for p in points.values()), strict=True)
+        axes.fill_between([*points], low, high, color=_BLUE, alpha=0.2, lw=0)
+        axes.plot([*points], fraction, "o-", color=_BLUE, markersize=4)
+        axes.axhline(1 / len(evaluation.scores.classes), color=_GRAY, linestyle=":")
+        axes.set_title(corruption.name, fontsize=10)
+        axes.set(xlabel=corruption.unit, xlim=(0, None), ylim=(0, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        _tidy(axes)
+    figure.supylabel("accuracy (dotted: chance)", fontsize=10)
+    return figure
+
+
+def _tidy(*all_axes: Any) -> None:
+    for axes in all_axes:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)

@@ -1,66 +1,54 @@
-"""Takes a model elsewhere: `python -m digits_jax.apps.export --workdir=runs/vgg/0123abcd --to=onnx`
+"""Exports a model to StableHLO, ONNX or NumPy: `python -m digits_jax.apps.export --workdir=runs/vgg/0123abcd --to=onnx`
 
-Writes one file and a model card beside it, into `export` in the run's folder or into `--output`. The file is loaded
-again and compared with the model, on the test images where they are at hand, before it is there under its name.
+Writes one file and its model card to `--output`. The exported file is reloaded and checked against the model before it
+is moved into place, on the test images if they are prepared, else on random images.
 """
-
-from pathlib import Path
 
 import numpy as np
 from absl import flags
-from etils import epath
-from scipy import ndimage
 
-from digits_jax import cli
-from digits_jax.apps.chosen_model import WORKDIR, chosen_model
-from digits_jax.apps.export.formats import FORMATS, write
-from digits_jax.apps.export.model_card import build_card
-from digits_jax.data import cache_file, read_cache
-from digits_jax.errors import UserError
+from digits_jax import cli, load_model
+from digits_jax.apps import export as app
+from digits_jax.apps.command_flags import CHECKPOINT, output_directory, required_workdir
+from digits_jax.apps.extras import require_extra
+from digits_jax.data import datasets
+from digits_jax.data.arrays import read_cache
+from digits_jax.ops import compilation
 from digits_jax.runs.console import console
 from digits_jax.runs.trained_model import TrainedModel
-from digits_jax.storage import enable_compilation_cache, local_copy, replace_text, write_error
+from digits_jax.storage.disk import replace_text
 
-TO = flags.DEFINE_enum("to", None, list(FORMATS), "the format: for JAX anywhere; for other runtimes; for NumPy")
-OUTPUT = flags.DEFINE_string("output", None, "folder of the file; default: export in the workdir")
-
-_NUM_RANDOM = 1000
+TO = flags.DEFINE_enum("to", None, list(app.FORMATS), "the format: for JAX, for other runtimes, for NumPy")
 
 
 def main(argv: list[str]) -> None:
-    format_name = cli.required("to", "onnx")
-    enable_compilation_cache()
-    model = chosen_model()
-    images, what = _images(model)
-    place = OUTPUT.value or epath.Path(WORKDIR.value) / "export"
+    workdir, format_name = required_workdir(), cli.required("to", "onnx")
+    require_extra("apps", ("scipy",), needed_by="the model card")
+    compilation.enable_cache()
+    model = load_model(workdir, checkpoint=CHECKPOINT.value)
+    images, checked_on = _images(model)
     name = f"{model.config.model.name}-{model.run['config_hash']}-{model.step}.{format_name}"
-    with local_copy(place) as mirror:
-        folder = mirror.local if mirror else Path(place)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            agreement = write(model, format_name, folder / name, images)
-            card = build_card(model, agreement, format_name=format_name, file_name=name, compared_on=what)
-            replace_text(folder / f"{name}.md", card)
-        except OSError as error:
-            raise UserError(f"{write_error(folder, error)}: give another, --output=FOLDER") from None
-        if mirror:
-            mirror.push()
+    with output_directory("export") as (folder, output):
+        agreement = app.export_model(model, format_name, folder / name, images)
+        card = app.build_model_card(model, agreement, format_name=format_name, file_name=name, checked_on=checked_on)
+        replace_text(folder / f"{name}.md", card)
     console.print(
-        f"{epath.Path(place) / name}, and its card {name}.md\nloaded again and compared on {agreement.num_images:,} "
-        f"{what}: the same class for all, probabilities within {agreement.difference:.1e}"
+        f"{output / name} and its model card {name}.md\nreloaded and checked on {agreement.num_images:,} {checked_on}: "
+        f"same predicted classes, probabilities within {agreement.difference:.1e}"
     )
 
 
 def _images(model: TrainedModel) -> tuple[np.ndarray, str]:
-    """What to compare on, and what it is; nothing is downloaded for it."""
+    """Returns images to check an export on, and their description, without downloading any."""
     name = model.config.dataset.name
-    cached = read_cache(cache_file(name))
+    cached = read_cache(datasets.cache_file(name))
     if cached and cached[0].test_images.shape[1:] == model.image_shape:
         return cached[0].test_images, f"test images of {name}"
-    # Blots, about as bright and as coarse as digits: sheer noise drives a model far from where it is used.
-    noise = np.random.default_rng(0).standard_normal((_NUM_RANDOM, *model.image_shape), np.float32)
-    blots = 600 * ndimage.gaussian_filter(noise, (0, 2, 2, 0))
-    return blots.clip(0, 255).astype(np.uint8), "random images"
+    from scipy import ndimage
+
+    # Blobs about as bright and coarse as digits: white noise drives a model far from where it is used.
+    noise = np.random.default_rng(0).standard_normal((1000, *model.image_shape), np.float32)
+    return (600 * ndimage.gaussian_filter(noise, (0, 2, 2, 0))).clip(0, 255).astype(np.uint8), "random images"
 
 
 if __name__ == "__main__":

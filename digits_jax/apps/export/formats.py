@@ -1,10 +1,9 @@
-"""A trained model as one file that needs nothing of this project: StableHLO, ONNX, or its arrays.
+"""Export of a trained model to one file that does not need this project: StableHLO, ONNX, or NumPy arrays.
 
-The first two take raw uint8 pixels, any number of images at once, and return probabilities; the normalisation is
-inside. All use XLA's own convolution or their runtime's, in float32 also where JAX would round to less.
+StableHLO and ONNX map raw uint8 pixels, in batches of any size, to probabilities, normalization included. Both compute
+in float32, also where JAX's default precision is lower, with XLA's own convolution or their runtime's.
 """
 
-import importlib.util
 import io
 import json
 from collections.abc import Callable
@@ -18,33 +17,32 @@ from flax import linen as nn
 from flax import traverse_util
 from jax import export
 
-from digits_jax import ops
+from digits_jax.apps.extras import require_extra
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
 
 Predict = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, C] to probabilities [N, num_classes]
 
-PLATFORMS = ("cpu", "cuda", "tpu")
-TOLERANCE = 1e-5  # of a probability, between an export and the model
-_PART = 32  # images at a time: more of them are slower on a CPU, page faults take over
+TOLERANCE = 1e-5  # largest difference of a probability between an exported file and the model
+_BATCH_SIZE = 32  # larger batches are slower on a CPU, which then spends its time on page faults
 
 
 class Format(NamedTuple):
-    """One kind of file."""
+    """A file format."""
 
-    packages: tuple[str, ...]  # that it needs, from the extra `export`
+    packages: tuple[str, ...]  # required packages of the extra `export`
     encode: Callable[[TrainedModel], bytes]
     load: Callable[[Path], Predict]
-    how_to_load: str  # three lines of Python, with the file's name as {file}
+    usage: str  # three lines of Python, with the file's name as {file}
 
 
 def _probabilities(model: TrainedModel) -> Callable[[Any, jax.Array], jax.Array]:
-    logits = model.function()
-    return ops.using("lax")(lambda variables, images: nn.softmax(logits(variables, images)))
+    logits = model.function(conv="lax")
+    return lambda variables, images: nn.softmax(logits(variables, images))
 
 
 def reference(model: TrainedModel) -> Predict:
-    """What an export is compared with: the model itself, with XLA's own convolution and in float32."""
+    """Returns the model's `predict` in float32 with XLA's own convolution, against which an export is checked."""
     predict = jax.jit(_probabilities(model))
 
     def in_float32(images: np.ndarray) -> np.ndarray:
@@ -57,9 +55,9 @@ def reference(model: TrainedModel) -> Predict:
 def _to_stablehlo(model: TrainedModel) -> bytes:
     probabilities = _probabilities(model)
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *model.image_shape), jnp.uint8)
+    function = jax.jit(lambda images: probabilities(model.variables, images))
     with jax.default_matmul_precision("float32"):
-        exported = export.export(jax.jit(lambda x: probabilities(model.variables, x)), platforms=PLATFORMS)(images)
-    return bytes(exported.serialize())
+        return bytes(export.export(function, platforms=("cpu", "cuda", "tpu"))(images).serialize())
 
 
 def _load_stablehlo(path: Path) -> Predict:
@@ -70,7 +68,7 @@ def _load_stablehlo(path: Path) -> Predict:
 def _to_onnx(model: TrainedModel) -> bytes:
     from digits_jax.apps.export.onnx_graph import to_onnx
 
-    logits = ops.using("lax")(model.function())
+    logits = model.function(conv="lax")
     return to_onnx(lambda images: logits(model.variables, images), model.image_shape)
 
 
@@ -82,18 +80,17 @@ def _load_onnx(path: Path) -> Predict:
 
 
 def _to_npz(model: TrainedModel) -> bytes:
-    arrays = traverse_util.flatten_dict(model.variables, sep="/")
     run = {"config": model.run["config"], "image_shape": model.image_shape, "num_classes": model.num_classes}
     file = io.BytesIO()
-    np.savez(file, run=np.array(json.dumps(run)), **arrays)
+    np.savez(file, run=np.array(json.dumps(run)), **traverse_util.flatten_dict(model.variables, sep="/"))
     return file.getvalue()
 
 
 def _load_npz(path: Path) -> Predict:
     with np.load(path) as file:
         run = json.loads(str(file["run"]))
-        arrays = traverse_util.unflatten_dict({name: file[name] for name in file.files if name != "run"}, sep="/")
-    return reference(TrainedModel(run, {"batch_stats": {}, **arrays}, step=0, metrics={}))
+        variables = traverse_util.unflatten_dict({name: file[name] for name in file.files if name != "run"}, sep="/")
+    return reference(TrainedModel(run, {"batch_stats": {}, **variables}, step=0, metrics={}))
 
 
 FORMATS = {
@@ -101,7 +98,7 @@ FORMATS = {
         ("flatbuffers",),
         _to_stablehlo,
         _load_stablehlo,
-        "import pathlib, jax.export  # needs flatbuffers too\n"
+        "import pathlib, jax.export  # also needs flatbuffers\n"
         'exported = jax.export.deserialize(bytearray(pathlib.Path("{file}").read_bytes()))\n'
         "probabilities = exported.call(images)",
     ),
@@ -118,59 +115,49 @@ FORMATS = {
         _to_npz,
         _load_npz,
         "import json, numpy\n"
-        'arrays = numpy.load("{file}")  # "params/...", "batch_stats/..." by their paths in the Flax model\n'
+        'arrays = numpy.load("{file}")  # named by their paths in the Flax model: "params/...", "batch_stats/..."\n'
         'config = json.loads(str(arrays["run"]))["config"]',
     ),
 }
 
 
 class Agreement(NamedTuple):
-    """How a loaded export compares with the model."""
+    """The differences between an exported file and the model."""
 
     num_images: int
-    difference: float  # the largest of a probability
-    changed: int  # images whose most probable class is another
+    difference: float  # largest difference of a probability
+    changed: int  # number of images with another predicted class
 
 
-def compare(model: TrainedModel, predict: Predict, images: np.ndarray) -> Agreement:
-    """Gives images `[N, H, W, C]` to both, the first one alone: any number of them has to do."""
-    expected = reference(model)
-    differences, changed = [0.0], 0
-    for part in (images[:1], *(images[i : i + _PART] for i in range(1, len(images), _PART))):
-        ours, theirs = expected(part), predict(part)
-        differences.append(float(np.abs(ours - theirs).max()))
-        changed += int((ours.argmax(-1) != theirs.argmax(-1)).sum())
-    return Agreement(len(images), max(differences), changed)
+def export_model(model: TrainedModel, format_name: str, path: Path, images: np.ndarray) -> Agreement:
+    """Exports a model, reloads the file, and moves it into place if its predictions agree with the model's.
 
-
-def write(model: TrainedModel, name: str, path: Path, images: np.ndarray) -> Agreement:
-    """Writes an export, reads it back and compares; a file that does not agree is not left behind.
-
-    Args:
-      model: what is exported.
-      name: of a format in `FORMATS`.
-      path: of the file.
-      images: uint8 `[N, H, W, C]`, to compare on.
+    They are compared on uint8 images `[N, H, W, C]`, in batches of one image and of several. `format_name` is a key of
+    `FORMATS`.
 
     Raises:
-      UserError: a package is missing, the format cannot express the model, or the loaded file does not agree with it.
+      UserError: a package is missing, the format cannot express the model, or the predictions do not agree.
       OSError: the file cannot be written.
     """
-    chosen = FORMATS[name]
-    missing = [package for package in chosen.packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise UserError(f"--to={name} needs {' and '.join(missing)}: ./launch.sh setup export")
+    chosen = FORMATS[format_name]
+    require_extra("export", chosen.packages, needed_by=f"--to={format_name}")
     temporary = path.with_name(path.name + ".tmp")
     try:
         temporary.write_bytes(chosen.encode(model))
-        agreement = compare(model, chosen.load(temporary), images)
-        if agreement.changed or not agreement.difference <= TOLERANCE:
+        agreement = _compare(reference(model), chosen.load(temporary), images)
+        if agreement.changed or not agreement.difference <= TOLERANCE:  # "not": the difference may be nan
             raise UserError(
-                f"the loaded {name} file gives other answers than the model: probabilities differ by up to "
-                f"{agreement.difference:.1e} (expected {TOLERANCE:.0e}), the class of {agreement.changed} of "
-                f"{agreement.num_images:,} images is another; nothing was exported"
+                f"the reloaded {format_name} file disagrees with the model: probabilities differ by up to "
+                f"{agreement.difference:.1e} (expected {TOLERANCE:.0e}), the predicted class of {agreement.changed} of "
+                f"{agreement.num_images:,} images differs; nothing was exported"
             )
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return agreement
+
+
+def _compare(expected: Predict, actual: Predict, images: np.ndarray) -> Agreement:
+    batches = [images[:1], *(images[i : i + _BATCH_SIZE] for i in range(1, len(images), _BATCH_SIZE))]
+    a, b = (np.concatenate([predict(batch) for batch in batches]) for predict in (expected, actual))
+    return Agreement(len(images), float(np.abs(a - b).max()), int((a.argmax(-1) != b.argmax(-1)).sum()))

@@ -1,8 +1,7 @@
-"""A JAX function of images as an ONNX graph, one node per operation that depends on the images.
+"""Conversion of a JAX function of images to an ONNX graph, one node per operation that depends on the images.
 
-What depends on parameters only, such as the factors of batch normalisation, is computed here and becomes a constant.
-The table below knows the operations that this project's models are made of; a model with another one is refused, with
-its name. Operators: https://onnx.ai/onnx/operators.
+Operations on parameters alone, such as the factors of batch normalization, are folded into constants. The operations of
+this project's models are supported; others are refused by name. Operators: https://onnx.ai/onnx/operators.
 """
 
 from collections.abc import Callable
@@ -18,19 +17,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from digits_jax.errors import UserError
 
-_OPSET = 17  # of 2022: what any runtime of today reads
-_IR_VERSION = 8
+_OPSET, _IR_VERSION = 17, 8  # of 2022, so that any current runtime reads them
 
-# Elementwise; both broadcast as NumPy does.
+# Elementwise operations; in both, operands broadcast as in NumPy.
 _BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max"}
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
 
 
 def to_onnx(logits: Callable[[jax.Array], jax.Array], image_shape: tuple[int, ...]) -> bytes:
-    """The graph from `images`, uint8 `[batch, H, W, C]`, to `probabilities`, the softmax of what `logits` returns.
+    """Converts to a serialized model that maps `images`, uint8 `[batch, H, W, C]`, to `probabilities`, the softmax.
 
     Raises:
-      UserError: `logits` does something that the table does not know.
+      UserError: `logits` contains an unsupported operation.
     """
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *image_shape), jnp.uint8)
     closed = jax.make_jaxpr(logits)(images)
@@ -55,20 +53,20 @@ def to_onnx(logits: Callable[[jax.Array], jax.Array], image_shape: tuple[int, ..
 
 
 class _Graph:
-    """Nodes and constants so far. A value is the name of one that depends on the images, or an array."""
+    """The nodes and constants so far. A value that depends on the images is its name, any other an array."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def translate(self, jaxpr: Jaxpr, consts: Any, arguments: list[Any]) -> list[Any]:
-        """The results of a function for these arguments."""
+        """Adds the nodes of a function and returns the values of its results."""
         values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
 
         def read(v: Any) -> Any:
             if not isinstance(v, Literal):
                 return values[v]
-            aval: Any = v.aval  # the array's; its class declares no type of elements
+            aval: Any = v.aval  # declared without a dtype
             return np.asarray(v.val, aval.dtype)
 
         for equation in jaxpr.eqns:
@@ -102,20 +100,14 @@ class _Graph:
             return self._add("MatMul", *inputs)
         if name == "conv_general_dilated" and isinstance(inputs[0], str) and _is_channels_last(parameters):
             return self._conv(inputs[0], inputs[1], parameters)
-        raise UserError(f"--to=onnx does not know the operation {name!r} as this model has it: --to=stablehlo does")
+        raise UserError(f"--to=onnx does not support the operation {name!r} as this model uses it: try --to=stablehlo")
 
     def _conv(self, images: str, kernel: Any, parameters: dict[str, Any]) -> str:
-        """ONNX has channels first; the runtime removes transposes that cancel."""
+        """Adds a convolution with its channels first, as ONNX has it; the runtime removes transposes that cancel."""
         (top, bottom), (left, right) = parameters["padding"]
-        moved = self._add("Transpose", images, perm=(0, 3, 1, 2))
-        result = self._add(
-            "Conv",
-            moved,
-            np.transpose(kernel, (3, 2, 0, 1)),
-            strides=parameters["window_strides"],
-            pads=(top, left, bottom, right),
-        )
-        return self._add("Transpose", result, perm=(0, 2, 3, 1))
+        channels_first = self._add("Transpose", images, perm=(0, 3, 1, 2)), np.transpose(kernel, (3, 2, 0, 1))
+        pads, strides = (top, left, bottom, right), parameters["window_strides"]
+        return self._add("Transpose", self._add("Conv", *channels_first, strides=strides, pads=pads), perm=(0, 2, 3, 1))
 
     def _add(self, operator: str, *inputs: Any, **attributes: Any) -> str:
         result = f"{operator}_{len(self.nodes)}"
@@ -130,7 +122,7 @@ class _Graph:
 
 
 def _keeps_batch(equation: Any) -> bool:
-    """Whether the first dimension is the batch before and after."""
+    """Returns whether the first dimension is the batch before and after."""
     before, after = (v.aval.shape[0] for v in (equation.invars[0], equation.outvars[0]))
     return export.is_symbolic_dim(before) and before == after
 

@@ -1,7 +1,7 @@
-"""A trained model that reads pictures: which digits are in them, and which of those may be none.
+"""A trained model that reads pictures and rejects what is probably not a digit.
 
-What it needs of the run is kept in the user's cache folder, so that a command answers in a second or two: reading the
-checkpoint takes as long again, and passing the training images through the network several times as long.
+The parameters and the outlier detector are cached in the user's cache directory, so that a command takes a second or
+two: reading the checkpoint would double that, and computing the features of the training images takes far longer.
 """
 
 import hashlib
@@ -15,139 +15,135 @@ from typing import NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from digits_jax import data, ops
-from digits_jax.apps.reader import familiarity
-from digits_jax.apps.reader.digit_images import SIZE, find_digits
-from digits_jax.apps.reader.familiarity import Familiarity, with_features
-from digits_jax.apps.reader.ink import Box
-from digits_jax.apps.reader.strokes import scribbled_letters
+from digits_jax.apps.reader.normalization import SIZE, find_digits
+from digits_jax.apps.reader.outliers import OutlierDetector, fit_detector, with_features
+from digits_jax.apps.reader.segmentation import Box
+from digits_jax.apps.reader.strokes import letter_images
 from digits_jax.errors import UserError
+from digits_jax.ops import compilation
 from digits_jax.runs.trained_model import TrainedModel, load_model
-from digits_jax.storage import MANIFEST, enable_compilation_cache, is_bucket, user_cache_dir
+from digits_jax.storage import bucket, disk
 
-_FORMAT = "1"  # of what is kept: changes with what is in it
-_DIGITS, _LETTERS = 20_000, 60  # training images, and scribbles of each letter, that familiarity is learned from
-_AMONG = "among more that is no digit"
-_STRANGE = "like no digit that the network was trained on"
+_CACHE_VERSION = "1"  # changes with the content of a cache file
+_NUM_DIGITS, _NUM_LETTERS = 20_000, 60  # that the detector is fitted to: training images, and drawings of each letter
+_OUTLIER = "unlike the digits that the model was trained on"
+_SURROUNDED = "among shapes that are not digits"
 
 
 class Reading(NamedTuple):
-    """What the network makes of one digit."""
+    """The model's prediction for one digit of a picture."""
 
-    image: np.ndarray  # uint8 [28, 28], as the network saw it
+    image: np.ndarray  # uint8 [28, 28], the model's input
     box: Box  # in the picture
     probabilities: np.ndarray  # float32 [num_classes]
-    warning: str | None  # why it may be no digit
+    warning: str | None  # why it is rejected, if it is
 
     @property
     def digit(self) -> int:
         return int(self.probabilities.argmax())
 
     def top(self, count: int) -> list[tuple[int, float]]:
-        """The most probable digits with their probabilities, in decreasing order."""
+        """Returns the most probable digits with their probabilities, in decreasing order."""
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(int(digit), float(self.probabilities[digit])) for digit in order]
 
 
 class DigitReader:
-    """A model, and what its answers are compared with; None where its training images are not at hand."""
+    """A model and its outlier detector, which is None if the training images are not available."""
 
-    def __init__(self, model: TrainedModel, known: Familiarity | None) -> None:
+    def __init__(self, model: TrainedModel, detector: OutlierDetector | None) -> None:
         self.model = model
-        self.known = known
-        self._answers = with_features(model, part_size=8)
+        self.detector = detector
+        # Starting takes most of the time for a few digits, and XLA's own convolution is traced in half a second less.
+        self._forward = with_features(model, conv="lax", part_size=8)
 
     @property
     def description(self) -> str:
-        """The model in a line."""
+        """The model in one line."""
         name, dataset = self.model.config.model.name, self.model.config.dataset.name
         accuracy = self.model.metrics.get("test/accuracy")
-        right = "" if accuracy is None else f", {100 * accuracy:.2f} % of its test images right"
-        return f"{name} trained on {dataset} for {self.model.step:,} steps{right}"
+        suffix = "" if accuracy is None else f", test accuracy {accuracy:.2%}"
+        return f"{name} trained on {dataset} for {self.model.step:,} steps{suffix}"
 
     def read(self, pixels: np.ndarray) -> list[Reading]:
-        """Reads a picture `[H, W, 4]`, as of `pictures.Picture`, row by row and from left to right."""
+        """Reads the digits of a picture, the `[H, W, 4]` pixels of a `Picture`, row by row and from left to right."""
         digits = find_digits(pixels)
         images = np.array([digit.image for digit in digits], np.uint8).reshape(-1, SIZE, SIZE)
-        probabilities, strange = self.answers(images)
-        warnings = [digit.warning or (_STRANGE if odd else None) for digit, odd in zip(digits, strange, strict=True)]
+        probabilities, is_outlier = self.predict(images)
+        warnings = [digit.warning or (_OUTLIER if out else None) for digit, out in zip(digits, is_outlier, strict=True)]
         if sum(warning is not None for warning in warnings) > len(digits) / 2:
-            warnings = [warning or _AMONG for warning in warnings]
+            warnings = [warning or _SURROUNDED for warning in warnings]
         return [
             Reading(digit.image, digit.box, row, warning)
             for digit, row, warning in zip(digits, probabilities, warnings, strict=True)
         ]
 
-    def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of images, uint8 `[N, 28, 28]`, the probabilities `[N, num_classes]`, and whether strange, bool `[N]`."""
-        # For a few digits starting is all that takes time, and XLA's own convolution is traced in half a second less.
-        with ops.using("lax"):
-            logits, features = self._answers(images)
-        strange = self.known.is_strange(features) if self.known else np.zeros(len(images), bool)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return weights / weights.sum(axis=1, keepdims=True), strange
+    def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the probabilities `[N, num_classes]` of uint8 images `[N, 28, 28]`, and which are outliers `[N]`."""
+        logits, features = self._forward(images)
+        is_outlier = self.detector.is_outlier(features) if self.detector else np.zeros(len(images), bool)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True), is_outlier
 
 
 def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
-    """The reader that a run has trained: from the cache folder, or from the run and its data, then kept there.
+    """Loads a run's model and its outlier detector from the cache, or builds and caches them.
 
-    Without the training images it reads all the same, warns of less, and says so on standard error.
+    Without the training images there is no detector; a warning on standard error says so.
 
     Raises:
-      UserError, ConfigError: as of `load_model`; or the images that the model takes are of another shape.
+      UserError, ConfigError: as for `load_model`, or the model's images are not 28x28x1.
     """
-    enable_compilation_cache()
-    file = None if is_bucket(workdir) else _kept_file(Path(workdir), checkpoint)
-    if file is not None and (kept := _read_kept(file)):
-        return kept
+    compilation.enable_cache()
+    file = None if bucket.is_bucket(workdir) else _cache_file(Path(workdir), checkpoint)
+    if file is not None and (cached := _read_cache(file)):
+        return cached
     model = load_model(workdir, checkpoint=checkpoint)
     if model.image_shape != (SIZE, SIZE, 1):
         height, width, channels = model.image_shape
-        raise UserError(f"{workdir} takes images of {height}x{width}x{channels}: expected a run on images of 28x28x1")
+        raise UserError(f"{workdir} has images of {height}x{width}x{channels}: expected a run on images of 28x28x1")
+    from digits_jax.data import datasets  # late: a cached reader does not need it
 
     try:
-        images = data.load_configured(model.config.dataset).split("train")[0]
+        images = datasets.load(model.config.dataset).split("train")[0]
     except UserError as error:
-        print(f"warning: what is no digit may go unnoticed, for want of the training images: {error}", file=sys.stderr)
+        print(f"warning: inputs that are not digits may be accepted, without training images: {error}", file=sys.stderr)
         return DigitReader(model, None)
-    print("learning what digits are like to the network (once, about half a minute)", file=sys.stderr)
-    features_of = with_features(model)
-    known = familiarity.fit(features_of(images[:_DIGITS])[1], features_of(scribbled_letters(_LETTERS))[1])
-    reader = DigitReader(model, known)
+    print("fitting the outlier detector (once, about half a minute)", file=sys.stderr)
+    forward = with_features(model)
+    detector = fit_detector(forward(images[:_NUM_DIGITS])[1], forward(letter_images(_NUM_LETTERS))[1])
     if file is not None:
-        _keep(file, reader)
-    return reader
+        _write_cache(file, model, detector)
+    return DigitReader(model, detector)
 
 
-def _kept_file(workdir: Path, checkpoint: str) -> Path:
-    """Its name is the hash of all that says which checkpoint is meant and what is in it."""
-    described = hashlib.sha256(f"{_FORMAT} {checkpoint}\n".encode())
-    for path in [workdir / "run.json", *sorted(workdir.glob(f"checkpoints/*/{MANIFEST}"))]:
-        described.update(path.read_bytes() if path.exists() else b"")
-    return user_cache_dir() / "readers" / f"{described.hexdigest()[:16]}.npz"
+def _cache_file(workdir: Path, checkpoint: str) -> Path:
+    """Returns a path that depends on the run, all of its checkpoints, and which of them is asked for."""
+    digest = hashlib.sha256(f"{_CACHE_VERSION} {checkpoint}\n".encode())
+    for path in [workdir / "run.json", *sorted(workdir.glob(f"checkpoints/*/{disk.MANIFEST}"))]:
+        digest.update(path.read_bytes() if path.exists() else b"")
+    return compilation.cache_folder() / "readers" / f"{digest.hexdigest()[:16]}.npz"
 
 
-def _keep(file: Path, reader: DigitReader) -> None:
-    model, known = reader.model, reader.known
-    assert known is not None
+def _write_cache(file: Path, model: TrainedModel, detector: OutlierDetector) -> None:
     about = json.dumps({"run": model.run, "step": model.step, "metrics": model.metrics})
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as opened:
-            np.savez(opened, about=about, **known._asdict(), **flatten_dict(model.variables, sep="/"))
+            np.savez(opened, about=about, **detector._asdict(), **flatten_dict(model.variables, sep="/"))
         temporary.replace(file)
     except OSError as error:
         print(f"warning: {file} cannot be written ({error.strerror}): the next start is as slow", file=sys.stderr)
 
 
-def _read_kept(file: Path) -> DigitReader | None:
+def _read_cache(file: Path) -> DigitReader | None:
+    """Returns the cached reader, or None if there is none or it is damaged."""
     try:
-        with file.open("rb") as stored, np.load(stored) as arrays:  # NumPy leaves a damaged file open
+        with file.open("rb") as opened, np.load(opened) as arrays:  # opened here: np.load leaves a damaged file open
             about = json.loads(str(arrays["about"]))
-            known = Familiarity(*(arrays[name] for name in Familiarity._fields))
+            detector = OutlierDetector(*(arrays[name] for name in OutlierDetector._fields))
             variables = unflatten_dict({name: arrays[name] for name in arrays.files if "/" in name}, sep="/")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or damaged: it is made anew
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    model = TrainedModel(about["run"], {"batch_stats": {}, **variables}, step=about["step"], metrics=about["metrics"])
-    return DigitReader(model, known)
+    return DigitReader(TrainedModel(variables={"batch_stats": {}, **variables}, **about), detector)

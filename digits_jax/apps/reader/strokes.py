@@ -1,13 +1,13 @@
-"""Digits and letters drawn by hand, as the strokes of a pen."""
+"""Handwritten digits and letters as pen strokes."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from digits_jax.apps.reader.digit_images import as_mnist
+from digits_jax.apps.reader.normalization import normalize
 
-# A stroke goes through these points, in tenths of a digit's height: x to the right, then y downwards.
+# Points (x, y) on each stroke in tenths of a digit's height, x to the right and y down.
 Strokes = Sequence[Sequence[tuple[float, float]]]
 
 DIGITS: dict[str, Strokes] = {
@@ -23,7 +23,7 @@ DIGITS: dict[str, Strokes] = {
     "9": [[(5, 1.6), (2.8, 0.2), (0.8, 2.4), (2.4, 4.8), (4.8, 3), (5.2, 1.4), (4.9, 5.6), (4.4, 10)]],
 }
 
-# Those that nobody takes for a digit where each stands alone; v, w and x are as their capitals.
+# The letters that nobody takes for a digit when they stand alone; v, w and x look like their capitals.
 LETTERS: dict[str, Strokes] = {
     "A": [[(0, 10), (3, 0)], [(3, 0), (6, 10)], [(1.3, 6.2), (4.9, 6.2)]],
     "C": [[(6, 2), (3.5, 0), (0.5, 3), (0.5, 7), (3.5, 10), (6, 8)]],
@@ -63,39 +63,39 @@ LETTERS: dict[str, Strokes] = {
 
 
 def curve(points: Sequence[tuple[float, float]] | np.ndarray) -> np.ndarray:
-    """A stroke through the given points, as many close ones `[n, 2]`: a centripetal cubic spline."""
-    from scipy.interpolate import CubicSpline  # late: it takes a quarter of a second, and seldom is a letter drawn
+    """Returns closely spaced points `[n, 2]` on a centripetal cubic spline through the given points."""
+    from scipy.interpolate import CubicSpline  # late: takes a quarter of a second, and only training the detector draws
 
-    through = np.asarray(points, float)
-    places = np.r_[0, np.cumsum(np.linalg.norm(np.diff(through, axis=0), axis=1) ** 0.5)]
-    return CubicSpline(places, through)(np.linspace(0, places[-1], 50 * len(through)))
-
-
-def trace(draw: ImageDraw.ImageDraw, line: np.ndarray, pen: int, ink: str | int) -> None:
-    """Draws close points `[n, 2]` with a round pen that is so many pixels wide."""
-    along = np.r_[0, np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))]
-    places = np.linspace(0, along[-1], 2 + int(6 * along[-1] / pen))  # a dot overlaps the next by five sixths
-    for x, y in zip(*(np.interp(places, along, axis) for axis in line.T), strict=True):
-        draw.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=ink)
+    knots = np.asarray(points, float)
+    parameters = np.r_[0, np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1) ** 0.5)]
+    return CubicSpline(parameters, knots)(np.linspace(0, parameters[-1], 50 * len(knots)))
 
 
-def scribbled_letters(count: int) -> np.ndarray:
-    """`count` images as in MNIST of each letter, all different and always the same: uint8 `[N, 28, 28]`."""
-    random = np.random.default_rng(0)
-    return np.stack([_scribble(strokes, random) for strokes in LETTERS.values() for _ in range(count)])
+def trace(draw: ImageDraw.ImageDraw, line: np.ndarray, width: int, color: str | int) -> None:
+    """Draws a line through closely spaced points `[n, 2]` with a round pen `width` pixels wide."""
+    lengths = np.r_[0, np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))]
+    centers = np.linspace(0, lengths[-1], 2 + int(6 * lengths[-1] / width))  # neighboring dots overlap by five sixths
+    for x, y in zip(*(np.interp(centers, lengths, axis) for axis in line.T), strict=True):
+        draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=color)
 
 
-def _scribble(strokes: Strokes, random: np.random.Generator) -> np.ndarray:
-    """One in a hand of its own: wide or narrow, slanted, turned, with a fine or broad pen, and not exact."""
-    angle, slant, stretch = random.uniform((-0.2, -0.35, 0.6), (0.2, 0.35, 1.3))
-    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = 8 * turned @ [[stretch, slant], [0, 1]]  # pixels for a tenth of the height
-    pen = int(random.integers(6, 18))
-    lines = [curve(np.array(points) + random.normal(0, 0.25, (len(points), 2))) @ matrix.T for points in strokes]
-    corner = np.concatenate(lines).min(axis=0) - pen
-    width, height = (int(side) for side in np.concatenate(lines).max(axis=0) - corner + pen)
-    paper = Image.new("L", (width, height))
+def letter_images(count: int) -> np.ndarray:
+    """Draws `count` variations of each letter in MNIST's format, the same at every call: uint8 `[N, 28, 28]`."""
+    rng = np.random.default_rng(0)
+    return np.stack([_letter_image(strokes, rng) for strokes in LETTERS.values() for _ in range(count)])
+
+
+def _letter_image(strokes: Strokes, rng: np.random.Generator) -> np.ndarray:
+    """Draws a letter with random stretch, slant, rotation and stroke width, and with jittered points."""
+    angle, slant, stretch = rng.uniform((-0.2, -0.35, 0.6), (0.2, 0.35, 1.3))
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = 8 * rotation @ [[stretch, slant], [0, 1]]  # 8 pixels per tenth of the height
+    width = int(rng.integers(6, 18))
+    lines = [curve(np.array(points) + rng.normal(0, 0.25, (len(points), 2))) @ matrix.T for points in strokes]
+    corner = np.concatenate(lines).min(axis=0) - width
+    size = (np.concatenate(lines).max(axis=0) - corner + width).astype(int)
+    paper = Image.new("L", tuple(size.tolist()))
     draw = ImageDraw.Draw(paper)
     for line in lines:
-        trace(draw, line - corner, pen, 255)
-    return as_mnist(np.asarray(paper) / 255, 0.5)[0]
+        trace(draw, line - corner, width, 255)
+    return normalize(np.asarray(paper) / 255, 0.5)[0]

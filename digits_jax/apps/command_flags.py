@@ -1,0 +1,40 @@
+"""Flags that several commands share: the trained model, and the output directory."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import flags
+from etils import epath
+
+from digits_jax import cli
+from digits_jax.errors import UserError
+from digits_jax.storage import bucket, disk
+
+WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run, local or gs://BUCKET/PATH")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "'best' (the epoch that the run selected), 'latest' or a step")
+OUTPUT = flags.DEFINE_string("output", None, "directory to write to; default: one in the workdir")
+
+
+def required_workdir() -> str:
+    """Returns `--workdir`; raises a ConfigError if it is missing."""
+    return cli.required("workdir", "runs/bn_dropout/0123abcd")
+
+
+@contextlib.contextmanager
+def output_directory(default: str) -> Iterator[tuple[Path, epath.Path]]:
+    """Yields the local directory to write to, and its name, which may be in a bucket that it is copied to at the end.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    name = epath.Path(OUTPUT.value or epath.Path(required_workdir()) / default)
+    with bucket.local_copy(name) as mirror:
+        directory = mirror.local if mirror else Path(name)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            yield directory, name
+        except OSError as error:
+            raise UserError(f"{disk.refusal(directory, error)}: give another, --output=DIRECTORY") from None
+        if mirror:
+            mirror.push()

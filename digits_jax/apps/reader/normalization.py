@@ -1,0 +1,107 @@
+"""Normalizes the digits of a picture to MNIST's format.
+
+MNIST's images were made from black and white scans: "size normalized to fit in a 20x20 pixel box while preserving their
+aspect ratio", with gray levels "as a result of the anti-aliasing", and "centered in a 28x28 image by computing the
+center of mass of the pixels" (LeCun, Bottou, Bengio, Haffner 1998, section III.A, and the data set's page).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from digits_jax.apps.reader.segmentation import Box, ink_map, ink_threshold, segment
+
+SIZE, BOX = 28, 20  # pixels: an image of MNIST, and the box that its digit fits in
+_OVERSAMPLING = 8  # a digit is traced on a grid at least this many times finer than the box
+_STROKE_WIDTHS = (2.0, 4.0)  # pixels of the box: the range of most of MNIST's digits
+_SOLID_WIDTH = 7.5  # pixels of the box: one in a thousand of MNIST's digits has such strokes
+
+
+class Digit(NamedTuple):
+    """A digit of a picture, or a shape that may be one."""
+
+    image: np.ndarray  # uint8 [28, 28], 255 is ink
+    box: Box  # in the picture
+    warning: str | None  # why it is probably not a digit
+
+
+def find_digits(pixels: np.ndarray) -> list[Digit]:
+    """Finds the digits of a picture, row by row and from left to right; a blank picture has none.
+
+    Args:
+      pixels: float `[H, W, C]` in [0, 1]; RGBA is premultiplied.
+    """
+    ink = ink_map(pixels)
+    threshold = ink_threshold(ink)
+    if threshold is None:
+        return []
+    mask = ink > threshold
+    labels, boxes = segment(mask)
+    digits = []
+    for label, box in enumerate(boxes, 1):
+        left, top, right, bottom = box
+        around = slice(max(top - 1, 0), bottom + 1), slice(max(left - 1, 0), right + 1)
+        own = (labels[around] == label) | ~mask[around]
+        image, stroke_width = normalize(np.where(own, ink[around], 0), threshold)
+        warning = "a solid shape, not pen strokes" if stroke_width > _SOLID_WIDTH else None
+        if warning is None and _is_cut_off(labels, label, box):
+            warning = "cut off by the picture's edge"
+        digits.append(Digit(image, box, warning))
+    return digits
+
+
+def _is_cut_off(labels: np.ndarray, label: int, box: Box) -> bool:
+    """Returns whether more than half of a digit's size lies along an edge of the picture.
+
+    A digit that touches all four edges is not cut off: the picture is a tight crop.
+    """
+    along = [np.count_nonzero(edge == label) for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1])]
+    left, top, right, bottom = box
+    return bool(min(along) == 0 and max(along) > max(right - left, bottom - top) / 2)
+
+
+def normalize(ink: np.ndarray, threshold: float) -> tuple[np.ndarray, float]:
+    """Returns an image in MNIST's format from the ink of one digit, and the width of its strokes.
+
+    Strokes thinner or thicker than most of MNIST's are drawn at the nearest of `_STROKE_WIDTHS`.
+
+    Args:
+      ink: float `[H, W]`: the distance of each pixel from the paper.
+      threshold: above which a pixel is ink.
+
+    Returns:
+      uint8 `[28, 28]`, 255 is ink; and the original width of the strokes in pixels of the box.
+    """
+    edge = np.percentile(ink[ink > threshold], 75) / 2  # half of the stroke's darkness, independent of resolution
+    side = max(BOX * _OVERSAMPLING, *ink.shape)
+    mask = np.pad(_resize(ink.astype(np.float32), side, Image.Resampling.BICUBIC) > edge, side // 4)
+    inside = ndimage.distance_transform_edt(mask)
+    # Across a stroke of width w the distance to its edge rises from 1 to w / 2 and falls: the mean is w / 4 + 1 / 2.
+    width = 4 * inside[mask].mean() - 2
+    new_width = np.clip(width, *(limit * side / BOX for limit in _STROKE_WIDTHS))
+    if new_width != width:
+        outside = ndimage.distance_transform_edt(~mask)
+        mask = inside - outside > (width - new_width) / 2
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return _center(_resize(255 * mask.astype(np.float32), BOX, Image.Resampling.HAMMING)), width * BOX / side
+
+
+def _resize(array: np.ndarray, side: int, resample: Image.Resampling) -> np.ndarray:
+    """Scales the longer side to `side`, with antialiasing."""
+    factor = side / max(array.shape)
+    height, width = (max(1, round(length * factor)) for length in array.shape)
+    return np.asarray(Image.fromarray(array).resize((width, height), resample))
+
+
+def _center(digit: np.ndarray) -> np.ndarray:
+    """Places a digit `[h, w]` in a 28x28 image, its center of mass as close to the middle as fits."""
+    top, left = (
+        int(np.clip(round(SIZE / 2 - middle), 0, SIZE - length))
+        for middle, length in zip(ndimage.center_of_mass(digit), digit.shape, strict=True)
+    )
+    image = np.zeros((SIZE, SIZE), np.uint8)
+    image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit.round().clip(0, 255)
+    return image
