@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from scipy import special
 
 from digits_jax.apps.evaluate import evaluate, write_evaluation
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import UserError
 from digits_jax.runs import ensemble
 from digits_jax.train import train_seeds

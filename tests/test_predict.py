@@ -21,7 +21,7 @@ from digits_jax.apps import predict, reader
 from digits_jax.apps.reader import Reading, digit_reader, load_reader, to_pixels
 from digits_jax.apps.reader.outliers import fit_detector, with_features
 from digits_jax.apps.reader.strokes import LETTERS, letter_images
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.studies.drawings import draw
@@ -178,7 +178,7 @@ def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch,
     def nowhere(_: object) -> None:
         raise UserError("they are nowhere")
 
-    monkeypatch.setattr("digits_jax.data.datasets.load", nowhere)
+    monkeypatch.setattr("digits_jax.data.load_configured", nowhere)
     digit_reader = load_reader(str(run), checkpoint="best")
     assert (
         "warning: inputs that are not digits may be accepted, without training images: they" in capsys.readouterr().err

@@ -3,13 +3,12 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import flags
-from etils import epath
 
-from digits_jax import cli
+from digits_jax import cli, storage
 from digits_jax.errors import UserError
-from digits_jax.storage import bucket, disk
 
 WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run, local or gs://BUCKET/PATH")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "'best' (the epoch that the run selected), 'latest' or a step")
@@ -22,19 +21,19 @@ def required_workdir() -> str:
 
 
 @contextlib.contextmanager
-def output_directory(default: str) -> Iterator[tuple[Path, epath.Path]]:
+def output_directory(default: str) -> Iterator[tuple[Path, Any]]:
     """Yields the local directory to write to, and its name, which may be in a bucket that it is copied to at the end.
 
     Raises:
       UserError: it cannot be written.
     """
-    name = epath.Path(OUTPUT.value or epath.Path(required_workdir()) / default)
-    with bucket.local_copy(name) as mirror:
+    name = storage.open_path(OUTPUT.value or f"{required_workdir()}/{default}")
+    with storage.local_copy(name) as mirror:
         directory = mirror.local if mirror else Path(name)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             yield directory, name
         except OSError as error:
-            raise UserError(f"{disk.refusal(directory, error)}: give another, --output=DIRECTORY") from None
+            raise UserError(f"{storage.write_error(directory, error)}: give another, --output=DIRECTORY") from None
         if mirror:
             mirror.push()

@@ -1,4 +1,4 @@
-"""The README's picture, of digits drawn by hand for it: `python -m digits_jax.studies.drawings --workdir=W`"""
+"""Draws the README's picture of the digit reader: `python -m digits_jax.studies.drawings --workdir=W`"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from digits_jax import cli
-from digits_jax.apps import reader
 from digits_jax.apps.command_flags import CHECKPOINT
 from digits_jax.apps.reader.strokes import DIGITS, LETTERS, Strokes, curve, trace
 from digits_jax.studies.docs import DOCS
@@ -20,34 +19,27 @@ _SYMBOLS = {**DIGITS, **LETTERS, "star": _STAR}
 
 
 def draw(
-    symbols: Sequence[str],
-    *,
-    size: tuple[int, int],
-    paper: str,
-    ink: str,
-    height: float,
-    width: float,
-    slant: float = 0,
+    names: Sequence[str], *, size: tuple[int, int], paper: str, ink: str, height: float, width: float, slant: float = 0
 ) -> Image.Image:
-    """Digits, letters and stars beside each other, in the middle of a picture.
+    """Draws digits, letters and stars side by side, in the middle of a picture.
 
     Args:
-      symbols: their names.
+      names: of the symbols.
       size: (width, height) of the picture in pixels.
-      paper: colour.
-      ink: colour.
+      paper: background color.
+      ink: color of the strokes.
       height: of a symbol, in pixels.
       width: of a stroke, in pixels.
       slant: pixels to the right for each pixel up.
     """
-    factor = 3  # drawn larger, then reduced: smooth edges
+    factor = 3  # drawn larger, then reduced, for smooth edges
     unit = factor * height / 10
     picture = Image.new("RGB", (factor * size[0], factor * size[1]), paper)
     pen = ImageDraw.Draw(picture)
-    left = (picture.width - unit * (8.5 * len(symbols) - 2.5)) / 2
+    left = (picture.width - unit * (8.5 * len(names) - 2.5)) / 2
     top = (picture.height - 10 * unit) / 2
-    for i, symbol in enumerate(symbols):
-        for points in _SYMBOLS[symbol]:
+    for i, name in enumerate(names):
+        for points in _SYMBOLS[name]:
             x, y = curve(points).T
             x = left + unit * (x + 8.5 * i + slant * (5 - y))
             trace(pen, np.stack([x, top + unit * y], axis=1), round(factor * width), ink)
@@ -55,7 +47,7 @@ def draw(
 
 
 def photographed(picture: Image.Image, *, light: float, grain: float, seed: int) -> Image.Image:
-    """As a camera would see it: darker by `light` grey levels in a corner, blurred a little, with grain."""
+    """Imitates a photograph: `light` gray levels darker toward a corner, slightly blurred, with grain."""
     pixels = ndimage.gaussian_filter(np.asarray(picture, float), (0.8, 0.8, 0))
     y, x = np.mgrid[0 : picture.height, 0 : picture.width]
     shadow = light * (x / picture.width + y / picture.height)[..., None] / 2
@@ -64,16 +56,14 @@ def photographed(picture: Image.Image, *, light: float, grain: float, seed: int)
 
 
 def pictures() -> list[Image.Image]:
-    """What the README shows."""
+    """Draws the pictures that the README shows."""
     square, wide = (240, 240), (330, 240)
+    board = draw("174", size=wide, paper="#2f5d50", ink="#f4f4ee", height=110, width=9)
+    pencil = draw("5", size=square, paper="#ded9d2", ink="#77757a", height=120, width=3.5)
     return [
         draw("3", size=square, paper="#fff3b0", ink="#1d3f8a", height=150, width=13, slant=0.1),
-        photographed(
-            draw("174", size=wide, paper="#2f5d50", ink="#f4f4ee", height=110, width=9), light=60, grain=4, seed=0
-        ),
-        photographed(
-            draw("5", size=square, paper="#ded9d2", ink="#77757a", height=120, width=3.5), light=70, grain=3, seed=1
-        ),
+        photographed(board, light=60, grain=4, seed=0),
+        photographed(pencil, light=70, grain=3, seed=1),
         draw("9086", size=wide, paper="#ffffff", ink="#111111", height=70, width=5, slant=0.25),
         draw("2", size=square, paper="#b3261e", ink="#f7c948", height=60, width=9, slant=-0.2),
         draw(["star"], size=square, paper="#f3e8ff", ink="#5b21b6", height=170, width=11),
@@ -82,9 +72,13 @@ def pictures() -> list[Image.Image]:
 
 def main(argv: list[str]) -> None:
     workdir = cli.required("workdir", "runs/bn_dropout/0123abcd")
-    digit_reader = reader.load_reader(workdir, checkpoint=CHECKPOINT.value)
-    answers = [(pixels, digit_reader.read(pixels)) for pixels in map(reader.to_pixels, pictures())]
-    reader.draw_sheet(answers, columns=2).quantize(128).save(Path(DOCS.value) / "predict.png", optimize=True)
+    from digits_jax.apps.reader.contact_sheet import draw_sheet
+    from digits_jax.apps.reader.digit_reader import load_reader
+    from digits_jax.apps.reader.pictures import to_pixels
+
+    reader = load_reader(workdir, checkpoint=CHECKPOINT.value)
+    readings = [(pixels, reader.read(pixels)) for pixels in map(to_pixels, pictures())]
+    draw_sheet(readings, columns=2).quantize(128).save(Path(DOCS.value) / "predict.png", optimize=True)
 
 
 if __name__ == "__main__":

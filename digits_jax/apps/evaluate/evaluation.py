@@ -9,7 +9,7 @@ from scipy import special, stats
 from sklearn import metrics
 
 from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import UserError
 from digits_jax.runs.console import console
 from digits_jax.runs.ensemble import Ensemble
@@ -163,7 +163,7 @@ def to_json(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dat
             {"config_hash": member.run["config_hash"], "step": member.step, "accuracy": accuracy.fraction}
             for member, accuracy in zip(model.members, evaluation.alone, strict=True)
         ],
-        "views": model.config.test_views,
+        "views": model.config.test_time_augmentation,
         "dataset": describe_dataset(dataset),
         **asdict(evaluation.scores),
         "robustness": {

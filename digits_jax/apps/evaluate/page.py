@@ -13,11 +13,11 @@ from matplotlib.ticker import PercentFormatter
 
 from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
 from digits_jax.apps.evaluate.evaluation import Accuracy, Evaluation, to_json
-from digits_jax.data.datasets import Dataset
+from digits_jax.data import Dataset
 from digits_jax.pages import digits_gallery, markdown_table, to_html
 from digits_jax.runs.ensemble import Ensemble
 from digits_jax.runs.trained_model import TrainedModel
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 
 _MAX_MISTAKES = 500  # shown on the page
 _BLUE, _GRAY = "#0072B2", "#999999"  # Okabe and Ito (2008)
@@ -79,8 +79,8 @@ def write_evaluation(evaluation: Evaluation, model: TrainedModel | Ensemble, dat
 def _markdown(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dataset) -> str:
     members = ", ".join(f"config {m.run['config_hash']}, step {m.step:,}" for m in model.members)
     subject = "A model" if len(model.members) == 1 else f"An ensemble of {len(model.members)} models"
-    views = model.config.test_views
-    augmentation = "" if views == "one" else f" with test-time augmentation ({views})"
+    name = model.config.test_time_augmentation
+    augmentation = "" if name == "none" else f" with test-time augmentation ({name})"
     overall, classes, robustness = build_tables(evaluation)
     return f"""# {model.config.model.name} on the test images of {dataset.name}
 

@@ -7,16 +7,14 @@ is moved into place, on the test images if they are prepared, else on random ima
 import numpy as np
 from absl import flags
 
-from digits_jax import cli, load_model
+from digits_jax import cli, data, load_model, storage
 from digits_jax.apps import export as app
 from digits_jax.apps.command_flags import CHECKPOINT, output_directory, required_workdir
 from digits_jax.apps.extras import require_extra
-from digits_jax.data import datasets
-from digits_jax.data.arrays import read_cache
-from digits_jax.ops import compilation
+from digits_jax.data import read_cache
 from digits_jax.runs.console import console
 from digits_jax.runs.trained_model import TrainedModel
-from digits_jax.storage.disk import replace_text
+from digits_jax.storage import replace_text
 
 TO = flags.DEFINE_enum("to", None, list(app.FORMATS), "the format: for JAX, for other runtimes, for NumPy")
 
@@ -24,7 +22,7 @@ TO = flags.DEFINE_enum("to", None, list(app.FORMATS), "the format: for JAX, for 
 def main(argv: list[str]) -> None:
     workdir, format_name = required_workdir(), cli.required("to", "onnx")
     require_extra("apps", ("scipy",), needed_by="the model card")
-    compilation.enable_cache()
+    storage.enable_compilation_cache()
     model = load_model(workdir, checkpoint=CHECKPOINT.value)
     images, checked_on = _images(model)
     name = f"{model.config.model.name}-{model.run['config_hash']}-{model.step}.{format_name}"
@@ -41,7 +39,7 @@ def main(argv: list[str]) -> None:
 def _images(model: TrainedModel) -> tuple[np.ndarray, str]:
     """Returns images to check an export on, and their description, without downloading any."""
     name = model.config.dataset.name
-    cached = read_cache(datasets.cache_file(name))
+    cached = read_cache(data.cache_file(name))
     if cached and cached[0].test_images.shape[1:] == model.image_shape:
         return cached[0].test_images, f"test images of {name}"
     from scipy import ndimage

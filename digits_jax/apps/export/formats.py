@@ -17,6 +17,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jax import export
 
+from digits_jax import ops
 from digits_jax.apps.extras import require_extra
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
@@ -37,8 +38,8 @@ class Format(NamedTuple):
 
 
 def _probabilities(model: TrainedModel) -> Callable[[Any, jax.Array], jax.Array]:
-    logits = model.function(conv="lax")
-    return lambda variables, images: nn.softmax(logits(variables, images))
+    logits = model.function()
+    return ops.using("lax")(lambda variables, images: nn.softmax(logits(variables, images)))
 
 
 def reference(model: TrainedModel) -> Predict:
@@ -68,8 +69,8 @@ def _load_stablehlo(path: Path) -> Predict:
 def _to_onnx(model: TrainedModel) -> bytes:
     from digits_jax.apps.export.onnx_graph import to_onnx
 
-    logits = model.function(conv="lax")
-    return to_onnx(lambda images: logits(model.variables, images), model.image_shape)
+    logits = model.function()
+    return to_onnx(ops.using("lax")(lambda images: logits(model.variables, images)), model.image_shape)
 
 
 def _load_onnx(path: Path) -> Predict:

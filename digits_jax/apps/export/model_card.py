@@ -2,10 +2,10 @@
 
 import json
 
+from digits_jax import data
 from digits_jax.apps.evaluate import Accuracy
 from digits_jax.apps.export.formats import FORMATS, TOLERANCE, Agreement
-from digits_jax.data import datasets
-from digits_jax.metrics import score_key
+from digits_jax.runs.history import score_key
 from digits_jax.runs.trained_model import TrainedModel
 
 
@@ -37,7 +37,7 @@ the same, and probabilities differ by at most {agreement.difference:.1e} (tolera
 ## Intended use and limitations
 
 For images like the {config.dataset.train_examples:,} of {name} that the model was trained on.
-{" ".join((datasets.DATASETS[name].description or "").split())}
+{" ".join((data.DATASETS[name].description or "").split())}
 
 The model assigns one of its classes to any input, often with a high probability, even if the input belongs to none. It
 is less accurate on images that are shifted, rotated, noisy or blurred; `python -m digits_jax.apps.evaluate` measures by

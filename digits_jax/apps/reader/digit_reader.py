@@ -15,14 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from digits_jax import data, storage
 from digits_jax.apps.reader.normalization import SIZE, find_digits
 from digits_jax.apps.reader.outliers import OutlierDetector, fit_detector, with_features
 from digits_jax.apps.reader.segmentation import Box
 from digits_jax.apps.reader.strokes import letter_images
 from digits_jax.errors import UserError
-from digits_jax.ops import compilation
 from digits_jax.runs.trained_model import TrainedModel, load_model
-from digits_jax.storage import bucket, disk
 
 _CACHE_VERSION = "1"  # changes with the content of a cache file
 _NUM_DIGITS, _NUM_LETTERS = 20_000, 60  # that the detector is fitted to: training images, and drawings of each letter
@@ -55,7 +54,7 @@ class DigitReader:
         self.model = model
         self.detector = detector
         # Starting takes most of the time for a few digits, and XLA's own convolution is traced in half a second less.
-        self._forward = with_features(model, conv="lax", part_size=8)
+        self._forward = with_features(model, kernels="lax", part_size=8)
 
     @property
     def description(self) -> str:
@@ -94,18 +93,17 @@ def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
     Raises:
       UserError, ConfigError: as for `load_model`, or the model's images are not 28x28x1.
     """
-    compilation.enable_cache()
-    file = None if bucket.is_bucket(workdir) else _cache_file(Path(workdir), checkpoint)
+    storage.enable_compilation_cache()
+    file = None if storage.is_bucket(workdir) else _cache_file(Path(workdir), checkpoint)
     if file is not None and (cached := _read_cache(file)):
         return cached
     model = load_model(workdir, checkpoint=checkpoint)
     if model.image_shape != (SIZE, SIZE, 1):
         height, width, channels = model.image_shape
         raise UserError(f"{workdir} has images of {height}x{width}x{channels}: expected a run on images of 28x28x1")
-    from digits_jax.data import datasets  # late: a cached reader does not need it
 
     try:
-        images = datasets.load(model.config.dataset).split("train")[0]
+        images = data.load_configured(model.config.dataset).split("train")[0]
     except UserError as error:
         print(f"warning: inputs that are not digits may be accepted, without training images: {error}", file=sys.stderr)
         return DigitReader(model, None)
@@ -120,9 +118,9 @@ def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
 def _cache_file(workdir: Path, checkpoint: str) -> Path:
     """Returns a path that depends on the run, all of its checkpoints, and which of them is asked for."""
     digest = hashlib.sha256(f"{_CACHE_VERSION} {checkpoint}\n".encode())
-    for path in [workdir / "run.json", *sorted(workdir.glob(f"checkpoints/*/{disk.MANIFEST}"))]:
+    for path in [workdir / "run.json", *sorted(workdir.glob(f"checkpoints/*/{storage.MANIFEST}"))]:
         digest.update(path.read_bytes() if path.exists() else b"")
-    return compilation.cache_folder() / "readers" / f"{digest.hexdigest()[:16]}.npz"
+    return storage.user_cache_dir() / "readers" / f"{digest.hexdigest()[:16]}.npz"
 
 
 def _write_cache(file: Path, model: TrainedModel, detector: OutlierDetector) -> None:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from digits_jax.ops import compilation
+from digits_jax import ops
 from digits_jax.runs.trained_model import TrainedModel
 
 _FALSE_POSITIVES = 0.01  # fraction of held-out training images beyond each of the two limits
@@ -71,18 +71,19 @@ def _nearest(directions: np.ndarray, reference: np.ndarray, neighbor: int) -> np
 
 
 def with_features(
-    model: TrainedModel, *, conv: str | None = None, part_size: int = 64
+    model: TrainedModel, *, kernels: str = "auto", part_size: int = 64
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Returns a function from images, uint8 `[B, H, W]`, to logits `[B, num_classes]` and features `[B, F]`.
 
     Args:
       model: without its test-time augmentation, since the features are those of one image.
-      conv: the convolution, as for `TrainedModel.function`.
+      kernels: the convolutions, as for `ops.using`.
       part_size: the number of images per compiled call.
     """
-    logits_of = model.function(conv=conv, views="one")
+    logits_of = model.function(test_time_augmentation="none")
 
-    @compilation.jit
+    @ops.jit
+    @ops.using(kernels)
     def forward(variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         inputs = []
 
