@@ -35,7 +35,7 @@ _RETRIES = 10  # finite: a run may crash its process each time
 
 
 class Resources(NamedTuple):
-    """What a group of runs has to itself."""
+    """The CPUs and GPUs that a group of runs has to itself."""
 
     cpus: int
     gpus: int

@@ -88,7 +88,7 @@ def _load(source: FrozenConfigDict) -> Dataset:
 
 
 def _train_when_free(trial: Trial, dataset: Dataset, report: Callable[[str], None]) -> list[dict[str, Any]]:
-    """As `train_group`, but waits while a process of a lost node still has a workdir."""
+    """Trains as `train_group` does, but waits while a process of a lost node still has a workdir."""
     give_up = time.monotonic() + _IN_USE
     while True:
         try:
