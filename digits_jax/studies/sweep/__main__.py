@@ -12,8 +12,6 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 from absl import flags
 from rich.console import Console
@@ -30,17 +28,6 @@ from digits_jax.studies.sweep.definition import Sweep, load_sweep
 from digits_jax.studies.sweep.local_executor import Executor, run_tasks
 from digits_jax.studies.sweep.tasks import Task, create_tasks, estimate
 
-
-def _local() -> AbstractContextManager[Executor]:
-    return nullcontext(Executor(run_tasks, at_once=1))
-
-
-def _ray() -> AbstractContextManager[Executor]:
-    return ray_executor.connect(RAY_ADDRESS.value, cpus=RAY_CPUS.value, gpus=RAY_GPUS.value)
-
-
-EXECUTORS: dict[str, Callable[[], AbstractContextManager[Executor]]] = {"local": _local, "ray": _ray}
-
 SWEEP = flags.DEFINE_string("sweep", None, "its file, for example configs/sweeps/hidden_dropout.py")
 RESULTS = flags.DEFINE_string("results", "runs/sweeps", "folder of the results, one folder per sweep")
 RUNS = flags.DEFINE_string("runs", "runs", "folder of the workdirs, as for digits_jax.main; also gs://BUCKET/DIR")
@@ -50,7 +37,7 @@ SHARD = flags.DEFINE_string(
 BUDGET = flags.DEFINE_float("budget", None, "minutes after which no run is started", lower_bound=0)
 SOURCE = flags.DEFINE_string("source_dir", None, "folder with the original files of the data, if they are not prepared")
 PLAN_ONLY = flags.DEFINE_bool("plan_only", False, "print the plan and train nothing")
-EXECUTOR = flags.DEFINE_enum("executor", "local", list(EXECUTORS), "where to train: this process, or a Ray cluster")
+EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "ray"], "where to train: this process, or a Ray cluster")
 RAY_ADDRESS = flags.DEFINE_string(
     "ray_address",
     None,
@@ -93,7 +80,9 @@ def main(argv: list[str]) -> int:
     deadline = math.inf if BUDGET.value is None else time.time() + 60 * BUDGET.value
     enable_compilation_cache()
     tasks = create_tasks(sweep, results=results, runs=RUNS.value, shard=shard, source_dir=SOURCE.value)
-    with EXECUTORS[EXECUTOR.value]() as executor:
+    if EXECUTOR.value == "local":
+        return train(sweep, tasks, Executor(run_tasks, at_once=1), deadline=deadline)
+    with ray_executor.connect(RAY_ADDRESS.value, cpus=RAY_CPUS.value, gpus=RAY_GPUS.value) as executor:
         return train(sweep, tasks, executor, deadline=deadline)
 
 

@@ -30,7 +30,6 @@ from digits_jax.studies.sweep.local_executor import Executor
 from digits_jax.studies.sweep.tasks import Task, fail, finish, groups, set_status
 
 _LOCAL = "local"  # Ray's name for a cluster of this machine that ends with this process
-_OBJECT_STORE = 80 * 2**20  # bytes; Ray requires 75 MiB, and results are kilobytes
 _RETRIES = 10  # finite: a run may crash its process each time
 
 
@@ -57,16 +56,12 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
     """
     address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == _LOCAL:
         # 1, Ray's default on Linux, would replace 127.0.0.1 by the machine's address in its network.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        options = {
-            "_node_ip_address": "127.0.0.1",
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE,
-            "num_cpus": num_cores(),
-        }
+        options |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "num_cpus": num_cores()}
+        options["object_store_memory"] = 80 * 2**20  # bytes; Ray requires 75 MiB, and results are kilobytes
     try:
         import ray
     except ImportError:
@@ -78,9 +73,8 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
             source = Path(digits_jax.__file__).parents[1] / name
             if source.is_dir():  # an installed package has its configs inside
                 shutil.copytree(source, Path(code, name), ignore=shutil.ignore_patterns("__pycache__"))
-        environment = {"working_dir": code, "env_vars": _environment()}
         try:
-            ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR", **options)
+            ray.init(address, runtime_env={"working_dir": code, "env_vars": _environment()}, **options)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the Ray cluster {address!r} cannot be used ({reason})") from None
@@ -142,9 +136,8 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     progress = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    train = ray.remote(
-        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=_RETRIES, retry_exceptions=[ray_trial.Stopped]
-    )(_train)
+    retries = {"max_retries": _RETRIES, "retry_exceptions": [ray_trial.Stopped]}
+    train = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, **retries)(_train)
     pending: dict[Any, list[Task]] = {}
     with StopRequest() as stop:
         try:
