@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from etils import epath
-
 from digits_jax import cli, train
 from digits_jax.data import Dataset
 from digits_jax.errors import DivergedError
 from digits_jax.runs.interrupts import Interrupted, StopRequest
+from digits_jax.storage import PathLike, open_path
 from digits_jax.studies.results import Result, read_result
 from digits_jax.studies.sweep.definition import Sweep
 from digits_jax.studies.sweep.plan import PlannedRun
@@ -50,7 +49,7 @@ def run_tasks(sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> It
                 return
             report = functools.partial(set_status, group)
             try:
-                results = train_group([t.run for t in group], group[0].workdir.parent, group[0].dataset, report, stop)
+                results = train_group([t.run for t in group], group[0].folder, group[0].dataset, report, stop)
             except DivergedError as error:
                 fail(group, error)
             else:
@@ -60,7 +59,7 @@ def run_tasks(sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> It
 
 def train_group(
     runs: list[PlannedRun],
-    folder: epath.Path,
+    folder: PathLike,
     dataset: Dataset,
     report: Callable[[str], None],
     stop: StopRequest | None = None,
@@ -83,13 +82,13 @@ def train_group(
         train.train_seeds(
             runs[0].config,
             list(hashes),
-            lambda config: folder / hashes[config.seed],
+            lambda config: f"{folder}/{hashes[config.seed]}",
             name=runs[0].experiment,
             dataset=dataset,
             writers=[_Progress(report, sum(runs[0].config.epochs))],
             stop=stop,
         )
-    return [read_result(folder / run.hash / "result.json") for run in runs]
+    return [read_result(open_path(folder) / run.hash / "result.json") for run in runs]
 
 
 class _Progress:

@@ -142,7 +142,7 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
     with StopRequest() as stop:
         try:
             for group in groups(tasks):
-                folder = str(group[0].workdir.parent)
+                folder = group[0].folder
                 trial = ray_trial.Trial(
                     runs=[task.run for task in group],
                     folder=folder if is_bucket(folder) else os.path.abspath(folder),

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import absl.logging
 import filelock
-from etils import epath
 from ml_collections import FrozenConfigDict
 
 from digits_jax import data, storage
@@ -92,7 +91,7 @@ def _train_when_free(trial: Trial, dataset: Dataset, report: Callable[[str], Non
     give_up = time.monotonic() + _IN_USE
     while True:
         try:
-            return train_group(trial.runs, epath.Path(trial.folder), dataset, report)
+            return train_group(trial.runs, trial.folder, dataset, report)
         except InUseError:
             if time.monotonic() > give_up:
                 raise

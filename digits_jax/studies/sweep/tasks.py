@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from digits_jax import input_pipeline, parallel
 from digits_jax.data import Dataset
@@ -18,7 +17,7 @@ from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
 from digits_jax.runs.identity import config_hash, from_recorded
 from digits_jax.runs.workdir import differences_to_run
-from digits_jax.storage import bucket
+from digits_jax.storage import PathLike, is_bucket
 from digits_jax.studies.results import FILE, Result, add_results, read_file, read_result
 from digits_jax.studies.sweep.definition import Sweep
 from digits_jax.studies.sweep.plan import PlannedRun, plan
@@ -34,14 +33,14 @@ class Task:
     run: PlannedRun
     dataset: Dataset
     results_file: Path  # of the sweep
-    workdir: epath.Path  # may be on a bucket
+    folder: str  # of its workdir, which is <folder>/<hash>; may be on a bucket
     status: str = "waiting"  # then "epoch 2/3", and "done" or "failed: REASON"; "reused" if it was trained elsewhere
     accuracy: float | None = None  # of the final epoch, once it is finished
     estimate: float = 0.0  # seconds
 
 
 def create_tasks(
-    sweep: Sweep, *, results: Path, runs: epath.PathLike, shard: tuple[int, int] = (0, 1), source_dir: str | None = None
+    sweep: Sweep, *, results: Path, runs: PathLike, shard: tuple[int, int] = (0, 1), source_dir: str | None = None
 ) -> list[Task]:
     """Returns the runs of a shard as tasks, and adds the results of those that were trained elsewhere to the sweep's.
 
@@ -53,14 +52,14 @@ def create_tasks(
       ConfigError: as `plan`.
       UserError: a file of results is corrupted, or has the variant and seed of a run with another config or other data.
     """
-    file, runs = results / sweep.name / FILE, epath.Path(runs)
+    file = results / sweep.name / FILE
     own = read_file(file) if file.exists() else []
     others = [result for other in results.glob(f"*/{FILE}") if other != file for result in read_file(other)]
     done, elsewhere = _by_config(own), _by_config(others)
     recorded = {(result["variant"], result["config"]["seed"]): result for result in own}
     tasks, finished = [], []
     for run, dataset in plan(sweep, source_dir=source_dir)[shard[0] :: shard[1]]:
-        task = Task(run, dataset, file, workdir=runs / run.experiment / run.hash)
+        task = Task(run, dataset, file, folder=f"{runs}/{run.experiment}")
         tasks.append(task)
         key = (run.hash, dataset.sha256)
         if key not in done and (other_run := recorded.get((run.variant, run.seed))):
@@ -85,8 +84,8 @@ def _by_config(results: list[Result]) -> dict[tuple[str, str], Result]:
     return found
 
 
-def _in_workdir(run: PlannedRun, dataset: Dataset, runs: epath.Path) -> Result | None:
-    files = () if bucket.is_bucket(runs) else runs.glob(f"*/{run.hash}/result.json")
+def _in_workdir(run: PlannedRun, dataset: Dataset, runs: PathLike) -> Result | None:
+    files = () if is_bucket(runs) else Path(runs).glob(f"*/{run.hash}/result.json")
     results = map(read_result, files)
     return next((result for result in results if not differences_to_run(run.config, dataset, result)), None)
 
