@@ -46,7 +46,7 @@ def trial(write_sweep: Callable[..., str], tmp_path: Path) -> Trial:
     _, tasks = create_tasks(write_sweep(), tmp_path)
     return Trial(
         runs=[tasks[0].run],
-        folder=str(tasks[0].workdir.parent),
+        folder=tasks[0].folder,
         sha256=tasks[0].dataset.sha256,
         start=os.getcwd(),
         cores=10_000,  # this process keeps what it has
