@@ -6,25 +6,26 @@ cd "$here"
 
 usage() {
   cat <<'EOF'
-Usage: ./launch.sh [train] [FLAGS]   train; without flags configs/bn_dropout.py on MNIST
+Usage: ./launch.sh [train] [FLAGS]   train; without flags, configs/bn_dropout.py on MNIST
        ./launch.sh test [ARGS]       run the tests; ARGS go to pytest
-       ./launch.sh tpu OPTIONS       train on a Cloud TPU (./launch.sh tpu --help)
-       ./launch.sh setup [EXTRA...]  only install, with extras: test, dev, demo, benchmark, notebook, export, ray, wandb, gcs, cuda, tpu
-       ./launch.sh --help            install, then show this and the flags of training
+       ./launch.sh tpu OPTIONS       train on a Cloud TPU (see ./launch.sh tpu --help)
+       ./launch.sh setup [EXTRA...]  only install, with more extras: benchmark, cuda, demo, dev, export, gcs, notebook,
+                                     ray, test, tpu, wandb
+       ./launch.sh --help            install, then show this help and the flags of training
 
-Each of them first makes .venv, with uv where it is installed, else with python3 (3.11 or newer).
+Each command first installs the project into .venv, with uv if available, else with python3 (3.11 or newer).
 
   ./launch.sh --config=configs/vgg.py --config.seed=1
   ./launch.sh --config.dataset.source_dir=FOLDER     MNIST from a folder with its four IDX files
-  ./launch.sh --config.dataset.name=optical_digits   1,797 small digits that need no network
+  ./launch.sh --config.dataset.name=optical_digits   1,797 small digits; needs no network
 EOF
 }
 
-# setup [EXTRA...]: makes .venv and installs the project with the extras, once per change of what it depends on.
+# setup [EXTRA...]: creates .venv and installs the project with the extras, again whenever its dependencies change.
 setup() {
   local extras stamp wanted
-  extras="$(printf '%s\n' "$@" | sort -u | paste -sd, -)"
-  stamp=".venv/.installed-${extras:-core}"
+  extras="$(printf '%s\n' apps studies tensorboard "$@" | sort -u | paste -sd, -)"
+  stamp=".venv/.installed-$extras"
   wanted="$(cat pyproject.toml constraints.txt)"
   if [[ -x .venv/bin/python && -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
     return
@@ -32,31 +33,37 @@ setup() {
   echo "installing into .venv (a minute or two, once)" >&2
   if command -v uv >/dev/null; then
     [[ -x .venv/bin/python ]] || uv venv --quiet --python '>=3.11' .venv
-    uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".${extras:+[$extras]}"
+    uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".[$extras]"
   else
     if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
       echo "error: python3 is $(python3 --version 2>&1): expected 3.11 or newer (or install uv)" >&2
       exit 1
     fi
     [[ -x .venv/bin/python ]] || python3 -m venv .venv
-    .venv/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable ".${extras:+[$extras]}"
+    .venv/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable ".[$extras]"
   fi
   printf '%s\n' "$wanted" >"$stamp"
-  echo "installed; for commands without ./launch.sh: source .venv/bin/activate" >&2
+  echo "installed; to run commands without ./launch.sh: source .venv/bin/activate" >&2
 }
 
 train() {
-  local arguments=("$@") given=" $*"
+  local arguments=() given reason
+  while (($#)); do
+    if [[ "$1" == --config && $# -gt 1 ]]; then set -- "--config=$2" "${@:3}"; fi
+    arguments+=("$1")
+    shift
+  done
+  given=" ${arguments[*]-}"
   if [[ "$given" != *" --config="* ]]; then
-    arguments=(--config=configs/bn_dropout.py "${arguments[@]}")
-    # A data set that was asked for is never replaced; the default one is where it cannot be had.
+    arguments=(--config=configs/bn_dropout.py ${arguments[@]+"${arguments[@]}"})
+    # Only the default data set is replaced if it is unavailable, never one that was asked for.
     if [[ "$given" != *" --config.dataset."* ]] && ! reason="$(.venv/bin/python -m digits_jax.data --name=mnist 2>&1)"; then
       if [[ "$reason" != *"cannot be reached"* ]]; then
         echo "$reason" >&2
         exit 1
       fi
-      echo "MNIST is neither prepared here nor reachable, so this trains on optical_digits, 1,797 real 8x8 digits that ship" \
-        "with scikit-learn (MNIST from a folder: --config.dataset.source_dir=FOLDER)."
+      echo "MNIST is not prepared here and cannot be downloaded: training on optical_digits instead, 1,797 real 8x8 digits" \
+        "that ship with scikit-learn (for MNIST from a folder: --config.dataset.source_dir=FOLDER)."
       arguments+=(--config.dataset.name=optical_digits)
     fi
   fi
@@ -67,18 +74,18 @@ tpu_usage() {
   cat <<'EOF'
 Usage: ./launch.sh tpu --name=NAME --zone=ZONE --type=TYPE --bucket=gs://BUCKET [OPTIONS] [-- FLAGS OF TRAINING]
 
-Creates a Cloud TPU, puts this commit on all of its workers, trains on all of them with gs://BUCKET/NAME as the run's
-folder, and deletes the TPU, however training ended. Needs gcloud with a project; docs/scaling.md says more.
+Creates a Cloud TPU, copies this commit to all of its workers, trains on all of them with gs://BUCKET/NAME as the
+workdir, and deletes the TPU, also if training fails. Requires gcloud with a project; see docs/devices.md.
 
-  --spot              cheaper, and taken away at any time: the same command again goes on from the bucket
-  --queued            waits in Google's queue for it
-  --version=VERSION   of its software; default tpu-ubuntu2204-base, for a v6e v2-alpha-tpuv6e
-  --keep              does not delete it
-  --dry_run           prints the commands and runs none
+  --spot              cheaper, and preempted at any time: the same command resumes from the bucket
+  --queued            wait in Google's queue until a TPU is available
+  --version=VERSION   of the TPU software; default tpu-ubuntu2204-base, for a v6e v2-alpha-tpuv6e
+  --keep              do not delete the TPU
+  --dry_run           print the commands without running them
 EOF
 }
 
-run() { # prints a command, then runs it
+run() { # prints a command and, unless this is a dry run, runs it
   for word; do
     if [[ "$word" =~ ^[A-Za-z0-9_=./:@-]+$ ]]; then printf '%s ' "$word"; else printf '%s ' "${word@Q}"; fi
   done
@@ -114,7 +121,7 @@ tpu() {
     run $vm create "$name" --zone="$zone" --accelerator-type="$type" --version="$version" $spot
   fi
   if [[ ! $keep ]]; then trap 'run $delete' EXIT; fi
-  while [[ $queued ]]; do # until it is ready
+  while [[ $queued ]]; do # until the TPU is ready
     state="$(run $queue describe "$name" --zone="$zone" '--format=value(state.state)')"
     echo "$state"
     if [[ $dry_run || "$state" == *ACTIVE ]]; then break; fi
@@ -122,7 +129,7 @@ tpu() {
     sleep 30
   done
   run $vm scp "$bundle" "$name:digits_jax.bundle" --zone="$zone" --worker=all
-  # uv brings a Python that is new enough.
+  # uv installs a Python that is new enough.
   run $vm ssh "$name" --zone="$zone" --worker=all --command="rm -rf digits_jax && git clone --quiet digits_jax.bundle \
 digits_jax && python3 -m pip install --quiet --user uv && PATH=~/.local/bin:\$PATH digits_jax/launch.sh setup tpu"
   run $vm ssh "$name" --zone="$zone" --worker=all \

@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 
 from digits_jax import data, load_model
 from digits_jax.errors import UserError
+from digits_jax.runs import ensemble
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.storage import Mirror
 from digits_jax.studies.sweep.local_executor import run_tasks
-from digits_jax.studies.sweep.plan import load_sweep
+from digits_jax.studies.sweep import load_sweep
 from digits_jax.studies.sweep.tasks import create_tasks
 from digits_jax.train import train_and_evaluate
 from tests.test_distributed import free_port
@@ -129,9 +130,10 @@ def test_errors_name_the_folder_on_the_bucket(small_config: ConfigDict) -> None:
 
 def test_a_bucket_without_the_extra(small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_config.dataset.data_dir = "gs://digits/data"
-    monkeypatch.setitem(sys.modules, "gcsfs.retry", None)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for use in (lambda: data.load_configured(small_config.dataset), lambda: load_model("gs://digits/trained")):
+    uses = (lambda: data.load_configured(small_config.dataset), lambda: load_model("gs://digits/trained"))
+    for use in (*uses, lambda: ensemble.load("gs://digits/trained")):
         with pytest.raises(
             UserError, match=r"^gs://digits/[^\n]* needs the extra gcs \([^\n]*\): ./launch.sh setup gcs$"
         ):
@@ -160,7 +162,7 @@ def test_a_sweep_has_its_runs_on_a_bucket_and_finds_them_there(
         tasks = create_tasks(sweep, results=tmp_path / results, runs="gs://digits/sweep")
         assert [task.status for task in tasks] == ["waiting", "waiting"]
         assert [task.status for task in run_tasks(sweep, tasks)] == ["done", "done"]
-        monkeypatch.setattr("digits_jax.train.build", None)  # nothing is trained again
+        monkeypatch.setattr("digits_jax.train._train_epoch", None)  # nothing is trained again
     assert _contents(tmp_path / "here") == _contents(tmp_path / "elsewhere")
 
 

@@ -2,29 +2,10 @@
 
 from digits_jax.storage.bucket import Mirror, PathLike, is_bucket, local_copy, local_folder, open_path
 from digits_jax.storage.compilation_cache import enable_compilation_cache, num_cores, user_cache_dir
-from digits_jax.storage.files import (
-    MANIFEST,
-    find_damage,
-    replace_bytes,
-    replace_text,
-    write_error,
-    write_manifest,
-)
+from digits_jax.storage.files import MANIFEST, find_damage, replace_bytes, replace_text, write_error, write_manifest
 
 __all__ = [
-    "MANIFEST",
-    "Mirror",
-    "PathLike",
-    "enable_compilation_cache",
-    "find_damage",
-    "is_bucket",
-    "local_copy",
-    "local_folder",
-    "num_cores",
-    "open_path",
-    "replace_bytes",
-    "replace_text",
-    "user_cache_dir",
-    "write_error",
+    "MANIFEST", "Mirror", "PathLike", "enable_compilation_cache", "find_damage", "is_bucket", "local_copy",
+    "local_folder", "num_cores", "open_path", "replace_bytes", "replace_text", "user_cache_dir", "write_error",
     "write_manifest",
-]
+]  # fmt: skip

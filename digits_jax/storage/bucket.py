@@ -31,7 +31,8 @@ def open_path(path: PathLike) -> Any:
     if not is_bucket(path):
         return Path(path)
     try:
-        from etils import epath  # late: only the extra `gcs` declares it
+        import gcsfs  # noqa: F401 - used by etils, which reports its absence late and in several lines
+        from etils import epath
     except ImportError as error:
         raise UserError(f"{path} needs the extra gcs ({error}): ./launch.sh setup gcs") from None
     return epath.Path(path)
@@ -61,10 +62,7 @@ class Mirror:
     def __init__(self, remote: PathLike, local: Path) -> None:
         self.local = local
         self.remote = str(remote)
-        with self._explained("opened"):
-            from etils import epath  # late: only the extra `gcs` declares it
-
-            self._folder = epath.Path(remote)
+        self._folder = open_path(remote)
         self._sent: dict[str, tuple[int, int]] = {}  # size and modification time of each file that the bucket has
 
     def has(self, name: str) -> bool:
@@ -106,18 +104,15 @@ class Mirror:
     @contextlib.contextmanager
     def _explained(self, verb: str) -> Iterator[None]:
         """Turns the exceptions of gcsfs and of the libraries below it into one line."""
-        try:
-            from aiohttp import ClientError
-            from gcsfs.retry import ChecksumError, HttpError, NonRetryableError
-            from google.api_core.exceptions import GoogleAPIError
-            from google.auth.exceptions import GoogleAuthError
-        except ImportError as error:
-            raise UserError(f"{self.remote} needs the extra gcs ({error}): ./launch.sh setup gcs") from None
-        of_gcsfs = (ChecksumError, HttpError, NonRetryableError)
-        of_others = (OSError, ValueError, RuntimeError, ClientError, GoogleAPIError, GoogleAuthError)
+        from aiohttp import ClientError
+        from gcsfs.retry import ChecksumError, HttpError, NonRetryableError
+        from google.api_core.exceptions import GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
+
+        of_google = (ChecksumError, HttpError, NonRetryableError, GoogleAPIError, GoogleAuthError)
         try:
             yield
-        except (*of_gcsfs, *of_others) as error:
+        except (OSError, ValueError, RuntimeError, ClientError, *of_google) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UserError(f"{self.remote} cannot be {verb} ({reason})") from None
 
