@@ -69,7 +69,11 @@ def test_the_command_of_a_run_is_that_run(write_sweep: Callable[..., str], tmp_p
     _, tasks = create_tasks(write_sweep(), tmp_path)
     command = tasks[0].run.command.replace("python", sys.executable, 1)
     process = subprocess.run(
-        f"{command} --workdir={tasks[0].folder}/{tasks[0].run.hash}", shell=True, capture_output=True, text=True, timeout=120
+        f"{command} --workdir={tasks[0].folder}/{tasks[0].run.hash}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert process.returncode == 0, process.stderr
     # It lies where `digits_jax.main` would put it, and is recognised.
