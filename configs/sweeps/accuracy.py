@@ -1,6 +1,6 @@
 """How accurate are the configs that were made to be fast or strong?
 
-Of their runs, and of those of the six experiments as stated, `python -m digits_jax.studies.accuracy` makes a page.
+`python -m digits_jax.studies.accuracy` makes a page of their runs and those of the six experiments as stated.
 """
 
 from digits_jax.studies import Sweep

@@ -1,7 +1,7 @@
 """Do the closest calls on few images become clear on all of them, with bn_dropout?
 
-Three epochs on 60,000 images: without the dropout before the last layer (a close call of regularisation), with batch
-normalisation before each activation and a momentum of 0.9 (of batch_norm), and with the rate of one cycle (of
+Three epochs on 60,000 images: without the dropout before the last layer (a close call of regularization), with batch
+normalization before each activation and a momentum of 0.9 (of batch_norm), and with the one-cycle schedule (of
 schedule).
 """
 

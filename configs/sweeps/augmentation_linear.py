@@ -1,4 +1,4 @@
-"""Do random warps of few training images help a linear model, on test images as they are and on warped ones?
+"""Do random warps of few training images help a linear model, on clean test images and on warped ones?
 
 The same warps as in augmentation_vgg.
 """

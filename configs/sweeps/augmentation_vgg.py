@@ -1,6 +1,6 @@
-"""Which random warps of few training images help vgg, on test images as they are and on warped ones?
+"""Which random warps of few training images help vgg, on clean test images and on warped ones?
 
-The test images are warped as the post warps them, whatever the training images were.
+The test images are warped as the post warps them, whatever the warps of the training images.
 """
 
 from digits_jax.config import POST_AUGMENTATION

@@ -1,4 +1,4 @@
-"""Is batch normalisation to stand before or after each activation, and how fast are its running statistics to follow?
+"""Should batch normalization come before or after each activation, and with which momentum of its running statistics?
 
 bn_dropout on few images. A momentum of 0.99 forgets in about 100 steps, one of 0.9 in 10; an epoch here has 188.
 """

@@ -1,8 +1,8 @@
-"""How large a batch does bn_dropout stand within three epochs on few images, if its learning rate grows as much?
+"""How large a batch can bn_dropout use within three epochs on few images, if its learning rate grows as much?
 
 The rates are those of a batch of 64, times s for s times as many images (linear scaling, Goyal et al. 2017). So that
-the running statistics, by which test images are normalised, are not left behind by the fewer steps of larger batches,
-they move as far per image: a momentum of 0.99^s (configs/sweeps/batch_statistics.py asks what happens otherwise).
+the running statistics, which normalize test images, keep up with the fewer steps of larger batches, they move as far
+per image: a momentum of 0.99^s (configs/sweeps/batch_statistics.py asks what happens otherwise).
 """
 
 from digits_jax.studies import Sweep

@@ -1,9 +1,9 @@
-"""What do larger batches of bn_dropout lose to running statistics that are left behind, and does a lower rate help?
+"""What do larger batches of bn_dropout lose to outdated running statistics, and does a lower rate help?
 
-The running mean and variance by which test images are normalised move by 1 % of the way with each batch, whatever its
-size. After the 141 batches of 256 images of three epochs a quarter of what they started with is still in them, after 36
-of 1,024 images seven tenths. The rates are those of a batch of 64, times s^p for s times as many images: p = 1
-("linear", Goyal et al. 2017) or p = 1/2 ("square root", Krizhevsky 2014).
+The running mean and variance, which normalize test images, move by 1% of the way with each batch, whatever its size.
+After the 141 batches of 256 images of three epochs, a quarter of their initial value is still in them, after 36 of
+1,024 images seven tenths. The rates are those of a batch of 64, times s^p for s times as many images: p = 1 ("linear",
+Goyal et al. 2017) or p = 1/2 ("square root", Krizhevsky 2014).
 """
 
 from digits_jax.studies import Sweep

@@ -1,6 +1,6 @@
-"""What does fast owe to each of its ingredients?
+"""What does each ingredient contribute to fast?
 
-Each variant leaves one out: it is as the experiment bn_dropout in that respect, or as fast could have been.
+Each variant leaves one out, replacing it by that of bn_dropout or by an alternative.
 """
 
 from digits_jax.studies import Sweep
@@ -11,7 +11,7 @@ def get_sweep() -> Sweep:
         config="fast",
         variants={
             "as it is": {},
-            "no batch normalisation": {"model.batch_norm": "none", "learning_rates": (0.01,)},
+            "no batch normalization": {"model.batch_norm": "none", "learning_rates": (0.01,)},
             "statistics follow slowly (0.99)": {"model.bn_momentum": 0.99},
             "constant rate": {"schedule": "piecewise_constant"},
             "one cycle": {"schedule": "one_cycle"},

@@ -1,4 +1,4 @@
-"""Does dropout before the last layer help bn_dropout when there are few images, and how much of it?"""
+"""Does dropout before the last layer help bn_dropout when there are few images, and at which rate?"""
 
 from digits_jax.studies import Sweep
 

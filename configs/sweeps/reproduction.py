@@ -1,6 +1,6 @@
-"""Does the post's printed log come out again, trained as the log shows or as its text says?"""
+"""Do reruns reproduce the post's printed log, trained as the log shows or as its text says?"""
 
-# Four and a half hours on two CPU cores. Of its results `python -m digits_jax.studies.reproduce` makes
+# Four and a half hours on two CPU cores. `python -m digits_jax.studies.reproduce` turns its results into
 # docs/reproduction.md.
 
 from digits_jax.studies import Sweep
@@ -17,8 +17,8 @@ def get_sweep() -> Sweep:
     as_stated = {
         f"{name}, as stated": {"config": name, "num_seeds": 20 if name in LINEAR else 3} for name in EXPERIMENTS
     }
-    # A control: as logged, but from the initial weights that the post's Keras was meant to draw. As many seeds, because
-    # fewer would be scored by wider intervals.
+    # A control: as logged, but with the initializer that the post's Keras was meant to use. As many seeds, because
+    # fewer would have wider intervals.
     glorot = {
         f"{name}, Glorot": {**as_logged[f"{name}, as logged"], "model.kernel_init": "glorot_uniform"}
         for name in EXPERIMENTS

@@ -1,6 +1,6 @@
-"""Up to which batch size does vgg learn as well in five epochs, and how is its learning rate to grow with the batch?
+"""Up to which batch size does vgg learn as well in five epochs, and how should its learning rate grow with the batch?
 
-The rate is 0.1 at a batch of 64. At s times as many images it is left there, or grows with the fourth root of s, its
+The rate is 0.1 at a batch of 64. At s times as many images it is unchanged, or grows with the fourth root of s, its
 square root (Krizhevsky 2014), or s itself (linear scaling, Goyal et al. 2017). The first epoch is a warm-up, at a tenth
 of the rate.
 """

@@ -1,7 +1,7 @@
-"""Which schedule of the learning rate is best for bn_dropout on few images, within the same three epochs?
+"""Which learning-rate schedule is best for bn_dropout on few images, within the same three epochs?
 
-Each has 0.1 as its highest rate: constant; as stated, a tenth of it in the first and the last epoch; down along half a
-cosine; one cycle, up from a 25th of it and down to nothing.
+Each has a peak of 0.1: constant; as stated, a tenth of it in the first and the last epoch; cosine decay; one cycle,
+from a 25th of it up and down to zero.
 """
 
 from digits_jax.studies import Sweep

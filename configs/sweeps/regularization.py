@@ -1,7 +1,7 @@
-"""Which regularisation helps vgg when there are few images: dropout, batch normalisation, both?
+"""Which regularization helps vgg when there are few images: dropout, batch normalization, both?
 
-Dropout is of half the values before the last layer, as in bn_dropout, or of half of each block's outputs, as in
-dropout.
+Dropout is either applied to half the values before the last layer, as in bn_dropout, or to half of each block's
+outputs, as in dropout.
 """
 
 from digits_jax.studies import Sweep
@@ -16,7 +16,7 @@ def get_sweep() -> Sweep:
         "none": {},
         "dropout": DROPOUT,
         "dropout in the blocks": {"model.block_dropout": (0.5, 0.5)},
-        "batch normalisation": BATCH_NORM,
+        "batch normalization": BATCH_NORM,
         "both": DROPOUT | BATCH_NORM,
     }
     return Sweep(
