@@ -88,7 +88,7 @@ def open_split(prepared: Path, split: str) -> Callable[[np.ndarray | None], tupl
     import tensorflow_datasets as tfds
 
     if not is_prepared(prepared):
-        raise UserError(f"{prepared} holds no prepared data set to read images from")
+        raise UserError(f"{prepared} holds no prepared data set: config.execution.images_on='host' reads from one")
     with _explained(prepared, prepared):
         builder = tfds.builder_from_directory(prepared)
         files = builder.info.splits[split].filepaths
