@@ -20,7 +20,7 @@ from digits_jax.optimizer import averaged_params
 
 
 class TrainState(struct.PyTreeNode):
-    """What training changes, and the seed of its random numbers: states of several seeds can be stacked and vmapped."""
+    """The state of training, with the seed of its random numbers: states of several seeds can be stacked."""
 
     seed: jax.Array  # uint32 []
     step: jax.Array  # int32 [], steps taken

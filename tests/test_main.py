@@ -107,7 +107,7 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str], message: str) ->
         ("config.bach_size = 32", "unknown config field 'bach_size': did you mean 'batch_size'?"),
         (
             "config.model.dropout = 0.1",
-            "unknown config field 'dropout': FIELDS in digits_jax/config.py declares them all",
+            "unknown config field 'dropout': FIELDS in digits_jax/config.py declares them",
         ),
         ("config.augment.update(rotatoin=1.0)", "unknown config field 'rotatoin': did you mean 'rotation'?"),
         ("config.model.widths = 0.5", "config field 'widths' is 0.5, a value of type float: expected tuple"),

@@ -1,39 +1,13 @@
-"""Flags that several commands share: the trained model, and the output directory."""
-
-import contextlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+"""Flags that select a trained model, shared by several commands."""
 
 from absl import flags
 
-from digits_jax import cli, storage
-from digits_jax.errors import UserError
+from digits_jax import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run, local or gs://BUCKET/PATH")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "'best' (the epoch that the run selected), 'latest' or a step")
-OUTPUT = flags.DEFINE_string("output", None, "directory to write to; default: one in the workdir")
 
 
 def required_workdir() -> str:
     """Returns `--workdir`; raises a ConfigError if it is missing."""
     return cli.required("workdir", "runs/bn_dropout/0123abcd")
-
-
-@contextlib.contextmanager
-def output_directory(default: str) -> Iterator[tuple[Path, Any]]:
-    """Yields the local directory to write to, and its name, which may be in a bucket that it is copied to at the end.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    name = storage.open_path(OUTPUT.value or f"{required_workdir()}/{default}")
-    with storage.local_copy(name) as mirror:
-        directory = mirror.local if mirror else Path(name)
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            yield directory, name
-        except OSError as error:
-            raise UserError(f"{storage.write_error(directory, error)}: give another, --output=DIRECTORY") from None
-        if mirror:
-            mirror.push()

@@ -7,7 +7,7 @@ A data set is stored as an ordinary TFDS data set (`tfds_store.py`). Its decoded
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,15 @@ def load(
     )
 
 
-def load_configured(dataset_config: Mapping[str, Any]) -> Dataset:
+def load_configured(dataset_config: Any) -> Dataset:
     """Loads the data set of a config's section `dataset`."""
-    names = ("name", "data_dir", "source_dir", "train_examples", "validation_examples")
-    return load(**{name: dataset_config[name] for name in names})
+    return load(
+        dataset_config.name,
+        data_dir=dataset_config.data_dir,
+        source_dir=dataset_config.source_dir,
+        train_examples=dataset_config.train_examples,
+        validation_examples=dataset_config.validation_examples,
+    )
 
 
 def resolve_data_dir(data_dir: str | None = None) -> Path:

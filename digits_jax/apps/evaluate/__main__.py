@@ -10,8 +10,9 @@ from rich.markdown import Markdown
 
 from digits_jax import cli, data, storage
 from digits_jax.apps import evaluate as app
-from digits_jax.apps.command_flags import CHECKPOINT, output_directory, required_workdir
+from digits_jax.apps.command_flags import CHECKPOINT, required_workdir
 from digits_jax.apps.extras import require_extra
+from digits_jax.apps.output import output_directory
 from digits_jax.errors import ConfigError
 from digits_jax.runs import ensemble
 

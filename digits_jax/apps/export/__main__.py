@@ -9,8 +9,9 @@ from absl import flags
 
 from digits_jax import cli, data, load_model, storage
 from digits_jax.apps import export as app
-from digits_jax.apps.command_flags import CHECKPOINT, output_directory, required_workdir
+from digits_jax.apps.command_flags import CHECKPOINT, required_workdir
 from digits_jax.apps.extras import require_extra
+from digits_jax.apps.output import output_directory
 from digits_jax.data import read_cache
 from digits_jax.runs.console import console
 from digits_jax.runs.trained_model import TrainedModel

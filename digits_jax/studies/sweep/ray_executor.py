@@ -129,7 +129,7 @@ def allocate(nodes: list[dict[str, Any]], *, cpus: int | None, gpus: int | None)
 
 
 def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> Iterator[Task]:
-    """As `local_executor.run_tasks`."""
+    """Trains the waiting tasks, as `local_executor.run_tasks` does."""
     import ray
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
