@@ -35,7 +35,7 @@ class TrainState(struct.PyTreeNode):
 
 
 class Recipe(NamedTuple):
-    """What a training step is made of, besides its state and batch."""
+    """The parts of a training step, besides its state and batch."""
 
     model: nn.Module
     tx: optax.GradientTransformation
