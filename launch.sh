@@ -6,7 +6,7 @@ cd "$here"
 
 usage() {
   cat <<'EOF'
-Usage: ./launch.sh [train] [FLAGS]   train; without flags, configs/bn_dropout.py on MNIST
+Usage: ./launch.sh [train] [FLAGS]   train; without flags, bn_dropout on MNIST
        ./launch.sh test [ARGS]       run the tests; ARGS go to pytest
        ./launch.sh tpu OPTIONS       train on a Cloud TPU (see ./launch.sh tpu --help)
        ./launch.sh setup [EXTRA...]  only install, with more extras: benchmark, cuda, demo, dev, export, gcs, notebook,
@@ -15,7 +15,7 @@ Usage: ./launch.sh [train] [FLAGS]   train; without flags, configs/bn_dropout.py
 
 Each command first installs the project into .venv, with uv if available, else with python3 (3.11 or newer).
 
-  ./launch.sh --config=configs/vgg.py --config.seed=1
+  ./launch.sh --config=vgg --config.seed=1
   ./launch.sh --config.dataset.source_dir=FOLDER     MNIST from a folder with its four IDX files
   ./launch.sh --config.dataset.name=optical_digits   1,797 small digits; needs no network
 EOF
@@ -55,7 +55,7 @@ train() {
   done
   given=" ${arguments[*]-}"
   if [[ "$given" != *" --config="* ]]; then
-    arguments=(--config=configs/bn_dropout.py ${arguments[@]+"${arguments[@]}"})
+    arguments=(--config=bn_dropout ${arguments[@]+"${arguments[@]}"})
     # Only the default data set is replaced if it is unavailable, never one that was asked for.
     if [[ "$given" != *" --config.dataset."* ]] && ! reason="$(.venv/bin/python -m digits_jax.data --name=mnist 2>&1)"; then
       if [[ "$reason" != *"cannot be reached"* ]]; then
@@ -109,7 +109,7 @@ tpu() {
   for option in name zone type bucket; do
     if [[ -z "${!option}" ]]; then echo "error: --$option is missing (./launch.sh tpu --help)" >&2; exit 2; fi
   done
-  if (($# == 0)); then set -- --config=configs/bn_dropout.py; fi
+  if (($# == 0)); then set -- --config=bn_dropout; fi
   vm="gcloud compute tpus tpu-vm" queue="gcloud compute tpus queued-resources" bundle="${TMPDIR:-/tmp}/digits_jax.bundle"
 
   run git bundle create --quiet "$bundle" HEAD

@@ -143,7 +143,7 @@ def test_training_with_a_config(clone, command: tuple[str, ...], config: tuple[s
 
 
 def test_training_without_a_config(clone) -> None:
-    default = ["python", "-m", "digits_jax.main", "--config=configs/bn_dropout.py"]
+    default = ["python", "-m", "digits_jax.main", "--config=bn_dropout"]
     prepare = ["python", "-m", "digits_jax.data", "--name=mnist"]
     assert clone()[1][1:] == [prepare, default]
     assert clone("--config.seed=1")[1] == [prepare, [*default, "--config.seed=1"]]
