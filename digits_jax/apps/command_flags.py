@@ -22,10 +22,9 @@ def required_workdir() -> str:
 
 @contextlib.contextmanager
 def output_directory(default: str) -> Iterator[tuple[Path, Any]]:
-    """Yields the local directory to write to, and its name, which may be in a bucket that it is copied to at the end.
+    """Yields a local directory to write to, and its path or the one in a bucket that it is copied to at the end.
 
-    Raises:
-      UserError: it cannot be written.
+    Raises a UserError if it cannot be written.
     """
     name = storage.open_path(OUTPUT.value or f"{required_workdir()}/{default}")
     with storage.local_copy(name) as mirror:
