@@ -113,7 +113,7 @@ def test_the_command(
         yield Finding("cores", "one of [two]", remedy)
 
     monkeypatch.setattr(doctor, "CHECKS", (check,))
-    monkeypatch.setattr(doctor, "enable_compilation_cache", lambda: None)
+    monkeypatch.setattr(doctor.storage, "enable_compilation_cache", lambda: None)
     assert doctor.main(["doctor"]) == code
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["ok", "disk", "it", "is", "round"]

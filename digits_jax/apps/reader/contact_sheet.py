@@ -15,12 +15,7 @@ _WHITE, _TEXT, _REJECTED, _FRAME = "#ffffff", "#1b1c1e", "#8f4700", "#d55e00"
 
 
 def draw_sheet(results: Sequence[tuple[np.ndarray, Sequence[Reading]]], *, columns: int = 1) -> Image.Image:
-    """Draws a grid of pictures with their digits.
-
-    Args:
-      results: the pixels `[H, W, 4]` of each picture and what was read in it.
-      columns: the number of pictures per row.
-    """
+    """Draws a grid of pictures, given by their pixels `[H, W, 4]`, each with its digits; `columns` to a row."""
     cells = [_draw_cell(pixels, readings) for pixels, readings in results]
     widths = [max(cell.width for cell in cells[column::columns]) for column in range(min(columns, len(cells)))]
     rows = -(-len(cells) // columns)
