@@ -1,4 +1,4 @@
-"""Flags that several commands share: the trained model, and the output directory."""
+"""Flags that several commands share to select a trained model, and the directory that they write to."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,6 @@ from digits_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run, local or gs://BUCKET/PATH")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "'best' (the epoch that the run selected), 'latest' or a step")
-OUTPUT = flags.DEFINE_string("output", None, "directory to write to; default: one in the workdir")
 
 
 def required_workdir() -> str:
@@ -21,12 +20,12 @@ def required_workdir() -> str:
 
 
 @contextlib.contextmanager
-def output_directory(default: str) -> Iterator[tuple[Path, Any]]:
+def output_directory(path: str) -> Iterator[tuple[Path, Any]]:
     """Yields a local directory to write to, and its path or the one in a bucket that it is copied to at the end.
 
     Raises a UserError if it cannot be written.
     """
-    name = storage.open_path(OUTPUT.value or f"{required_workdir()}/{default}")
+    name = storage.open_path(path)
     with storage.local_copy(name) as mirror:
         directory = mirror.local if mirror else Path(name)
         try:

@@ -76,7 +76,11 @@ def _predict(paths: list[str]) -> int:
     if JSON.value:
         print(json.dumps(results, indent=1))
     if shown:
-        reader.save_sheet(shown, str(SHOW.value))
+        try:
+            reader.draw_sheet(shown).save(SHOW.value, "PNG")
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{SHOW.value} cannot be written ({reason}): give another, --show=FILE") from None
     sys.stdout.flush()
     return 1 if num_errors else 0
 

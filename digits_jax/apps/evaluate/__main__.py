@@ -1,6 +1,5 @@
 """Evaluates a model on test images: `python -m digits_jax.apps.evaluate --workdir=runs/vgg/0123abcd`
 
-Computes accuracy with its interval, per-class scores, calibration, and robustness to shift, rotation, noise and blur.
 Given a directory with one run per seed, evaluates their ensemble. Writes `evaluation.json`, figures and a
 self-contained `evaluation.html`, which also shows the misclassified images.
 """
@@ -15,6 +14,7 @@ from digits_jax.apps.evaluate.page import build_tables, write_evaluation
 from digits_jax.errors import ConfigError
 from digits_jax.runs import ensemble
 
+OUTPUT = flags.DEFINE_string("output", None, "directory to write to; default: one in the workdir")
 DATASET = flags.DEFINE_string("dataset", None, "the data set; default: the one that the model was trained on")
 TEST_TIME_AUGMENTATION = flags.DEFINE_enum(
     "test_time_augmentation", None, ["none", "shifts"], "of the test images; default: that of the run's config"
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     if dataset.name == trained_on["name"] and dataset.sha256 != trained_on["sha256"]:
         cli.warn(f"{dataset.name} is not the version that the model was trained on: SHA-256 {dataset.sha256[:8]}...")
     evaluation = evaluate(model, dataset)
-    with output_directory(f"evaluation/{dataset.name}") as (folder, output):
+    with output_directory(OUTPUT.value or f"{workdir}/evaluation/{dataset.name}") as (folder, output):
         write_evaluation(evaluation, model, dataset, folder)
     for table in build_tables(evaluation):
         cli.console.print(Markdown(table), soft_wrap=False)

@@ -15,6 +15,7 @@ from digits_jax.apps.export.model_card import build_model_card
 from digits_jax.data import read_cache
 from digits_jax.runs.trained_model import TrainedModel
 
+OUTPUT = flags.DEFINE_string("output", None, "directory to write to; default: one in the workdir")
 TO = flags.DEFINE_enum("to", None, list(FORMATS), "the format: for JAX, for other runtimes, for NumPy")
 
 
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> None:
     model = load_model(workdir, checkpoint=CHECKPOINT.value)
     images, checked_on = _images(model)
     name = f"{model.config.model.name}-{model.run['config_hash']}-{model.step}.{format_name}"
-    with output_directory("export") as (folder, output):
+    with output_directory(OUTPUT.value or f"{workdir}/export") as (folder, output):
         agreement = export_model(model, format_name, folder / name, images)
         card = build_model_card(model, agreement, format_name=format_name, file_name=name, checked_on=checked_on)
         storage.replace_text(folder / f"{name}.md", card)

@@ -1,7 +1,7 @@
 """Conversion of a JAX function of images to an ONNX graph, one node per operation that depends on the images.
 
-Operations on parameters alone, such as the factors of batch normalization, are folded into constants. The operations of
-this project's models are supported; others are refused by name. Operators: https://onnx.ai/onnx/operators.
+Operations on parameters alone are folded into constants. Operations that this project's models do not use are refused
+by name. Operators: https://onnx.ai/onnx/operators.
 """
 
 from collections.abc import Callable
@@ -102,15 +102,13 @@ class _Graph:
         return self._add("Transpose", self._add("Conv", *channels_first, strides=strides, pads=pads), perm=(0, 2, 3, 1))
 
     def _add(self, operator: str, *inputs: Any, **attributes: Any) -> str:
-        result = f"{operator}_{len(self.nodes)}"
-        names = [value if isinstance(value, str) else self._constant(value) for value in inputs]
+        names, result = list(inputs), f"{operator}_{len(self.nodes)}"
+        for i, value in enumerate(inputs):
+            if not isinstance(value, str):
+                names[i] = f"constant_{len(self.constants)}"
+                self.constants.append(numpy_helper.from_array(np.asarray(value), names[i]))
         self.nodes.append(helper.make_node(operator, names, [result], **attributes))
         return result
-
-    def _constant(self, value: Any) -> str:
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
 
 
 def _keeps_batch(equation: Any) -> bool:

@@ -42,10 +42,7 @@ class OutlierDetector(NamedTuple):
 
 
 def fit_detector(digits: np.ndarray, letters: np.ndarray) -> OutlierDetector:
-    """Fits a detector to the features of training images `[N, F]`, in random order, and of letters `[M, F]`.
-
-    Half of the digits are kept for comparison, the other half set the limits.
-    """
+    """Fits a detector to features of training images `[N, F]`, half of which set the limits, and letters `[M, F]`."""
     reference, held_out = digits[::2], digits[1::2]
     mean = reference.mean(axis=0)
     covariance = np.cov(np.concatenate([reference, letters]).T)
