@@ -77,7 +77,7 @@ def _predict(paths: list[str]) -> int:
         print(json.dumps(results, indent=1))
     if shown:
         try:
-            reader.draw_sheet(shown).save(SHOW.value, "PNG")
+            reader.draw_sheet(shown).save(str(SHOW.value), "PNG")
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"{SHOW.value} cannot be written ({reason}): give another, --show=FILE") from None
