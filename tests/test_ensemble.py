@@ -9,7 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 from scipy import special
 
-from digits_jax.apps.evaluate import evaluate, write_evaluation
+from digits_jax.apps.evaluate.evaluation import evaluate
+from digits_jax.apps.evaluate.page import write_evaluation
 from digits_jax.data import Dataset
 from digits_jax.errors import UserError
 from digits_jax.runs import ensemble

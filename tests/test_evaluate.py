@@ -18,8 +18,8 @@ from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
 from digits_jax import load_model
-from digits_jax.apps.evaluate import Accuracy, Evaluation, compute_scores, evaluate, write_evaluation
-from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
+from digits_jax.apps.evaluate.evaluation import CORRUPTIONS, Accuracy, Evaluation, compute_scores, evaluate
+from digits_jax.apps.evaluate.page import write_evaluation
 from digits_jax.data import datasets
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel

@@ -15,8 +15,8 @@ import pytest
 from jax import export as jax_export
 
 from digits_jax import load_model
-from digits_jax.apps.export import FORMATS, Agreement, build_model_card, export_model
-from digits_jax.apps.export.formats import TOLERANCE, reference
+from digits_jax.apps.export.formats import FORMATS, TOLERANCE, Agreement, export_model, reference
+from digits_jax.apps.export.model_card import build_model_card
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
 

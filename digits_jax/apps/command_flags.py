@@ -1,8 +1,14 @@
-"""Flags that select a trained model, shared by several commands."""
+"""Flags that several commands share to select a trained model, and the directory that they write to."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from digits_jax import cli
+from digits_jax import cli, storage
+from digits_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run, local or gs://BUCKET/PATH")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "'best' (the epoch that the run selected), 'latest' or a step")
@@ -11,3 +17,21 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "'best' (the epoch that t
 def required_workdir() -> str:
     """Returns `--workdir`; raises a ConfigError if it is missing."""
     return cli.required("workdir", "runs/bn_dropout/0123abcd")
+
+
+@contextlib.contextmanager
+def output_directory(path: str) -> Iterator[tuple[Path, Any]]:
+    """Yields a local directory to write to, and its path or the one in a bucket that it is copied to at the end.
+
+    Raises a UserError if it cannot be written.
+    """
+    name = storage.open_path(path)
+    with storage.local_copy(name) as mirror:
+        directory = mirror.local if mirror else Path(name)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            yield directory, name
+        except OSError as error:
+            raise UserError(f"{storage.write_error(directory, error)}: give another, --output=DIRECTORY") from None
+        if mirror:
+            mirror.push()

@@ -1,7 +1,6 @@
 """Serves a page to draw digits on, which a model reads: `python -m digits_jax.apps.demo --workdir=runs/vgg/0123abcd`
 
-The server listens on this machine only, unless `--host` says otherwise; anyone who reaches it can use it. It refuses
-requests from other sites' pages or to another host name. The page loads nothing from elsewhere; nothing is stored.
+Anyone who reaches the server can use it. It refuses requests from other sites' pages or to another host name.
 """
 
 import base64
@@ -9,19 +8,15 @@ import hashlib
 import re
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from absl import flags
 
 from digits_jax import cli
-from digits_jax.apps import reader
+from digits_jax.apps import reader, require_extra
 from digits_jax.apps.command_flags import CHECKPOINT, required_workdir
-from digits_jax.apps.extras import require_extra
 from digits_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from flask import Flask, Response
 
 HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on")
 PORT = flags.DEFINE_integer("port", 8501, "port to listen on; 0 picks a free one", lower_bound=0, upper_bound=65535)
@@ -30,7 +25,7 @@ _PAGE = Path(__file__).with_name("demo.html")
 _MAX_REQUEST = 1_000_000  # bytes
 
 
-def create_app(digit_reader: "reader.DigitReader", *, address: str) -> "Flask":
+def create_app(digit_reader: "reader.DigitReader", *, address: str) -> Any:
     """Creates the web application, for a server that listens on `address`."""
     from flask import Flask, abort, jsonify, render_template, request
     from werkzeug.exceptions import HTTPException
@@ -39,9 +34,7 @@ def create_app(digit_reader: "reader.DigitReader", *, address: str) -> "Flask":
     app.config.update(MAX_CONTENT_LENGTH=_MAX_REQUEST)
     headers = {
         "Content-Security-Policy": content_security_policy(_PAGE.read_text()),
-        "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
-        "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-store",
     }
@@ -53,11 +46,11 @@ def create_app(digit_reader: "reader.DigitReader", *, address: str) -> "Flask":
 
     @app.get("/")
     def page() -> str:
-        model = digit_reader.model
-        return render_template(_PAGE.name, model=digit_reader.description, num_classes=model.num_classes)
+        num_classes = digit_reader.model.num_classes
+        return render_template(_PAGE.name, model=digit_reader.description, num_classes=num_classes)
 
     @app.post("/predict")
-    def predict() -> "Response":
+    def predict() -> Any:
         # Browsers send both headers, other clients neither.
         origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site", "none")
         if origin not in (None, request.host_url.rstrip("/")) or site not in ("same-origin", "none"):
@@ -68,24 +61,18 @@ def create_app(digit_reader: "reader.DigitReader", *, address: str) -> "Flask":
             picture = reader.decode_picture(request.get_data(), "the picture")
         except UserError as error:
             abort(400, str(error))
-        return jsonify(
-            digits=[
-                {
-                    "digit": reading.digit,
-                    "probabilities": reading.probabilities.tolist(),
-                    "warning": reading.warning,
-                    "image": reading.image.reshape(-1).tolist(),
-                }
-                for reading in digit_reader.read(picture.pixels)
-            ]
-        )
+        digits = []
+        for reading in digit_reader.read(picture.pixels):
+            arrays = {"probabilities": reading.probabilities.tolist(), "image": reading.image.reshape(-1).tolist()}
+            digits.append({"digit": reading.digit, "warning": reading.warning, **arrays})
+        return jsonify(digits=digits)
 
     @app.errorhandler(HTTPException)
     def as_json(error: HTTPException) -> Any:
         return jsonify(error=error.description), error.code
 
     @app.after_request
-    def add_headers(response: "Response") -> "Response":
+    def add_headers(response: Any) -> Any:
         response.headers.update(headers)
         return response
 
@@ -104,10 +91,9 @@ def content_security_policy(page: str) -> str:
 
 
 def is_own_name(host: str, address: str) -> bool:
-    """Returns whether a request is addressed to this server.
+    """Returns whether the Host header names this server; under DNS rebinding, nothing else tells a foreign page.
 
-    With DNS rebinding, a browser takes a foreign page for this server's own: only the Host header tells. A server that
-    listens on all addresses (0.0.0.0, ::) accepts the machine's name and any numeric address.
+    A server that listens on all addresses (0.0.0.0, ::) accepts the machine's name and any numeric address.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""

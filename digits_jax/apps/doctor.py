@@ -1,12 +1,12 @@
 """Checks whether this machine is ready to train: `python -m digits_jax.apps.doctor`
 
-Checks versions, devices, precision, disk space, prepared data, that the same steps give the same bits twice, and speed.
 Nothing is downloaded. A failed check prints its remedy. Exit code 0 if all is well, else 1.
 """
 
 import os
 import shutil
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +28,6 @@ _PRECISIONS = {"cpu": "float32", "gpu": "TF32 from Ampere on, else float32", "tp
 
 
 class Finding(NamedTuple):
-    """One line of the report."""
-
     what: str
     found: str
     remedy: str = ""  # of a failed check
@@ -37,15 +35,13 @@ class Finding(NamedTuple):
 
 def check_versions() -> Iterator[Finding]:
     found = describe_machine()["versions"]
-    text = ", ".join(f"{name} {version}" for name, version in found.items())
-    same = found["jax"] == found["jaxlib"]
-    yield Finding("versions", text, "" if same else "jax and jaxlib belong together: ./launch.sh setup")
+    remedy = "" if found["jax"] == found["jaxlib"] else "jax and jaxlib belong together: ./launch.sh setup"
+    yield Finding("versions", ", ".join(f"{name} {version}" for name, version in found.items()), remedy)
 
 
 def check_devices() -> Iterator[Finding]:
     machine = describe_machine()
-    kinds = machine["devices"]
-    counts = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
+    counts = ", ".join(f"{count} x {kind}" for kind, count in Counter(machine["devices"]).items())
     remedy = ""
     for extra, name, files in (("cuda", "an NVIDIA GPU", "nvidia[0-9]"), ("tpu", "a TPU", "accel[0-9]")):
         if jax.default_backend() == "cpu" and any(Path("/dev").glob(files)):
@@ -75,14 +71,13 @@ def check_data() -> Iterator[Finding]:
     absent = []
     for name in data.DATASETS:
         cache = data.cache_file(name)
-        prepared = cache.parent
         if cached := read_cache(cache):
             sizes = f"{len(cached[0].train_labels):,} + {len(cached[0].test_labels):,} images"
-            yield Finding(name, f"{prepared}: {sizes}, verified")
+            yield Finding(name, f"{cache.parent}: {sizes}, verified")
         elif cache.exists():
             yield Finding(name, f"{cache} is corrupted", f"prepare it again: python -m digits_jax.data --name={name}")
-        elif data.is_prepared(prepared):
-            yield Finding(name, f"{prepared}: prepared, decoded by the first run")
+        elif data.is_prepared(cache.parent):
+            yield Finding(name, f"{cache.parent}: prepared, decoded by the first run")
         else:
             absent.append(name)
     if absent:
@@ -96,10 +91,11 @@ def check_determinism() -> Iterator[Finding]:
     first, second = (b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)) for state in states)
     if first == second:
         yield Finding("determinism", "the same steps give the same bits twice")
-        return
-    gpu = jax.default_backend() == "gpu"
-    remedy = "XLA_FLAGS=--xla_gpu_deterministic_ops=true" if gpu else "XLA_FLAGS=--xla_cpu_multi_thread_eigen=false"
-    yield Finding("determinism", "the same steps give different bits: runs cannot be repeated exactly", remedy)
+    else:
+        gpu = jax.default_backend() == "gpu"
+        flag = "xla_gpu_deterministic_ops=true" if gpu else "xla_cpu_multi_thread_eigen=false"
+        found = "the same steps give different bits: runs cannot be repeated exactly"
+        yield Finding("determinism", found, f"XLA_FLAGS=--{flag}")
 
 
 def measure_speed(seconds: float = 1.0) -> tuple[float, float]:
@@ -112,11 +108,9 @@ def measure_speed(seconds: float = 1.0) -> tuple[float, float]:
 
 def check_speed() -> Iterator[Finding]:
     images, flops = measure_speed()
-    yield Finding(
-        "speed",
-        f"{_EXPERIMENT} trains on {images:,.0f} images/s; matrix products reach {flops / 1e9:.0f} GFLOP/s "
-        f"(load average {os.getloadavg()[0]:.1f}; docs/benchmarks.md has typical speeds)",
-    )
+    found = f"{_EXPERIMENT} trains on {images:,.0f} images/s; matrix products reach {flops / 1e9:.0f} GFLOP/s"
+    load = f"(load average {os.getloadavg()[0]:.1f}; docs/benchmarks.md has typical speeds)"
+    yield Finding("speed", f"{found} {load}")
 
 
 CHECKS = (check_versions, check_devices, check_precision, check_disk, check_data, check_determinism, check_speed)
@@ -126,13 +120,13 @@ def main(argv: list[str]) -> int:
     storage.enable_compilation_cache()
     failed = 0
     for check in CHECKS:
-        for finding in check():
-            console.print(f"{'WRONG' if finding.remedy else 'ok':5}  {finding.what:13}  {finding.found}", markup=False)
-            if finding.remedy:
-                console.print(f"{'':20}  -> {finding.remedy}", markup=False)
+        for what, found, remedy in check():
+            console.print(f"{'WRONG' if remedy else 'ok':5}  {what:13}  {found}", markup=False)
+            if remedy:
+                console.print(f"{'':20}  -> {remedy}", markup=False)
                 failed += 1
     console.print("all is well" if not failed else f"{failed} wrong: the remedy is below each")
-    return 1 if failed else 0
+    return min(failed, 1)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
 """Reads digits in pictures: `python -m digits_jax.apps.predict --workdir=runs/bn_dropout/0123abcd photo.jpg scans/`
 
-Finds digits in images of any size and color, normalizes them to MNIST's format, and prints the top three classes or
-rejects the image, with a question mark and the reason. Takes files, directories, and - for standard input. A file that
-cannot be read is reported on standard error; the others are read all the same, and the exit code is 1.
+Prints the top three classes of each digit, or rejects it with a question mark and the reason. Takes files, directories,
+and - for standard input. A file that cannot be read is reported on standard error, and the exit code is then 1.
 """
 
-import gc
 import json
 import os
 import sys
@@ -14,9 +12,8 @@ from typing import Any
 from absl import flags
 
 from digits_jax import cli
-from digits_jax.apps import reader
+from digits_jax.apps import reader, require_extra
 from digits_jax.apps.command_flags import CHECKPOINT, required_workdir
-from digits_jax.apps.extras import require_extra
 from digits_jax.errors import ConfigError, UserError
 
 JSON = flags.DEFINE_bool("json", False, "print one JSON document")
@@ -27,15 +24,10 @@ _NO_DIGIT = "no digit found"
 
 def as_json(name: str, readings: "list[reader.Reading]") -> dict[str, Any]:
     """Returns the readings of a picture as `--json` prints them."""
-    digits = [
-        {
-            "digit": reading.digit,
-            "top": [{"digit": digit, "probability": probability} for digit, probability in reading.top(3)],
-            "warning": reading.warning,
-            "box": reading.box,
-        }
-        for reading in readings
-    ]
+    digits = []
+    for reading in readings:
+        top = [{"digit": digit, "probability": probability} for digit, probability in reading.top(3)]
+        digits.append({"digit": reading.digit, "top": top, "warning": reading.warning, "box": reading.box})
     return {"image": name, "digits": digits, "warning": None if digits else _NO_DIGIT}
 
 
@@ -50,12 +42,10 @@ def as_text(name: str, readings: "list[reader.Reading]") -> str:
 
 def main(argv: list[str]) -> int:
     try:
-        exit_code = _predict(argv[1:])
-        sys.stdout.flush()
+        return _predict(argv[1:])
     except BrokenPipeError:  # whoever reads the output has stopped, as in `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail
         return 141  # as a shell reports a process that SIGPIPE ended
-    return exit_code
 
 
 def _predict(paths: list[str]) -> int:
@@ -65,7 +55,8 @@ def _predict(paths: list[str]) -> int:
     if SHOW.value is not None and not SHOW.value.endswith(".png"):
         raise ConfigError(f"--show is {SHOW.value!r}: expected a PNG file, such as seen.png")
     require_extra("apps", ("scipy",), needed_by="reading pictures")
-    digit_reader, results, shown, num_errors = None, [], [], 0
+    digit_reader = reader.load_reader(workdir, checkpoint=CHECKPOINT.value)
+    results, shown, num_errors = [], [], 0
     for name in (file for path in paths for file in reader.list_pictures(path)):
         try:
             picture = reader.read_picture(name)
@@ -76,20 +67,21 @@ def _predict(paths: list[str]) -> int:
             continue
         if picture.frames > 1:
             print(f"note: {name} has {picture.frames} frames; only the first is read", file=sys.stderr)
-        if digit_reader is None:
-            gc.disable()  # imports JAX: without garbage collection, now and at exit, a short command is a sixth faster
-            digit_reader = reader.load_reader(workdir, checkpoint=CHECKPOINT.value)
-            gc.freeze()
-            gc.enable()
         readings = digit_reader.read(picture.pixels)
         results.append(as_json(name, readings))
-        shown += [(picture.pixels, readings)] * (SHOW.value is not None)
+        if SHOW.value is not None:
+            shown.append((picture.pixels, readings))
         if not JSON.value:
             print(as_text(name, readings))
     if JSON.value:
         print(json.dumps(results, indent=1))
     if shown:
-        reader.save_sheet(shown, str(SHOW.value))
+        try:
+            reader.draw_sheet(shown).save(str(SHOW.value), "PNG")
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{SHOW.value} cannot be written ({reason}): give another, --show=FILE") from None
+    sys.stdout.flush()
     return 1 if num_errors else 0
 
 

@@ -1,7 +1,6 @@
 """Replays steps of a run one by one and prints their numbers: `python -m digits_jax.apps.replay RUN --steps=40:60`
 
-It resumes from the last checkpoint before them and saves nothing. Data that is not in the default directory is found
-by `$TFDS_DATA_DIR`.
+It resumes from the last checkpoint before them and saves nothing.
 """
 
 import re
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import flags
-from jax.flatten_util import ravel_pytree
 from ml_collections import FrozenConfigDict
 
 from digits_jax import cli, data, parallel, storage
@@ -31,8 +29,6 @@ STEPS = flags.DEFINE_string("steps", None, "FIRST:LAST, counted from 0, LAST exc
 
 
 class StepReport(NamedTuple):
-    """The numbers of one step."""
-
     step: int  # as counted before it
     learning_rate: float
     loss: float  # nats, mean over the batch
@@ -49,42 +45,25 @@ class StepReport(NamedTuple):
 def replay(
     config: FrozenConfigDict, dataset: data.Dataset, start: Progress, *, first: int, last: int
 ) -> Iterator[StepReport]:
-    """Takes the steps after a checkpoint as the run took them, and yields a report of each from `first` to `last`.
-
-    Args:
-      config: the run's, resolved.
-      dataset: its data.
-      start: a checkpoint of it.
-      first: a step at or after the checkpoint's.
-      last: at most the end of the run; exclusive.
-    """
+    """Takes a run's steps from a checkpoint again, and yields reports of those from `first` to `last`, exclusive."""
     experiment = build_single_steps(config, dataset)
-    # With this optimizer, a step is the gradient.
-    sgd = optax.sgd(1.0)
+    sgd = optax.sgd(1.0)  # a step of it is the gradient
     recipe = create_recipe(config, dataset.num_classes, experiment.steps_per_epoch)._replace(tx=sgd)
     take_gradient = make_train_steps(recipe, mesh=parallel.create_mesh(), kernels=config.execution.kernels)
     # Copies, because the steps are given their state's memory.
     state, zero = parallel.stack([(jax.tree.map(jnp.copy, start.state), Metrics.zero())])
     for step, call in single_steps(experiment, start.state, last=last):
-        norm = np.nan
         if step >= first:
-            before = jax.tree.map(jnp.copy, state).replace(opt_state=sgd.init(state.params))
-            moved, _ = take_gradient(jax.tree.map(jnp.copy, before), zero, *call)
-            gradient, _ = ravel_pytree(jax.tree.map(jnp.subtract, before.params, moved.params))
-            norm = float(jnp.linalg.norm(gradient))
+            copy = jax.tree.map(jnp.copy, state)
+            moved, _ = take_gradient(copy.replace(opt_state=sgd.init(copy.params)), zero, *call)
+            norm = float(optax.tree.norm(jax.tree.map(jnp.subtract, state.params, moved.params)))
         state, metrics = experiment.train_steps(state, zero, *call)
         if step >= first:
-            yield StepReport(
-                step=step,
-                learning_rate=float(f"{float(experiment.schedule(step)):.6g}"),
-                loss=metrics.compute("train")["train/loss"],
-                gradient_norm=norm,
-                largest_parameter=largest_parameter(state),
-            )
+            rate, loss = float(f"{float(experiment.schedule(step)):.6g}"), metrics.compute("train")["train/loss"]
+            yield StepReport(step, rate, loss, norm, largest_parameter(state))
 
 
 def main(argv: list[str]) -> None:
-    """Prints a line for each of the steps."""
     if len(argv) != 2:
         raise ConfigError("expected the directory of one run, such as runs/vgg/0123abcd")
     found = re.fullmatch(r"(\d+):(\d+)", STEPS.value or "")

@@ -1,6 +1,6 @@
 """Times training on random pixels, and matrix products as the machine's peak: for `doctor` and the benchmark."""
 
-import time
+import timeit
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,8 +16,7 @@ from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import create_keys
 
-# Does a fixed amount of work and returns once it is finished.
-Pass = Callable[[], object]
+Pass = Callable[[], object]  # does a fixed amount of work and returns once it is finished
 
 PRODUCT_SIZE = 2048  # rows and columns of the matrices whose product gives the machine's peak
 
@@ -44,10 +43,7 @@ def build_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:
 
 
 def training_pass(config: ConfigDict, dataset: Dataset) -> Pass:
-    """Returns a function that trains for one epoch as a run does, from uint8 images to the new state, which it returns.
-
-    Each call continues from the state of the one before.
-    """
+    """Returns a function that trains for the next epoch as a run does and returns the new state."""
     experiment = build_experiment(config, dataset)
     batches = input_pipeline.epoch_batches(
         create_keys(config.seed).order, 0, num_examples=len(dataset.arrays.train_labels), batch_size=config.batch_size
@@ -77,23 +73,13 @@ def time_in_turns(passes: Mapping[str, Pass], *, rounds: int, seconds: float) ->
 
     A measurement repeats its pass for about `seconds`. The first pass, which compiles, is not counted; the second sets
     the number of repetitions.
-
-    Returns:
-      By name, the seconds per pass in each of the rounds.
     """
     repetitions = {}
     for name, run in passes.items():
         run()
-        repetitions[name] = max(1, round(seconds / _time(run, 1)))
+        repetitions[name] = max(1, round(seconds / timeit.timeit(run, number=1)))
     times: dict[str, list[float]] = {name: [] for name in passes}
     for _ in range(rounds):
         for name, run in passes.items():
-            times[name].append(_time(run, repetitions[name]))
+            times[name].append(timeit.timeit(run, number=repetitions[name]) / repetitions[name])
     return times
-
-
-def _time(run: Pass, repetitions: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(repetitions):
-        run()
-    return (time.perf_counter() - begin) / repetitions

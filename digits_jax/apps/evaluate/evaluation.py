@@ -1,20 +1,22 @@
-"""Evaluates a model on the test images of a data set, clean and corrupted."""
+"""Evaluates a model on the test images of a data set, clean and shifted, rotated, noisy or blurred."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import jax
 import numpy as np
 from rich.progress import track
-from scipy import special, stats
+from scipy import ndimage, special, stats
 from sklearn import metrics
 
-from digits_jax.apps.evaluate.corruptions import CORRUPTIONS
+from digits_jax.augment import warp
 from digits_jax.data import Dataset
 from digits_jax.errors import UserError
 from digits_jax.runs.console import console
 from digits_jax.runs.ensemble import Ensemble
 from digits_jax.runs.trained_model import TrainedModel
-from digits_jax.runs.workdir import describe_dataset
 
 NUM_BINS = 15  # as in Guo et al. (2017)
 
@@ -32,6 +34,10 @@ class Accuracy:
         """Returns `correct / count` with the score interval of Wilson (1927)."""
         interval = stats.binomtest(correct, count).proportion_ci(confidence_level=0.95, method="wilson")
         return cls(correct / count, float(interval.low), float(interval.high))
+
+    @property
+    def interval(self) -> str:
+        return f"{self.low:.2%} to {self.high:.2%}"
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,6 @@ class Bin:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores on N labeled images."""
-
     accuracy: Accuracy
     loss: float  # mean cross-entropy in nats
     expected_calibration_error: float
@@ -83,6 +87,7 @@ def compute_scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
         count, mean = int(inside.sum()), float(confidence[inside].mean())
         accuracy = Accuracy.from_counts(int(correct[inside].sum()), count)
         bins.append(Bin(m / NUM_BINS, (m + 1) / NUM_BINS, count, mean, accuracy))
+    calibration = sum(b.num_images / len(labels) * abs(b.accuracy.fraction - b.confidence) for b in bins)
     classes = range(logits.shape[1])
     precision, recall, _, counts = metrics.precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=np.nan
@@ -90,19 +95,63 @@ def compute_scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
     return Scores(
         accuracy=Accuracy.from_counts(int(correct.sum()), len(labels)),
         loss=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
-        expected_calibration_error=sum(
-            b.num_images / len(labels) * abs(b.accuracy.fraction - b.confidence) for b in bins
-        ),
+        expected_calibration_error=calibration,
         classes=[ClassScores(*row) for row in zip(precision.tolist(), recall.tolist(), counts.tolist(), strict=True)],
         confusion=metrics.confusion_matrix(labels, predicted, labels=classes).tolist(),
         bins=bins,
     )
 
 
+_warp = jax.jit(functools.partial(warp, interpolation="bilinear"))
+
+
+class Corruption(NamedTuple):
+    """A corruption whose random directions and noise depend on an image's index only, not on strength or call."""
+
+    name: str
+    unit: str
+    strengths: tuple[float, ...]
+    apply: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]  # uint8 [N, H, W, C] to real numbers
+
+    def __call__(self, images: np.ndarray, strength: float) -> np.ndarray:
+        """Returns corrupted uint8 images `[N, H, W, C]`."""
+        corrupted = self.apply(images, strength, np.random.default_rng(0))
+        return np.rint(corrupted).clip(0, 255).astype(np.uint8)
+
+
+def _shift(images: np.ndarray, pixels: float, rng: np.random.Generator) -> np.ndarray:
+    angle = rng.uniform(0, 2 * np.pi, len(images))
+    matrices = np.tile(np.eye(2, 3, dtype=np.float32), (len(images), 1, 1))
+    matrices[..., 2] = pixels * np.stack([np.sin(angle), np.cos(angle)], axis=-1)
+    return np.asarray(_warp(images, matrices))
+
+
+def _rotate(images: np.ndarray, degrees: float, rng: np.random.Generator) -> np.ndarray:
+    angle = np.deg2rad(degrees) * rng.choice([-1, 1], len(images))
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1)
+    center = (np.array(images.shape[1:3]) - 1) / 2
+    offset = (center - rotation @ center)[..., None]
+    return np.asarray(_warp(images, np.concatenate([rotation, offset], axis=-1).astype(np.float32)))
+
+
+def _noise(images: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    return images + deviation * rng.standard_normal(images.shape, np.float32)
+
+
+def _blur(images: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    return ndimage.gaussian_filter(images.astype(np.float32), (0, deviation, deviation, 0), mode="nearest")
+
+
+CORRUPTIONS = (
+    Corruption("shift", "pixels", (1, 2, 3, 4, 5), _shift),
+    Corruption("rotation", "degrees", (10, 20, 30, 40, 50), _rotate),
+    Corruption("noise", "gray levels (standard deviation)", (16, 32, 48, 64, 96), _noise),
+    Corruption("blur", "pixels (standard deviation)", (0.5, 1, 1.25, 1.5, 2), _blur),
+)
+
+
 @dataclass(frozen=True)
 class Mistake:
-    """A misclassified test image."""
-
     image: int  # index in the test set
     label: int
     taken_for: int  # the predicted class
@@ -111,8 +160,6 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation."""
-
     scores: Scores
     alone: list[Accuracy]  # of each member of an ensemble; of a single model, its own
     robustness: dict[str, dict[float, Accuracy]]  # by corruption and strength
@@ -120,11 +167,7 @@ class Evaluation:
 
 
 def evaluate(model: TrainedModel | Ensemble, dataset: Dataset) -> Evaluation:
-    """Evaluates a model on the test images; on a terminal, shows a progress bar.
-
-    Raises:
-      UserError: the data set has other classes or image shapes than the model.
-    """
+    """Evaluates a model on the test images; raises a UserError if their classes or shapes are not the model's."""
     if (dataset.num_classes, dataset.image_shape) != (model.num_classes, model.image_shape):
         shape, expected = ("x".join(map(str, either.image_shape)) for either in (dataset, model))
         raise UserError(
@@ -132,43 +175,20 @@ def evaluate(model: TrainedModel | Ensemble, dataset: Dataset) -> Evaluation:
             f"{expected}, as in the training data"
         )
     images, labels = dataset.split("test")
+    logits = model.logits(images)
+    scores = compute_scores(logits, labels)
 
     def accuracy(model: TrainedModel | Ensemble, images: np.ndarray) -> Accuracy:
         return Accuracy.from_counts(int((model.logits(images).argmax(-1) == labels).sum()), len(labels))
 
-    logits = model.logits(images)
-    scores = compute_scores(logits, labels)
-    alone = [scores.accuracy]
-    if len(model.members) > 1:
-        alone = [accuracy(member, images) for member in model.members]
-    robustness: dict[str, dict[float, Accuracy]] = {corruption.name: {} for corruption in CORRUPTIONS}
-    cases = [(corruption, strength) for corruption in CORRUPTIONS for strength in corruption.strengths]
+    alone = [accuracy(member, images) for member in model.members]
     hidden = not console.is_terminal
-    for corruption, strength in track(cases, "corrupted images", console=console, transient=True, disable=hidden):
-        robustness[corruption.name][strength] = accuracy(model, corruption(images, strength))
-    return Evaluation(scores, alone, robustness, _mistakes(logits, labels))
-
-
-def _mistakes(logits: np.ndarray, labels: np.ndarray) -> list[Mistake]:
-    predicted, probability = logits.argmax(-1), special.softmax(logits, axis=-1).max(-1)
-    wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-probability[wrong], kind="stable")]
-    return [Mistake(i, int(labels[i]), int(predicted[i]), float(probability[i])) for i in wrong.tolist()]
-
-
-def to_json(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dataset) -> dict[str, Any]:
-    """Returns the content of `evaluation.json`: all numbers, and nothing that identifies the machine."""
-    return {
-        "models": [
-            {"config_hash": member.run["config_hash"], "step": member.step, "accuracy": accuracy.fraction}
-            for member, accuracy in zip(model.members, evaluation.alone, strict=True)
-        ],
-        "views": model.config.test_time_augmentation,
-        "dataset": describe_dataset(dataset),
-        **asdict(evaluation.scores),
-        "robustness": {
-            name: [{"strength": strength, **asdict(accuracy)} for strength, accuracy in by_strength.items()]
-            for name, by_strength in evaluation.robustness.items()
-        },
-        "mistakes": [asdict(mistake) for mistake in evaluation.mistakes],
+    robustness = {
+        corruption.name: {strength: accuracy(model, corruption(images, strength)) for strength in corruption.strengths}
+        for corruption in track(CORRUPTIONS, "corrupted images", console=console, transient=True, disable=hidden)
     }
+    predicted, probability = logits.argmax(-1), special.softmax(logits, axis=-1).max(-1)
+    wrong = np.flatnonzero(predicted != labels).tolist()
+    mistakes = [Mistake(i, int(labels[i]), int(predicted[i]), float(probability[i])) for i in wrong]
+    mistakes.sort(key=lambda mistake: -mistake.probability)
+    return Evaluation(scores, alone, robustness, mistakes)

@@ -6,32 +6,30 @@ is moved into place, on the test images if they are prepared, else on random ima
 
 import numpy as np
 from absl import flags
+from scipy import ndimage
 
 from digits_jax import cli, data, load_model, storage
-from digits_jax.apps import export as app
-from digits_jax.apps.command_flags import CHECKPOINT, required_workdir
-from digits_jax.apps.extras import require_extra
-from digits_jax.apps.output import output_directory
+from digits_jax.apps.command_flags import CHECKPOINT, output_directory, required_workdir
+from digits_jax.apps.export.formats import FORMATS, export_model
+from digits_jax.apps.export.model_card import build_model_card
 from digits_jax.data import read_cache
-from digits_jax.runs.console import console
 from digits_jax.runs.trained_model import TrainedModel
-from digits_jax.storage import replace_text
 
-TO = flags.DEFINE_enum("to", None, list(app.FORMATS), "the format: for JAX, for other runtimes, for NumPy")
+OUTPUT = flags.DEFINE_string("output", None, "directory to write to; default: one in the workdir")
+TO = flags.DEFINE_enum("to", None, list(FORMATS), "the format: for JAX, for other runtimes, for NumPy")
 
 
 def main(argv: list[str]) -> None:
     workdir, format_name = required_workdir(), cli.required("to", "onnx")
-    require_extra("apps", ("scipy",), needed_by="the model card")
     storage.enable_compilation_cache()
     model = load_model(workdir, checkpoint=CHECKPOINT.value)
     images, checked_on = _images(model)
     name = f"{model.config.model.name}-{model.run['config_hash']}-{model.step}.{format_name}"
-    with output_directory("export") as (folder, output):
-        agreement = app.export_model(model, format_name, folder / name, images)
-        card = app.build_model_card(model, agreement, format_name=format_name, file_name=name, checked_on=checked_on)
-        replace_text(folder / f"{name}.md", card)
-    console.print(
+    with output_directory(OUTPUT.value or f"{workdir}/export") as (folder, output):
+        agreement = export_model(model, format_name, folder / name, images)
+        card = build_model_card(model, agreement, format_name=format_name, file_name=name, checked_on=checked_on)
+        storage.replace_text(folder / f"{name}.md", card)
+    cli.console.print(
         f"{output / name} and its model card {name}.md\nreloaded and checked on {agreement.num_images:,} {checked_on}: "
         f"same predicted classes, probabilities within {agreement.difference:.1e}"
     )
@@ -43,8 +41,6 @@ def _images(model: TrainedModel) -> tuple[np.ndarray, str]:
     cached = read_cache(data.cache_file(name))
     if cached and cached[0].test_images.shape[1:] == model.image_shape:
         return cached[0].test_images, f"test images of {name}"
-    from scipy import ndimage
-
     # Blobs about as bright and coarse as digits: white noise drives a model far from where it is used.
     noise = np.random.default_rng(0).standard_normal((1000, *model.image_shape), np.float32)
     return (600 * ndimage.gaussian_filter(noise, (0, 2, 2, 0))).clip(0, 255).astype(np.uint8), "random images"

@@ -8,17 +8,16 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 from jax import export
 
 from digits_jax import ops
-from digits_jax.apps.extras import require_extra
+from digits_jax.apps import require_extra
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
 
@@ -29,36 +28,39 @@ _BATCH_SIZE = 32  # larger batches are slower on a CPU, which then spends its ti
 
 
 class Format(NamedTuple):
-    """A file format."""
-
-    packages: tuple[str, ...]  # required packages of the extra `export`
+    packages: tuple[str, ...]  # of the extra `export`
     encode: Callable[[TrainedModel], bytes]
     load: Callable[[Path], Predict]
     usage: str  # three lines of Python, with the file's name as {file}
+    interface: str  # in words, with {shape} and {num_classes}
 
 
-def _probabilities(model: TrainedModel) -> Callable[[Any, jax.Array], jax.Array]:
+_INTERFACE = (
+    "`images` are uint8 {shape}, raw pixels as in the data set, for any N. `probabilities` are float32 "
+    "`[N, {num_classes}]`; a row sums to 1."
+)
+
+
+def _probabilities(model: TrainedModel) -> jax.stages.Wrapped:
     logits = model.function()
-    return ops.using("lax")(lambda variables, images: nn.softmax(logits(variables, images)))
+
+    @jax.jit
+    def probabilities(images: jax.Array) -> jax.Array:
+        with ops.using("lax"), jax.default_matmul_precision("float32"):
+            return nn.softmax(logits(model.variables, images))
+
+    return probabilities
 
 
 def reference(model: TrainedModel) -> Predict:
     """Returns the model's `predict` in float32 with XLA's own convolution, against which an export is checked."""
-    predict = jax.jit(_probabilities(model))
-
-    def in_float32(images: np.ndarray) -> np.ndarray:
-        with jax.default_matmul_precision("float32"):
-            return np.asarray(predict(model.variables, images))
-
-    return in_float32
+    probabilities = _probabilities(model)
+    return lambda images: np.asarray(probabilities(images))
 
 
 def _to_stablehlo(model: TrainedModel) -> bytes:
-    probabilities = _probabilities(model)
-    images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *model.image_shape), jnp.uint8)
-    function = jax.jit(lambda images: probabilities(model.variables, images))
-    with jax.default_matmul_precision("float32"):
-        return bytes(export.export(function, platforms=("cpu", "cuda", "tpu"))(images).serialize())
+    images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *model.image_shape), np.uint8)
+    return bytes(export.export(_probabilities(model), platforms=("cpu", "cuda", "tpu"))(images).serialize())
 
 
 def _load_stablehlo(path: Path) -> Predict:
@@ -102,6 +104,8 @@ FORMATS = {
         "import pathlib, jax.export  # also needs flatbuffers\n"
         'exported = jax.export.deserialize(bytearray(pathlib.Path("{file}").read_bytes()))\n'
         "probabilities = exported.call(images)",
+        f"{_INTERFACE} The program runs on CPUs, NVIDIA GPUs and TPUs, and JAX loads it for at least six months "
+        "([guarantees](https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees)).",
     ),
     "onnx": Format(
         ("onnx", "onnxruntime"),
@@ -110,6 +114,7 @@ FORMATS = {
         "import onnxruntime\n"
         'session = onnxruntime.InferenceSession("{file}")\n'
         'probabilities = session.run(["probabilities"], {{"images": images}})[0]',
+        _INTERFACE,
     ),
     "npz": Format(
         (),
@@ -118,6 +123,8 @@ FORMATS = {
         "import json, numpy\n"
         'arrays = numpy.load("{file}")  # named by their paths in the Flax model: "params/...", "batch_stats/..."\n'
         'config = json.loads(str(arrays["run"]))["config"]',
+        "The arrays are the parameters and batch statistics of the Flax model in `digits_jax/models.py`. It takes "
+        "uint8 {shape}, normalized to (pixel - mean) / std with `mean` and `std` of the config's `model`.",
     ),
 }
 
@@ -133,19 +140,19 @@ class Agreement(NamedTuple):
 def export_model(model: TrainedModel, format_name: str, path: Path, images: np.ndarray) -> Agreement:
     """Exports a model, reloads the file, and moves it into place if its predictions agree with the model's.
 
-    They are compared on uint8 images `[N, H, W, C]`, in batches of one image and of several. `format_name` is a key of
-    `FORMATS`.
+    They are compared on uint8 images `[N, H, W, C]`, in batches of one image and of several.
 
-    Raises:
-      UserError: a package is missing, the format cannot express the model, or the predictions do not agree.
-      OSError: the file cannot be written.
+    Raises a UserError if a package is missing, the format cannot express the model, or the predictions do not agree,
+    and an OSError if the file cannot be written.
     """
     chosen = FORMATS[format_name]
     require_extra("export", chosen.packages, needed_by=f"--to={format_name}")
     temporary = path.with_name(path.name + ".tmp")
     try:
         temporary.write_bytes(chosen.encode(model))
-        agreement = _compare(reference(model), chosen.load(temporary), images)
+        batches = [images[:1], *(images[i : i + _BATCH_SIZE] for i in range(1, len(images), _BATCH_SIZE))]
+        a, b = (np.concatenate([*map(predict, batches)]) for predict in (reference(model), chosen.load(temporary)))
+        agreement = Agreement(len(images), float(np.abs(a - b).max()), int((a.argmax(-1) != b.argmax(-1)).sum()))
         if agreement.changed or not agreement.difference <= TOLERANCE:  # "not": the difference may be nan
             raise UserError(
                 f"the reloaded {format_name} file disagrees with the model: probabilities differ by up to "
@@ -156,9 +163,3 @@ def export_model(model: TrainedModel, format_name: str, path: Path, images: np.n
     finally:
         temporary.unlink(missing_ok=True)
     return agreement
-
-
-def _compare(expected: Predict, actual: Predict, images: np.ndarray) -> Agreement:
-    batches = [images[:1], *(images[i : i + _BATCH_SIZE] for i in range(1, len(images), _BATCH_SIZE))]
-    a, b = (np.concatenate([predict(batch) for batch in batches]) for predict in (expected, actual))
-    return Agreement(len(images), float(np.abs(a - b).max()), int((a.argmax(-1) != b.argmax(-1)).sum()))

@@ -3,7 +3,7 @@
 import json
 
 from digits_jax import data
-from digits_jax.apps.evaluate import Accuracy
+from digits_jax.apps.evaluate.evaluation import Accuracy
 from digits_jax.apps.export.formats import FORMATS, TOLERANCE, Agreement
 from digits_jax.runs.history import score_key
 from digits_jax.runs.trained_model import TrainedModel
@@ -13,19 +13,19 @@ def build_model_card(
     model: TrainedModel, agreement: Agreement, *, format_name: str, file_name: str, checked_on: str
 ) -> str:
     """Builds the Markdown page of an exported file; `checked_on` describes the images that it was compared on."""
-    config = model.config
-    name = config.dataset.name
-    return f"""# {config.model.name} trained on {name}
+    format_, dataset = FORMATS[format_name], model.config.dataset
+    shape = f"`[N, {', '.join(map(str, model.image_shape))}]`"
+    return f"""# {model.config.model.name} trained on {dataset.name}
 
 `{file_name}` classifies images into {model.num_classes} classes.
 
 ## Usage
 
 ```python
-{FORMATS[format_name].usage.format(file=file_name)}
+{format_.usage.format(file=file_name)}
 ```
 
-{_interface(model, format_name)}
+{format_.interface.format(shape=shape, num_classes=model.num_classes)}
 
 ## Accuracy
 
@@ -36,8 +36,8 @@ the same, and probabilities differ by at most {agreement.difference:.1e} (tolera
 
 ## Intended use and limitations
 
-For images like the {config.dataset.train_examples:,} of {name} that the model was trained on.
-{" ".join((data.DATASETS[name].description or "").split())}
+For images like the {dataset.train_examples:,} of {dataset.name} that the model was trained on.
+{" ".join((data.DATASETS[dataset.name].description or "").split())}
 
 The model assigns one of its classes to any input, often with a high probability, even if the input belongs to none. It
 is less accurate on images that are shifted, rotated, noisy or blurred; `python -m digits_jax.apps.evaluate` measures by
@@ -53,25 +53,6 @@ Step {model.step:,} of this run of digits_jax:
 """
 
 
-def _interface(model: TrainedModel, format_name: str) -> str:
-    shape = f"`[N, {', '.join(map(str, model.image_shape))}]`"
-    if format_name == "npz":
-        return (
-            "The arrays are the parameters and batch statistics of the Flax model in `digits_jax/models.py`. It takes "
-            f"uint8 {shape}, normalized to (pixel - mean) / std with `mean` and `std` of the config's `model`."
-        )
-    text = (
-        f"`images` are uint8 {shape}, raw pixels as in the data set, for any N. `probabilities` are float32 "
-        f"`[N, {model.num_classes}]`; a row sums to 1."
-    )
-    if format_name == "stablehlo":
-        text += (
-            " The program runs on CPUs, NVIDIA GPUs and TPUs, and JAX loads it for at least six months ([guarantees]"
-            "(https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees))."
-        )
-    return text
-
-
 def _accuracy(model: TrainedModel) -> str:
     fraction = model.metrics.get("test/accuracy")
     if fraction is None:
@@ -82,6 +63,6 @@ def _accuracy(model: TrainedModel) -> str:
     if score_key(model.config) == "test/accuracy":
         selected_by = "this accuracy, which is therefore optimistic for the best epoch"
     return (
-        f"{fraction:.2%} (95% interval {accuracy.low:.2%} to {accuracy.high:.2%}) on the {count:,} test images of "
+        f"{fraction:.2%} (95% interval {accuracy.interval}) on the {count:,} test images of "
         f"{model.config.dataset.name}, after epoch {model.metrics['epoch']}. The run ranks its epochs by {selected_by}."
     )

@@ -1,7 +1,7 @@
 """Conversion of a JAX function of images to an ONNX graph, one node per operation that depends on the images.
 
-Operations on parameters alone, such as the factors of batch normalization, are folded into constants. The operations of
-this project's models are supported; others are refused by name. Operators: https://onnx.ai/onnx/operators.
+Operations on parameters alone are folded into constants. Operations that this project's models do not use are refused
+by name. Operators: https://onnx.ai/onnx/operators.
 """
 
 from collections.abc import Callable
@@ -12,42 +12,37 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 from jax import export
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Jaxpr, Literal
 from onnx import TensorProto, helper, numpy_helper
 
 from digits_jax.errors import UserError
 
 _OPSET, _IR_VERSION = 17, 8  # of 2022, so that any current runtime reads them
 
-# Elementwise operations; in both, operands broadcast as in NumPy.
 _BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max"}
+_CHANNELS_LAST = {
+    "dimension_numbers": jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)),
+    "lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "batch_group_count": 1,
+}  # fmt: skip
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
 
 
 def to_onnx(logits: Callable[[jax.Array], jax.Array], image_shape: tuple[int, ...]) -> bytes:
     """Converts to a serialized model that maps `images`, uint8 `[batch, H, W, C]`, to `probabilities`, the softmax.
 
-    Raises:
-      UserError: `logits` contains an unsupported operation.
+    Raises a UserError if `logits` contains an unsupported operation.
     """
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *image_shape), jnp.uint8)
     closed = jax.make_jaxpr(logits)(images)
     graph = _Graph()
     result = graph.translate(closed.jaxpr, closed.consts, ["images"])[0]
     graph.nodes.append(helper.make_node("Softmax", [result], ["probabilities"], axis=-1))
-    num_classes = closed.out_avals[0].shape[-1]
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "digits_jax",
-            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *image_shape])],
-            [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", num_classes])],
-            graph.constants,
-        ),
-        producer_name="digits_jax",
-        ir_version=_IR_VERSION,
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-    )
+    shape = ["batch", closed.out_avals[0].shape[-1]]
+    inputs = [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *image_shape])]
+    outputs = [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, shape)]
+    onnx_graph = helper.make_graph(graph.nodes, "digits_jax", inputs, outputs, graph.constants)
+    opsets = [helper.make_opsetid("", _OPSET)]
+    model = helper.make_model(onnx_graph, producer_name="digits_jax", ir_version=_IR_VERSION, opset_imports=opsets)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
 
@@ -64,17 +59,13 @@ class _Graph:
         values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
 
         def read(v: Any) -> Any:
-            if not isinstance(v, Literal):
-                return values[v]
-            aval: Any = v.aval  # declared without a dtype
-            return np.asarray(v.val, aval.dtype)
+            return np.asarray(v.val, v.aval.dtype) if isinstance(v, Literal) else values[v]  # type: ignore[attr-defined]
 
         for equation in jaxpr.eqns:
             inputs = [read(v) for v in equation.invars]
             name, parameters = equation.primitive.name, equation.params
             if name in _CALLS:
                 inner = parameters[_CALLS[name]]
-                assert isinstance(inner, ClosedJaxpr)
                 outputs = self.translate(inner.jaxpr, inner.consts, inputs)
             elif not any(isinstance(value, str) for value in inputs) and name != "dim_as_value":  # the batch size
                 bound = equation.primitive.bind(*inputs, **parameters)
@@ -96,9 +87,10 @@ class _Graph:
             start, stop = (np.array(parameters[key][1:]) for key in ("start_indices", "limit_indices"))
             strides = np.array((parameters["strides"] or (1,) * (1 + len(start)))[1:])
             return self._add("Slice", *inputs, start, stop, np.arange(1, 1 + len(start)), strides)
-        if name == "dot_general" and _is_matrix_product(equation):
+        is_matrix = all(v.aval.ndim == 2 for v in equation.invars)
+        if name == "dot_general" and is_matrix and parameters["dimension_numbers"] == (((1,), (0,)), ((), ())):
             return self._add("MatMul", *inputs)
-        if name == "conv_general_dilated" and isinstance(inputs[0], str) and _is_channels_last(parameters):
+        if name == "conv_general_dilated" and all(parameters[key] == value for key, value in _CHANNELS_LAST.items()):
             return self._conv(inputs[0], inputs[1], parameters)
         raise UserError(f"--to=onnx does not support the operation {name!r} as this model uses it: try --to=stablehlo")
 
@@ -110,32 +102,16 @@ class _Graph:
         return self._add("Transpose", self._add("Conv", *channels_first, strides=strides, pads=pads), perm=(0, 2, 3, 1))
 
     def _add(self, operator: str, *inputs: Any, **attributes: Any) -> str:
-        result = f"{operator}_{len(self.nodes)}"
-        names = [value if isinstance(value, str) else self._constant(value) for value in inputs]
+        names, result = list(inputs), f"{operator}_{len(self.nodes)}"
+        for i, value in enumerate(inputs):
+            if not isinstance(value, str):
+                names[i] = f"constant_{len(self.constants)}"
+                self.constants.append(numpy_helper.from_array(np.asarray(value), names[i]))
         self.nodes.append(helper.make_node(operator, names, [result], **attributes))
         return result
-
-    def _constant(self, value: Any) -> str:
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
 
 
 def _keeps_batch(equation: Any) -> bool:
     """Returns whether the first dimension is the batch before and after."""
     before, after = (v.aval.shape[0] for v in (equation.invars[0], equation.outvars[0]))
     return export.is_symbolic_dim(before) and before == after
-
-
-def _is_matrix_product(equation: Any) -> bool:
-    is_plain = equation.params["dimension_numbers"] == (((1,), (0,)), ((), ()))
-    return is_plain and all(v.aval.ndim == 2 for v in equation.invars)
-
-
-def _is_channels_last(parameters: dict[str, Any]) -> bool:
-    numbers = parameters["dimension_numbers"]
-    return (
-        (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec) == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-        and parameters["lhs_dilation"] == parameters["rhs_dilation"] == (1, 1)
-        and parameters["feature_group_count"] == parameters["batch_group_count"] == 1
-    )

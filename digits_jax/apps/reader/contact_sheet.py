@@ -7,7 +7,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from digits_jax.apps.reader.digit_reader import Reading
 from digits_jax.apps.reader.normalization import SIZE
-from digits_jax.errors import UserError
 
 _HEIGHT, _GAP, _CAPTION = 168, 12, 24  # pixels: the height of a row, the space between items, the height of a caption
 _TILE = (_HEIGHT - _CAPTION) // SIZE * SIZE  # pixels: the side of a digit
@@ -15,12 +14,7 @@ _WHITE, _TEXT, _REJECTED, _FRAME = "#ffffff", "#1b1c1e", "#8f4700", "#d55e00"
 
 
 def draw_sheet(results: Sequence[tuple[np.ndarray, Sequence[Reading]]], *, columns: int = 1) -> Image.Image:
-    """Draws a grid of pictures with their digits.
-
-    Args:
-      results: the pixels `[H, W, 4]` of each picture and what was read in it.
-      columns: the number of pictures per row.
-    """
+    """Draws a grid of pictures, given by their pixels `[H, W, 4]`, each with its digits; `columns` to a row."""
     cells = [_draw_cell(pixels, readings) for pixels, readings in results]
     widths = [max(cell.width for cell in cells[column::columns]) for column in range(min(columns, len(cells)))]
     rows = -(-len(cells) // columns)
@@ -50,11 +44,3 @@ def _draw_cell(pixels: np.ndarray, readings: Sequence[Reading]) -> Image.Image:
         text, color = (caption, _TEXT) if reading.warning is None else (f"?   ({caption})", _REJECTED)
         draw.text((left, _TILE + 3), text, fill=color, font=font)
     return cell
-
-
-def save_sheet(results: Sequence[tuple[np.ndarray, Sequence[Reading]]], path: str) -> None:
-    """Saves a sheet with one picture per row as a PNG; raises a UserError if it cannot be written."""
-    try:
-        draw_sheet(results).save(path, "PNG")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}): give another, --show=FILE") from None

@@ -1,8 +1,7 @@
 """Normalizes the digits of a picture to MNIST's format.
 
-MNIST's images were made from black and white scans: "size normalized to fit in a 20x20 pixel box while preserving their
-aspect ratio", with gray levels "as a result of the anti-aliasing", and "centered in a 28x28 image by computing the
-center of mass of the pixels" (LeCun, Bottou, Bengio, Haffner 1998, section III.A, and the data set's page).
+MNIST's digits were scaled into a 20x20 box at their aspect ratio, with antialiasing, and placed in 28x28 by their
+center of mass (LeCun, Bottou, Bengio, Haffner 1998, section III.A).
 """
 
 from typing import NamedTuple
@@ -28,11 +27,7 @@ class Digit(NamedTuple):
 
 
 def find_digits(pixels: np.ndarray) -> list[Digit]:
-    """Finds the digits of a picture, row by row and from left to right; a blank picture has none.
-
-    Args:
-      pixels: float `[H, W, C]` in [0, 1]; RGBA is premultiplied.
-    """
+    """Finds the digits of a picture, `[H, W, 4]` as of a `Picture`, row by row and from left to right."""
     ink = ink_map(pixels)
     threshold = ink_threshold(ink)
     if threshold is None:
@@ -45,18 +40,13 @@ def find_digits(pixels: np.ndarray) -> list[Digit]:
         around = slice(max(top - 1, 0), bottom + 1), slice(max(left - 1, 0), right + 1)
         own = (labels[around] == label) | ~mask[around]
         image, stroke_width = normalize(np.where(own, ink[around], 0), threshold)
-        warning = "a solid shape, not pen strokes" if stroke_width > _SOLID_WIDTH else None
-        if warning is None and _is_cut_off(labels, label, box):
-            warning = "cut off by the picture's edge"
-        digits.append(Digit(image, box, warning))
+        warning = "cut off by the picture's edge" if _is_cut_off(labels, label, box) else None
+        digits.append(Digit(image, box, "a solid shape, not pen strokes" if stroke_width > _SOLID_WIDTH else warning))
     return digits
 
 
 def _is_cut_off(labels: np.ndarray, label: int, box: Box) -> bool:
-    """Returns whether more than half of a digit's size lies along an edge of the picture.
-
-    A digit that touches all four edges is not cut off: the picture is a tight crop.
-    """
+    """Returns whether more than half of a digit's size lies along one edge of the picture, but not along all four."""
     along = [np.count_nonzero(edge == label) for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1])]
     left, top, right, bottom = box
     return bool(min(along) == 0 and max(along) > max(right - left, bottom - top) / 2)
@@ -65,14 +55,8 @@ def _is_cut_off(labels: np.ndarray, label: int, box: Box) -> bool:
 def normalize(ink: np.ndarray, threshold: float) -> tuple[np.ndarray, float]:
     """Returns an image in MNIST's format from the ink of one digit, and the width of its strokes.
 
-    Strokes thinner or thicker than most of MNIST's are drawn at the nearest of `_STROKE_WIDTHS`.
-
-    Args:
-      ink: float `[H, W]`: the distance of each pixel from the paper.
-      threshold: above which a pixel is ink.
-
-    Returns:
-      uint8 `[28, 28]`, 255 is ink; and the original width of the strokes in pixels of the box.
+    Strokes thinner or thicker than most of MNIST's are drawn at the nearest of `_STROKE_WIDTHS`. `ink` is the distance
+    of each pixel `[H, W]` from the paper. The image is uint8 `[28, 28]`, 255 is ink; the width is in pixels of the box.
     """
     edge = np.percentile(ink[ink > threshold], 75) / 2  # half of the stroke's darkness, independent of resolution
     side = max(BOX * _OVERSAMPLING, *ink.shape)
@@ -86,7 +70,14 @@ def normalize(ink: np.ndarray, threshold: float) -> tuple[np.ndarray, float]:
         mask = inside - outside > (width - new_width) / 2
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return _center(_resize(255 * mask.astype(np.float32), BOX, Image.Resampling.HAMMING)), width * BOX / side
+    digit = _resize(255 * mask.astype(np.float32), BOX, Image.Resampling.HAMMING)
+    top, left = (
+        int(np.clip(round(SIZE / 2 - middle), 0, SIZE - length))  # the center of mass as close to the middle as fits
+        for middle, length in zip(ndimage.center_of_mass(digit), digit.shape, strict=True)
+    )
+    image = np.zeros((SIZE, SIZE), np.uint8)
+    image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit.round().clip(0, 255)
+    return image, width * BOX / side
 
 
 def _resize(array: np.ndarray, side: int, resample: Image.Resampling) -> np.ndarray:
@@ -94,14 +85,3 @@ def _resize(array: np.ndarray, side: int, resample: Image.Resampling) -> np.ndar
     factor = side / max(array.shape)
     height, width = (max(1, round(length * factor)) for length in array.shape)
     return np.asarray(Image.fromarray(array).resize((width, height), resample))
-
-
-def _center(digit: np.ndarray) -> np.ndarray:
-    """Places a digit `[h, w]` in a 28x28 image, its center of mass as close to the middle as fits."""
-    top, left = (
-        int(np.clip(round(SIZE / 2 - middle), 0, SIZE - length))
-        for middle, length in zip(ndimage.center_of_mass(digit), digit.shape, strict=True)
-    )
-    image = np.zeros((SIZE, SIZE), np.uint8)
-    image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit.round().clip(0, 255)
-    return image

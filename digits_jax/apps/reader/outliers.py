@@ -1,9 +1,8 @@
 """Detects out-of-distribution images by the inputs of a model's last layer, its features.
 
-A classifier assigns a digit to any input, often with confidence. Its features say more. Those of a digit are close to
-those of training images (nearest neighbors: Sun, Ming, Zhu and Li 2022), and closer to them than to those of drawn
-letters, which serve as known outliers (outlier exposure: Hendrycks, Mazeika and Dietterich 2019). docs/predict.md tests
-on other letters.
+Those of a digit are close to those of training images (nearest neighbors: Sun, Ming, Zhu and Li 2022), and closer to
+them than to those of drawn letters, which serve as known outliers (outlier exposure: Hendrycks, Mazeika and Dietterich
+2019). docs/predict.md tests on other letters.
 """
 
 from collections.abc import Callable
@@ -43,10 +42,7 @@ class OutlierDetector(NamedTuple):
 
 
 def fit_detector(digits: np.ndarray, letters: np.ndarray) -> OutlierDetector:
-    """Fits a detector to the features of training images `[N, F]`, in random order, and of letters `[M, F]`.
-
-    Half of the digits are kept for comparison, the other half set the limits.
-    """
+    """Fits a detector to features of training images `[N, F]`, half of which set the limits, and letters `[M, F]`."""
     reference, held_out = digits[::2], digits[1::2]
     mean = reference.mean(axis=0)
     covariance = np.cov(np.concatenate([reference, letters]).T)
@@ -75,12 +71,9 @@ def with_features(
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Returns a function from images, uint8 `[B, H, W]`, to logits `[B, num_classes]` and features `[B, F]`.
 
-    Args:
-      model: without its test-time augmentation, since the features are those of one image.
-      kernels: the convolutions, as for `ops.using`.
-      part_size: the number of images per compiled call.
+    `kernels` is as for `ops.using`, `part_size` the number of images per compiled call.
     """
-    logits_of = model.function(test_time_augmentation="none")
+    logits_of = model.function(test_time_augmentation="none")  # features are those of one image
 
     @ops.jit
     @ops.using(kernels)
@@ -99,11 +92,9 @@ def with_features(
     variables = jax.device_put(model.variables)
 
     def logits_and_features(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        count = len(images)
-        parts = np.zeros((max(-(-count // part_size), 1), part_size, *model.image_shape), np.uint8)
-        parts.reshape(-1, *model.image_shape)[:count] = images.reshape(-1, *model.image_shape)
-        results = [forward(variables, part) for part in parts]
-        logits, features = (np.concatenate([np.asarray(result[i]) for result in results])[:count] for i in (0, 1))
-        return logits, features
+        parts = np.zeros((max(-(-len(images) // part_size), 1), part_size, *model.image_shape), np.uint8)
+        parts.reshape(-1, *images.shape[1:])[: len(images)] = images
+        logits, features = zip(*(forward(variables, part) for part in parts), strict=True)
+        return np.concatenate(logits)[: len(images)], np.concatenate(features)[: len(images)]
 
     return logits_and_features

@@ -37,11 +37,7 @@ def list_pictures(path: str) -> list[str]:
 
 
 def read_picture(file: str) -> Picture:
-    """Reads a picture from a file, or from standard input if `file` is "-".
-
-    Raises:
-      UserError: the file cannot be read, or as for `decode_picture`.
-    """
+    """Reads a picture from a file, or from standard input if `file` is "-"; raises a UserError if it cannot."""
     try:
         with Path(file).open("rb") if file != "-" else contextlib.nullcontext(sys.stdin.buffer) as source:
             content = source.read(_MAX_BYTES + 1)
@@ -53,20 +49,15 @@ def read_picture(file: str) -> Picture:
 
 
 def decode_picture(content: bytes, name: str) -> Picture:
-    """Decodes the content of a file; error messages call it `name`.
-
-    Raises:
-      UserError: the content is not a picture, is damaged, or is too large.
-    """
+    """Decodes the content of a file; raises a UserError if it is not a picture, is damaged, or is too large."""
     if not content:
         raise UserError(f"{name} is empty: expected a picture")
     if len(content) > _MAX_BYTES:
         raise UserError(f"{name} is larger than {_MAX_BYTES // 10**6} MB: expected a smaller picture")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata; sizes are checked here
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                return _decode(image)
+        # Warnings are about damaged metadata, and sizes, which are checked here.
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            return _decode(image)
     except Image.UnidentifiedImageError:
         raise UserError(f"{name} is not a picture in a known format: expected one of {', '.join(_FORMATS)}") from None
     except Image.DecompressionBombError as error:

@@ -10,20 +10,13 @@ _MIN_CONTRAST = 0.06  # between ink and paper, where black and white have 1; les
 _MAX_STROKES = 200  # more connected components are noise or a photograph
 _MIN_RELATIVE_SIZE = 0.15  # of the largest component; smaller ones are dirt
 _MIN_SIZE = 6  # pixels; smaller digits are illegible
-_EIGHT_CONNECTED = np.ones((3, 3), bool)
 
 
 def ink_map(pixels: np.ndarray) -> np.ndarray:
-    """Returns each pixel's distance from the paper in color space: dark on light and light on dark look the same.
+    """Returns the distance of pixels `[H, W, C]` from the paper in color space: 1 is black on white or the inverse.
 
     The paper is what most of the border shows. As light may be uneven, its color is a quadratic polynomial in x and y,
     fitted by iteratively reweighted least squares with the weights of Geman and McClure (1987), which ignore ink.
-
-    Args:
-      pixels: float `[H, W, C]` in [0, 1]; RGBA is premultiplied.
-
-    Returns:
-      float `[H, W]`: 0 is paper, 1 is black on white or white on black.
     """
     height, width, channels = pixels.shape
     step, border = _border(height, width)
@@ -63,15 +56,11 @@ def ink_threshold(ink: np.ndarray) -> float | None:
 
 
 def segment(mask: np.ndarray) -> tuple[np.ndarray, list[Box]]:
-    """Groups the connected components of a mask into digits, row by row and from left to right.
+    """Groups the connected components of an ink mask `[H, W]` into digits, row by row and from left to right.
 
-    Args:
-      mask: bool `[H, W]`, true for ink.
-
-    Returns:
-      int `[H, W]`: 1 + the index of the digit that a pixel belongs to, or 0; and the bounding box of each digit.
+    Returns the number of each pixel's digit `[H, W]`, counted from 1, or 0, and the bounding box of each digit.
     """
-    labels, count = ndimage.label(mask, _EIGHT_CONNECTED)
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
     boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]).reshape(-1, 4)
     sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
     kept = np.flatnonzero(sizes >= max(_MIN_SIZE, _MIN_RELATIVE_SIZE * sizes.max(initial=0)))
@@ -92,8 +81,7 @@ def _merge(groups: list[_Group]) -> list[_Group]:
         for j, (others, other) in enumerate(groups[:i]):
             if _belong_together(box, other, tallest):
                 union = (min(box[0], other[0]), min(box[1], other[1]), max(box[2], other[2]), max(box[3], other[3]))
-                rest = [group for k, group in enumerate(groups) if k not in (i, j)]
-                return _merge([*rest, (members + others, union)])
+                return _merge([*groups[:j], *groups[j + 1 : i], *groups[i + 1 :], (members + others, union)])
     return groups
 
 

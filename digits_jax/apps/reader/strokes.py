@@ -7,8 +7,7 @@ from PIL import Image, ImageDraw
 
 from digits_jax.apps.reader.normalization import normalize
 
-# Points (x, y) on each stroke in tenths of a digit's height, x to the right and y down.
-Strokes = Sequence[Sequence[tuple[float, float]]]
+Strokes = Sequence[Sequence[tuple[float, float]]]  # points (x, y) in tenths of a digit's height, y down
 
 DIGITS: dict[str, Strokes] = {
     "0": [[(4, 0), (1, 2), (0.5, 6), (3, 10), (6, 7), (6, 2), (3.6, 0.2)]],
@@ -95,7 +94,6 @@ def _letter_image(strokes: Strokes, rng: np.random.Generator) -> np.ndarray:
     corner = np.concatenate(lines).min(axis=0) - width
     size = (np.concatenate(lines).max(axis=0) - corner + width).astype(int)
     paper = Image.new("L", tuple(size.tolist()))
-    draw = ImageDraw.Draw(paper)
     for line in lines:
-        trace(draw, line - corner, width, 255)
+        trace(ImageDraw.Draw(paper), line - corner, width, 255)
     return normalize(np.asarray(paper) / 255, 0.5)[0]
