@@ -1,15 +1,19 @@
-"""A trained model that reads pictures and rejects what is probably not a digit."""
+"""A trained model that reads pictures and rejects what is probably not a digit.
+
+The parameters and the outlier detector are cached in the user's cache directory, so that a command takes a second or
+two: reading the checkpoint would double that, and computing the features of the training images takes far longer.
+"""
 
 import hashlib
-import io
+import json
+import os
 import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
-from scipy import special
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from digits_jax import data, storage
 from digits_jax.apps.reader.normalization import SIZE, find_digits
@@ -19,6 +23,7 @@ from digits_jax.apps.reader.strokes import letter_images
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel, load_model
 
+_CACHE_VERSION = "1"  # changes with the content of a cache file
 _NUM_DIGITS, _NUM_LETTERS = 20_000, 60  # that the detector is fitted to: training images, and drawings of each letter
 _OUTLIER = "unlike the digits that the model was trained on"
 _SURROUNDED = "among shapes that are not digits"
@@ -76,23 +81,27 @@ class DigitReader:
         """Returns the probabilities `[N, num_classes]` of uint8 images `[N, 28, 28]`, and which are outliers `[N]`."""
         logits, features = self._forward(images)
         is_outlier = self.detector.is_outlier(features) if self.detector else np.zeros(len(images), bool)
-        return special.softmax(logits, axis=1), is_outlier
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True), is_outlier
 
 
 def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
-    """Loads a run's model, and its outlier detector from the user's cache directory, or fits and caches that.
+    """Loads a run's model and its outlier detector from the cache, or builds and caches them.
 
-    Raises what `load_model` does, and a UserError if the model's images are not 28x28x1.
+    Without the training images there is no detector; a warning on standard error says so.
+
+    Raises:
+      UserError, ConfigError: as for `load_model`, or the model's images are not 28x28x1.
     """
     storage.enable_compilation_cache()
+    file = None if storage.is_bucket(workdir) else _cache_file(Path(workdir), checkpoint)
+    if file is not None and (cached := _read_cache(file)):
+        return cached
     model = load_model(workdir, checkpoint=checkpoint)
     if model.image_shape != (SIZE, SIZE, 1):
         height, width, channels = model.image_shape
         raise UserError(f"{workdir} has images of {height}x{width}x{channels}: expected a run on images of 28x28x1")
-    digest = hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(model.variables)))
-    file = storage.user_cache_dir() / "detectors1" / f"{digest.hexdigest()[:16]}.npz"  # 1: changes with their content
-    if detector := _read_detector(file):
-        return DigitReader(model, detector)
+
     try:
         images = data.load_configured(model.config.dataset).split("train")[0]
     except UserError as error:
@@ -101,20 +110,38 @@ def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
     print("fitting the outlier detector (once, about half a minute)", file=sys.stderr)
     forward = with_features(model)
     detector = fit_detector(forward(images[:_NUM_DIGITS])[1], forward(letter_images(_NUM_LETTERS))[1])
-    content = io.BytesIO()
-    np.savez(content, **detector._asdict())
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        storage.replace_bytes(file, content.getbuffer())
-    except OSError as error:
-        print(f"warning: {file} cannot be written ({error.strerror}): the next start is as slow", file=sys.stderr)
+    if file is not None:
+        _write_cache(file, model, detector)
     return DigitReader(model, detector)
 
 
-def _read_detector(file: Path) -> OutlierDetector | None:
-    """Returns the cached detector, or None if there is none or it is damaged."""
+def _cache_file(workdir: Path, checkpoint: str) -> Path:
+    """Returns a path that depends on the run, all of its checkpoints, and which of them is asked for."""
+    digest = hashlib.sha256(f"{_CACHE_VERSION} {checkpoint}\n".encode())
+    for path in [workdir / "run.json", *sorted(workdir.glob(f"checkpoints/*/{storage.MANIFEST}"))]:
+        digest.update(path.read_bytes() if path.exists() else b"")
+    return storage.user_cache_dir() / "readers" / f"{digest.hexdigest()[:16]}.npz"
+
+
+def _write_cache(file: Path, model: TrainedModel, detector: OutlierDetector) -> None:
+    about = json.dumps({"run": model.run, "step": model.step, "metrics": model.metrics})
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as opened:
+            np.savez(opened, about=about, **detector._asdict(), **flatten_dict(model.variables, sep="/"))
+        temporary.replace(file)
+    except OSError as error:
+        print(f"warning: {file} cannot be written ({error.strerror}): the next start is as slow", file=sys.stderr)
+
+
+def _read_cache(file: Path) -> DigitReader | None:
+    """Returns the cached reader, or None if there is none or it is damaged."""
     try:
         with file.open("rb") as opened, np.load(opened) as arrays:  # opened here: np.load leaves a damaged file open
-            return OutlierDetector(**arrays)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+            about = json.loads(str(arrays["about"]))
+            detector = OutlierDetector(*(arrays[name] for name in OutlierDetector._fields))
+            variables = unflatten_dict({name: arrays[name] for name in arrays.files if "/" in name}, sep="/")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+    return DigitReader(TrainedModel(variables={"batch_stats": {}, **variables}, **about), detector)
