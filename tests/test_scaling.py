@@ -9,7 +9,7 @@ from digits_jax.errors import UserError
 from digits_jax.studies import scaling
 from digits_jax.studies.results import add_results
 from digits_jax.studies.scaling import Machine, step_seconds
-from digits_jax.studies.sweep.plan import load_sweep
+from digits_jax.studies.sweep import load_sweep
 from tests.test_report import make_result
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ from digits_jax.pages import escape
 from digits_jax.runs.console import console
 from digits_jax.storage import replace_text
 from digits_jax.studies.docs import DOCS
-from digits_jax.studies.report import Study, build_page, create_study, training_images, write_page
+from digits_jax.studies.report.page import build_page, write_page
+from digits_jax.studies.report.study import Study, create_study, training_images
 from digits_jax.studies.results import FILE, read_file
 
 _INTRODUCTION = """# Ablations

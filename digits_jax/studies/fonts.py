@@ -16,18 +16,13 @@ from digits_jax import cli, data
 from digits_jax.apps.command_flags import CHECKPOINT, WORKDIR
 from digits_jax.apps.reader.digit_reader import DigitReader, Reading, load_reader
 from digits_jax.apps.reader.pictures import to_pixels
-from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
 from digits_jax.storage import replace_text
-from digits_jax.studies.docs import DOCS, replace_section
+from digits_jax.studies.docs import DOCS, read_json, replace_sections
 from digits_jax.studies.renderings import DIGIT_SHAPED, FONTS, HANDWRITING, OTHERS, digits_of, letters_of, others_of
 
-_AS_PICTURES = 1000  # test images that are also read as pictures
 
-
-def score(
-    reader: DigitReader, pictures: Iterable[Image.Image], digits: Sequence[int] | np.ndarray | None = None
-) -> dict[str, int]:
+def score(reader: DigitReader, pictures: Iterable[Image.Image], digits: Iterable[int] | None = None) -> dict[str, int]:
     """Reads pictures; counts them, those rejected and, with `digits`, those read as exactly their one digit."""
     readings = [reader.read(to_pixels(picture)) for picture in pictures]
     counts = {"images": len(readings), "rejected": sum(map(is_rejected, readings))}
@@ -58,7 +53,7 @@ def measure(reader: DigitReader) -> dict[str, Any]:
     images = images[..., 0]
     probabilities, strange = reader.predict(images)
     correct = int((probabilities.argmax(axis=1) == labels).sum())
-    cut = slice(_AS_PICTURES)
+    cut = slice(1000)  # test images that are also read as pictures
     return {
         "model": reader.description,
         "config_hash": reader.model.run["config_hash"],
@@ -101,15 +96,8 @@ def images_sentence(result: dict[str, Any]) -> str:
 
 
 def sections(docs: Path) -> dict[str, str]:
-    """Returns the generated sections of `predict.md` by name, from `predict.json` in `docs`.
-
-    Raises:
-      UserError: the file cannot be read.
-    """
-    try:
-        result = json.loads((docs / "predict.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{docs / 'predict.json'} cannot be read ({error}): give --workdir to measure anew") from None
+    """Returns the generated sections of `predict.md` by name, from `predict.json` in `docs`."""
+    result = read_json(docs / "predict.json", ": give --workdir to measure anew")
     return {
         "fonts": fonts_table(result),
         "out_of_distribution": others_table(result),
@@ -122,8 +110,7 @@ def main(argv: list[str]) -> None:
     if WORKDIR.value is not None:
         result = measure(load_reader(WORKDIR.value, checkpoint=CHECKPOINT.value))
         replace_text(docs / "predict.json", json.dumps(result, indent=1) + "\n")
-    for name, text in sections(docs).items():
-        replace_section(docs / "predict.md", name, text)
+    replace_sections(docs / "predict.md", sections(docs))
 
 
 if __name__ == "__main__":

@@ -55,11 +55,7 @@ class Case(NamedTuple):
 
 
 def parse_case(text: str) -> Case:
-    """Parses "vgg:64" (experiment and batch size), "vgg:evaluation" or "vgg:remedies".
-
-    Raises:
-      ConfigError: there is no such experiment, or no such work.
-    """
+    """Parses "vgg:64" (experiment and batch size), "vgg:evaluation" or "vgg:remedies", or raises a ConfigError."""
     name, _, work = text.partition(":")
     try:
         config = load_config(name)
@@ -172,10 +168,9 @@ def write_output(**content: Any) -> None:
 
 
 def read_output() -> dict[str, dict[str, Any]]:
-    """Returns the results that an earlier call wrote to the file of `--output`, by case.
+    """Returns the results by case that an earlier call wrote to the file of `--output`.
 
-    Raises:
-      UserError: it is not a result file, or was written on another machine or with other versions.
+    Raises a UserError if it was written on another machine or with other versions.
     """
     path = OUTPUT.value
     if not path or not Path(path).exists():

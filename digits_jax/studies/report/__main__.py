@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from digits_jax import cli, data
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs.console import console
-from digits_jax.studies.report import build_page, create_study, gallery, write_page
+from digits_jax.studies.report.page import build_page, gallery, write_page
+from digits_jax.studies.report.study import create_study
 from digits_jax.studies.results import Result, read_results
 
 PAGE = flags.DEFINE_string("page", None, "folder to publish; default: runs/reports/<sweep>, with pictures of digits")
@@ -22,9 +23,8 @@ ACCURACY = flags.DEFINE_float("accuracy", None, "for 'time to test accuracy'", l
 
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
-        raise ConfigError(
-            "no results given; for example: python -m digits_jax.studies.report runs/sweeps/hidden_dropout"
-        )
+        example = "python -m digits_jax.studies.report runs/sweeps/hidden_dropout"
+        raise ConfigError(f"no results given; for example: {example}")
     study = create_study(read_results(argv[1:]))
     folder = Path(PAGE.value or Path("runs/reports") / Path(study.sweep.name).name)
     markdown, plots = build_page(study, metrics=METRICS.value, accuracy=ACCURACY.value)

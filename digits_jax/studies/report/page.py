@@ -15,14 +15,7 @@ from digits_jax.pages import code, digits_gallery, escape, markdown_table, to_ht
 from digits_jax.runs.console import duration
 from digits_jax.storage import replace_text
 from digits_jax.studies.report.plots import plot_curves, plot_differences
-from digits_jax.studies.report.statistics import (
-    MAX_SEEDS,
-    POWER,
-    Comparison,
-    Estimate,
-    compare_to_baseline,
-    estimate,
-)
+from digits_jax.studies.report.statistics import MAX_SEEDS, POWER, Comparison, Estimate, compare_to_baseline, estimate
 from digits_jax.studies.report.study import (
     Scale,
     Study,
@@ -40,16 +33,11 @@ Plots = dict[str, Callable[[], Figure]]  # by file name
 
 
 def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | None = None) -> tuple[str, Plots]:
-    """Returns the page as Markdown, and functions that draw its plots.
+    """Returns the page as Markdown, and functions that draw its plots; raises a UserError if a run lacks a metric.
 
-    Args:
-      study: as from `create_study`.
-      metrics: what to compare, of the final epoch; the answer at the top is about the first. Empty: the accuracy on
-        test images, and on augmented ones if all runs have it.
-      accuracy: for "time to accuracy"; None: the lowest mean final accuracy of a variant.
-
-    Raises:
-      UserError: a run has no such metric.
+    It compares `metrics` of the final epoch, by default the accuracy on test images, and on augmented ones if all runs
+    have it; the answer at the top is about the first. `accuracy` is that of "time to accuracy", by default the lowest
+    mean final accuracy of a variant.
     """
     metrics = metrics or [m for m in _ACCURACIES if all(m in result["final"] for result in study.results)]
     for result in study.results:
@@ -61,11 +49,10 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
     answers: list[str] = []
     compared: list[str] = []
     plots = Plots()
+    baseline = study.baseline.name
     for metric in metrics:
-        scale, baseline = scale_of(metric), study.baseline.name
-        comparisons = compare_to_baseline(
-            study.baseline.values(metric), {v.name: v.values(metric) for v in study.others}
-        )
+        scale, others = scale_of(metric), {variant.name: variant.values(metric) for variant in study.others}
+        comparisons = compare_to_baseline(study.baseline.values(metric), others)
         name = f"differences{'-' + metric.replace('/', '-') if metric != metrics[0] else ''}.png"
         if comparisons:
             plots[name] = partial(plot_differences, comparisons, scale, baseline)
@@ -73,6 +60,9 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
             answers.append(found if metric == metrics[0] else f"{scale.name.capitalize()}: {found}")
         compared += _comparison(study, metric, comparisons, plot=name)
     shown = metrics[0] if metrics[0] in study.baseline.results[0]["epochs"][0] else "test/accuracy"
+    commands = [
+        (escape(v.name), code(study.sweep.command(v.name, v.results[0]["config"]["seed"]))) for v in study.variants
+    ]
     plots["curves.png"] = partial(plot_curves, study, shown)
     sections = [
         f"# {title}{mark}",
@@ -86,11 +76,7 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
         *_misclassified(study),
         "## Commands",
         "One command per variant; `--config.seed` selects the other seeds.",
-        markdown_table(
-            ("variant", "command"),
-            ((escape(v.name), code(study.sweep.command(v.name, min(v.values(metrics[0]))))) for v in study.variants),
-            text_columns=2,
-        ),
+        markdown_table(("variant", "command"), commands, text_columns=2),
     ]
     return "\n\n".join(part.strip() for part in sections if part) + "\n", plots
 
@@ -102,12 +88,13 @@ def answer(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> s
         better = (comparison.difference.mean > 0) == scale.higher_is_better
         kind = ("better" if better else "worse") if comparison.resolved else ""
         found[kind].append((name, comparison.difference))
+    unresolved = found.pop("")
     sentences = [
         f"{_listed(group, scale)} {'is' if len(group) == 1 else 'are'} {kind} than **{escape(baseline)}**."
         for kind, group in found.items()
-        if kind and group
+        if group
     ]
-    if unresolved := found[""]:
+    if unresolved:
         seeds = min(difference.n for _, difference in unresolved)
         sentences.append(
             f"Not distinguishable from **{escape(baseline)}** with {seeds} seed{'s' * (seeds != 1)}: "
@@ -229,11 +216,7 @@ def misclassified(results: Sequence[Result]) -> list[tuple[int, int]]:
 
 
 def write_page(folder: Path, markdown: str, plots: Mapping[str, Callable[[], Figure]], *, appendix: str = "") -> None:
-    """Writes `report.md`, its plots, and `report.html`, which contains them, into a folder.
-
-    Raises:
-      UserError: the folder cannot be written.
-    """
+    """Writes `report.md`, its plots, and `report.html`, which contains them; raises a UserError if it cannot."""
     images = {}
     for name, draw in plots.items():
         file = io.BytesIO()

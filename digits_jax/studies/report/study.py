@@ -40,11 +40,7 @@ class Study(NamedTuple):
 
 
 def create_study(results: Sequence[Result]) -> Study:
-    """Sorts the results of one sweep by variant and seed.
-
-    Raises:
-      UserError: they are of several sweeps, of none, or no run of the baseline is finished.
-    """
+    """Sorts the results of one sweep by variant and seed; raises a UserError if they lack the baseline's."""
     names = sorted({result.get("sweep", {}).get("name", "") for result in results})
     if names == [""] or len(names) > 1:
         found = ", ".join(name or "runs of no sweep" for name in names)

@@ -38,11 +38,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[list[str]]:
 
 
 def read_post_log(path: Path) -> dict[str, np.ndarray]:
-    """Reads the printed numbers by experiment.
-
-    Raises:
-      UserError: the file cannot be read, or is no such table.
-    """
+    """Reads the printed numbers by experiment; raises a UserError if the file is no such table."""
     log: dict[str, list[list[float]]] = {}
     try:
         for name, _, *numbers in read_table(path, ("experiment", "epoch", *(m.replace(" ", "_") for m in METRICS))):
@@ -73,21 +69,13 @@ def on_normal_scale(numbers: np.ndarray) -> np.ndarray:
 
 
 def inside(numbers: np.ndarray, runs: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """Returns which numbers lie in the 99% prediction interval for one new run.
-
-    Args:
-      numbers: `[epochs, 4]`.
-      runs: `[runs, epochs, 4]`, at least two.
-
-    Returns:
-      bool `[epochs, 4]`.
-    """
-    ours, values = on_normal_scale(np.asarray(runs)), on_normal_scale(numbers)
-    limits = [prediction_interval(ours[..., column]) for column in range(len(METRICS))]
-    return np.stack([(low <= values[:, i]) & (values[:, i] <= high) for i, (low, high) in enumerate(limits)], axis=1)
+    """Returns which numbers lie in the 99% prediction interval for one more run than the two or more given, as bool."""
+    columns = zip(np.moveaxis(on_normal_scale(np.asarray(runs)), 2, 0), on_normal_scale(numbers).T, strict=True)
+    limits = [(*prediction_interval(ours), values) for ours, values in columns]
+    return np.stack([(low <= values) & (values <= high) for low, high, values in limits], axis=1)
 
 
 def inside_without_each(runs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields the same for each of our own runs and all others: what a faithful log would reach."""
+    """Yields the same for each of our own runs among the others: what a faithful log would reach."""
     for index, run in enumerate(runs):
         yield inside(run, [*runs[:index], *runs[index + 1 :]])

@@ -26,8 +26,7 @@ from digits_jax.runs.workdir import GIT_REVISION, git_revision
 from digits_jax.storage import is_bucket, num_cores
 from digits_jax.studies.sweep import ray_trial
 from digits_jax.studies.sweep.definition import Sweep
-from digits_jax.studies.sweep.local_executor import Executor
-from digits_jax.studies.sweep.tasks import Task, fail, finish, groups, set_status
+from digits_jax.studies.sweep.tasks import Executor, Task, fail, finish, groups, set_status
 
 _LOCAL = "local"  # Ray's name for a cluster of this machine that ends with this process
 _RETRIES = 10  # finite: a run may crash its process each time
@@ -44,15 +43,9 @@ class Resources(NamedTuple):
 def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Iterator[Executor]:
     """Connects to a Ray cluster, or starts one on this machine for as long as the context is open.
 
-    Args:
-      address: HOST:PORT of its head, "auto" on one of its nodes, "local" to start one; None: `$RAY_ADDRESS`, else
-        "local".
-      cpus: for each group of runs; None: as many cores as this process has, or with GPUs their share.
-      gpus: for each group of runs; None: one if the cluster has any.
-
-    Raises:
-      ConfigError: this machine lacks the CPUs or GPUs of a group.
-      UserError: Ray is not installed, or there is no cluster at the address.
+    The address is HOST:PORT of its head, "auto" on one of its nodes, or "local" to start one; by default `$RAY_ADDRESS`
+    or "local". `cpus` and `gpus` are for each group of runs, as in `allocate`. Raises a UserError if Ray is not
+    installed, there is no cluster at the address, or this machine lacks the CPUs or GPUs of a group.
     """
     address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -97,10 +90,8 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"no Ray cluster answers at {address!r} ({error}): expected HOST:PORT as `ray start --head` prints it, or "
-            "auto on one of its nodes"
-        ) from None
+        expected = "HOST:PORT as `ray start --head` prints it, or auto on one of its nodes"
+        raise UserError(f"no Ray cluster answers at {address!r} ({error}): expected {expected}") from None
 
 
 def _environment() -> dict[str, str]:
@@ -111,11 +102,9 @@ def _environment() -> dict[str, str]:
 
 
 def allocate(nodes: list[dict[str, Any]], *, cpus: int | None, gpus: int | None) -> tuple[Resources, int]:
-    """Returns the resources of a group of runs, and how many groups the nodes can train at the same time.
+    """Returns the resources of a group of runs, and how many groups the `ray.nodes()` can train at the same time.
 
-    Args:
-      nodes: as from `ray.nodes()`.
-      cpus, gpus: as for `connect`.
+    A group gets by default one GPU if there are any, and their share of the CPUs, or else this process's cores.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     have = [Resources(cpus=int(node.get("CPU", 0)), gpus=int(node.get("GPU", 0))) for node in alive]
@@ -129,7 +118,7 @@ def allocate(nodes: list[dict[str, Any]], *, cpus: int | None, gpus: int | None)
 
 
 def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> Iterator[Task]:
-    """As `local_executor.run_tasks`."""
+    """Does on a cluster what `tasks.run_tasks` does here."""
     import ray
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -144,13 +133,10 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
             for group in groups(tasks):
                 folder = group[0].folder
                 trial = ray_trial.Trial(
-                    runs=[task.run for task in group],
-                    folder=folder if is_bucket(folder) else os.path.abspath(folder),
-                    sha256=group[0].dataset.sha256,
-                    start=os.getcwd(),
-                    cores=resources.cpus,
+                    [task.run for task in group], folder if is_bucket(folder) else os.path.abspath(folder),
+                    group[0].dataset.sha256, start=os.getcwd(), cores=resources.cpus,
                     deadline=deadline if pending else math.inf,
-                )
+                )  # fmt: skip
                 pending[train.remote(trial, progress)] = group
             while pending:
                 ready, _ = ray.wait(list(pending), timeout=0.5)

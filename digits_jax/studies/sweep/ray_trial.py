@@ -7,21 +7,21 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import absl.logging
 import filelock
-from ml_collections import FrozenConfigDict
 
 from digits_jax import data, storage
 from digits_jax.data import Dataset
 from digits_jax.errors import InUseError, UserError
 from digits_jax.runs.interrupts import Interrupted
-from digits_jax.studies.sweep.local_executor import train_group
+from digits_jax.studies.results import Result
 from digits_jax.studies.sweep.plan import PlannedRun
+from digits_jax.studies.sweep.tasks import Report, train_group
 
+_load_data = functools.cache(data.load_configured)  # once for all trials of a process
 _IN_USE = 180  # seconds for which a lost node may still hold a folder: NFS keeps locks for 90, Ray ends it after 60
 
 
@@ -39,7 +39,7 @@ class Trial(NamedTuple):
 class Outcome(NamedTuple):
     """The return value of a node; neither results nor an error if the deadline had passed."""
 
-    results: list[dict[str, Any]] | None = None
+    results: list[Result] | None = None
     error: UserError | None = None
     stderr: str = ""
 
@@ -48,16 +48,8 @@ class Stopped(Exception):
     """The node was told to end, and everything is saved: another can resume."""
 
 
-def train(trial: Trial, report: Callable[[str], None]) -> Outcome:
-    """Trains a group of runs in a process that may have trained others before.
-
-    Args:
-      trial: the group.
-      report: takes the progress.
-
-    Raises:
-      Stopped: by a signal, or by Ray.
-    """
+def train(trial: Trial, report: Report) -> Outcome:
+    """Trains a group of runs in a process that may have trained others before; raises Stopped if a signal comes."""
     if time.time() >= trial.deadline:
         return Outcome()
     absl.logging.set_verbosity(absl.logging.FATAL)  # as `cli.run` has it
@@ -68,7 +60,7 @@ def train(trial: Trial, report: Callable[[str], None]) -> Outcome:
                 os.chdir(trial.start)
             pin_to_cores(trial.cores)
             storage.enable_compilation_cache()
-            dataset = _load(trial.runs[0].source)
+            dataset = _load_data(trial.runs[0].source)
             if dataset.sha256 != trial.sha256:
                 raise UserError(
                     f"{dataset.name} has the hash {dataset.sha256} in {dataset.folder} on {socket.gethostname()}, and "
@@ -81,12 +73,7 @@ def train(trial: Trial, report: Callable[[str], None]) -> Outcome:
             return Outcome(error=error, stderr=stderr.getvalue())
 
 
-@functools.cache
-def _load(source: FrozenConfigDict) -> Dataset:
-    return data.load_configured(source)
-
-
-def _train_when_free(trial: Trial, dataset: Dataset, report: Callable[[str], None]) -> list[dict[str, Any]]:
+def _train_when_free(trial: Trial, dataset: Dataset, report: Report) -> list[Result]:
     """Trains as `train_group` does, but waits while a process of a lost node still has a workdir."""
     give_up = time.monotonic() + _IN_USE
     while True:
