@@ -1,7 +1,6 @@
 """Tests a trained model on digits in fonts and on out-of-distribution input: `python -m digits_jax.studies.fonts`
 
-With `--workdir` it measures the model on the pictures of `renderings.py` and writes `docs/predict.json`. It always
-rewrites the tables of `docs/predict.md` from that file.
+With `--workdir` it measures the model and writes `docs/predict.json`, from which it rewrites `docs/predict.md`.
 """
 
 import json
@@ -26,10 +25,10 @@ def score(reader: DigitReader, pictures: Iterable[Image.Image], digits: Iterable
     """Reads pictures; counts them, those rejected and, with `digits`, those read as exactly their one digit."""
     readings = [reader.read(to_pixels(picture)) for picture in pictures]
     counts = {"images": len(readings), "rejected": sum(map(is_rejected, readings))}
-    if digits is None:
-        return counts
-    correct = ([reading.digit for reading in found] == [digit] for found, digit in zip(readings, digits, strict=True))
-    return {**counts, "correct": sum(correct)}
+    if digits is not None:
+        pairs = zip(readings, digits, strict=True)
+        counts["correct"] = sum([reading.digit for reading in found] == [digit] for found, digit in pairs)
+    return counts
 
 
 def is_rejected(readings: Sequence[Reading]) -> bool:
@@ -69,11 +68,10 @@ def fonts_table(result: dict[str, Any]) -> str:
     counts = {font.family: result["fonts"][font.family] for font in FONTS}
     styles = {font.family: "handwriting" if font in HANDWRITING else "plain" for font in FONTS}
     counts["**all**"] = {key: sum(row[key] for row in counts.values()) for key in next(iter(counts.values()))}
-    columns = ("correct", "correct_without_preprocessing", "rejected")
-    rows = (
-        (name, styles.get(name, ""), *(f"{count[key] / count['images']:.1%}" for key in columns))
-        for name, count in counts.items()
-    )
+    rows = []
+    for name, count in counts.items():
+        shares = (count[key] / count["images"] for key in ("correct", "correct_without_preprocessing", "rejected"))
+        rows.append((name, styles.get(name, ""), *(f"{share:.1%}" for share in shares)))
     return markdown_table(("font", "", "correct", "without preprocessing", "rejected"), rows, text_columns=2)
 
 

@@ -17,10 +17,8 @@ from digits_jax.errors import UserError
 
 
 class Font(NamedTuple):
-    """A font family and its Debian package."""
-
     family: str
-    package: str
+    package: str  # Debian's
 
 
 PLAIN = (

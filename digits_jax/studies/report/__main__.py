@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from digits_jax import cli, data
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.runs.console import console
 from digits_jax.studies.report.page import build_page, gallery, write_page
 from digits_jax.studies.report.study import create_study
 from digits_jax.studies.results import Result, read_results
@@ -29,7 +28,7 @@ def main(argv: list[str]) -> None:
     folder = Path(PAGE.value or Path("runs/reports") / Path(study.sweep.name).name)
     markdown, plots = build_page(study, metrics=METRICS.value, accuracy=ACCURACY.value)
     write_page(folder, markdown, plots, appendix="" if PAGE.value else _pictures(study.results))
-    console.print(f"{len(study.results)} runs in {folder / 'report.html'} and {folder / 'report.md'}")
+    cli.console.print(f"{len(study.results)} runs in {folder / 'report.html'} and {folder / 'report.md'}")
 
 
 def _pictures(results: list[Result]) -> str:
@@ -37,7 +36,7 @@ def _pictures(results: list[Result]) -> str:
     try:
         dataset = data.load_configured(ConfigDict(results[0]["config"]["dataset"]))
     except UserError as error:
-        console.print(f"no pictures of digits: {error}")
+        cli.console.print(f"no pictures of digits: {error}")
         return ""
     return gallery(results, dataset.arrays) if dataset.sha256 == results[0]["dataset"]["sha256"] else ""
 

@@ -12,19 +12,10 @@ from matplotlib.figure import Figure
 from digits_jax.data import Arrays
 from digits_jax.errors import UserError
 from digits_jax.pages import code, digits_gallery, escape, markdown_table, to_html
-from digits_jax.runs.console import duration
 from digits_jax.storage import replace_text
 from digits_jax.studies.report.plots import plot_curves, plot_differences
 from digits_jax.studies.report.statistics import MAX_SEEDS, POWER, Comparison, Estimate, compare_to_baseline, estimate
-from digits_jax.studies.report.study import (
-    Scale,
-    Study,
-    Variant,
-    processor,
-    scale_of,
-    training_images,
-    training_seconds,
-)
+from digits_jax.studies.report.study import Scale, Study, processor, scale_of, training_images, training_time
 from digits_jax.studies.results import Result
 
 _ACCURACIES = ("test/accuracy", "test_augmented/accuracy")
@@ -89,17 +80,15 @@ def answer(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> s
         kind = ("better" if better else "worse") if comparison.resolved else ""
         found[kind].append((name, comparison.difference))
     unresolved = found.pop("")
+    than = f"**{escape(baseline)}**"
     sentences = [
-        f"{_listed(group, scale)} {'is' if len(group) == 1 else 'are'} {kind} than **{escape(baseline)}**."
-        for kind, group in found.items()
-        if group
-    ]
+        f"{_listed(group, scale)} {'is' if len(group) == 1 else 'are'} {kind} than {than}."
+        for kind, group in found.items() if group
+    ]  # fmt: skip
     if unresolved:
         seeds = min(difference.n for _, difference in unresolved)
-        sentences.append(
-            f"Not distinguishable from **{escape(baseline)}** with {seeds} seed{'s' * (seeds != 1)}: "
-            f"{_listed(unresolved, scale)}."
-        )
+        with_seeds = f"with {seeds} seed{'s' * (seeds != 1)}"
+        sentences.append(f"Not distinguishable from {than} {with_seeds}: {_listed(unresolved, scale)}.")
     return " ".join(sentences)
 
 
@@ -134,7 +123,7 @@ def _summary(study: Study) -> str:
     machines = " and on ".join(escape(machine) for machine in dict.fromkeys(map(processor, study.results)))
     return (
         f"{len(study.results)} runs of {len(study.variants)} variants on {escape(first['dataset']['name'])} "
-        f"({training_images(study.results)} training images), trained in {duration(training_seconds(study.results))} "
+        f"({training_images(study.results)} training images), trained in {training_time(study.results)} "
         f"on {machines} with jax {escape(first['versions']['jax'])}. Baseline: **{escape(study.baseline.name)}**."
     )
 
@@ -142,7 +131,7 @@ def _summary(study: Study) -> str:
 def _comparison(study: Study, metric: str, comparisons: dict[str, Comparison], *, plot: str) -> Iterator[str]:
     scale, baseline = scale_of(metric), study.baseline.name
     yield f"## {scale.name.capitalize()} of the final epoch"
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for variant in study.variants:
         value = estimate(list(variant.values(metric).values()))
         name = escape(variant.name) + (" (baseline)" if variant is study.baseline else "")
@@ -153,18 +142,15 @@ def _comparison(study: Study, metric: str, comparisons: dict[str, Comparison], *
         return
     yield f"![Differences to {escape(baseline)} with their confidence intervals]({plot})"
     yield "\n".join(f"- {verdict(name, found, scale, baseline)}" for name, found in comparisons.items())
-    differences = [
-        (
-            escape(name), str(c.difference.n), scale.text(c.difference.mean, sign=True),
-            scale.interval(c.difference, sign=True), f"{c.p_value:.2g}" if c.difference.n > 1 else "-",
-            f"{c.seeds_needed:,}" if c.seeds_needed else "-",
-        )
-        for name, c in comparisons.items()
-    ]  # fmt: skip
+    rows = []
+    for name, (difference, p_value, needed) in comparisons.items():
+        p_text, interval = f"{p_value:.2g}" if difference.n > 1 else "-", scale.interval(difference, sign=True)
+        cells = (str(difference.n), scale.text(difference.mean, sign=True), interval, p_text)
+        rows.append((escape(name), *cells, f"{needed:,}" if needed else "-"))
     unit = scale.difference_unit or " difference"
     header = (f"minus {escape(baseline)}", "pairs", f"mean,{unit}", "confidence interval", "p-value", "seeds needed")
     yield (
-        f"{markdown_table(header, differences)}\n"
+        f"{markdown_table(header, rows)}\n"
         "Differences are paired by seed. The intervals are Student's t and hold simultaneously with 95% confidence, "
         "p-values are those of a paired two-sided t-test; both are Bonferroni-corrected for "
         f"{len(comparisons)} comparison{'s' * (len(comparisons) > 1)}. The last column is the number of seeds with "
@@ -173,29 +159,23 @@ def _comparison(study: Study, metric: str, comparisons: dict[str, Comparison], *
 
 
 def _time_to_accuracy(study: Study, threshold: float | None) -> Iterator[str]:
-    means = [float(np.mean(list(variant.values("test/accuracy").values()))) for variant in study.variants]
+    means = [estimate(list(variant.values("test/accuracy").values())).mean for variant in study.variants]
     threshold = threshold or int(1000 * min(means)) / 1000
     comparable = len({(r["cpu"], r["cores"]) for r in study.results}) == 1
     rows = []
     for variant in study.variants:
-        epochs, seconds = time_to_accuracy(variant, threshold)
+        epochs, seconds = [], []
+        for run in variant.results:
+            at = next((n for n, row in enumerate(run["epochs"], 1) if row["test/accuracy"] >= threshold), None)
+            if at:
+                epochs.append(at)
+                seconds.append(sum(row["train/seconds"] for row in run["epochs"][:at]))
         reached = f"{len(epochs)} of {len(variant.results)}"
         times = (f"{np.median(epochs):g}", f"{np.median(seconds):.1f}") if epochs else ("-", "-")
         rows.append((escape(variant.name), reached, *times[: 1 + comparable]))
     header = ("variant", "runs that reach it", "epochs (median)", "seconds of training (median)")
     yield f"## Time to {100 * threshold:.2f}% test accuracy"
     yield markdown_table(header[: 3 + comparable], rows)
-
-
-def time_to_accuracy(variant: Variant, threshold: float) -> tuple[list[int], list[float]]:
-    """Returns epochs and seconds of training until the test accuracy reached the threshold, of the runs that did."""
-    epochs, seconds = [], []
-    for result in variant.results:
-        rows = result["epochs"]
-        if epoch := next((n for n, row in enumerate(rows, 1) if row["test/accuracy"] >= threshold), None):
-            epochs.append(epoch)
-            seconds.append(sum(row["train/seconds"] for row in rows[:epoch]))
-    return epochs, seconds
 
 
 def _misclassified(study: Study) -> Iterator[str]:

@@ -12,17 +12,14 @@ from digits_jax.errors import ConfigError
 
 
 class Sweep(NamedTuple):
-    """A question, answered by training variants of a config with the same seeds.
-
-    `get_sweep()` of a file in `configs/sweeps/` returns it; the file's docstring is the question.
-    """
+    """A question, answered by training variants of a config with the same seeds; a file's `get_sweep()` returns it."""
 
     config: str  # the base, such as "bn_dropout" or "vgg:as_logged"
     # The changes by name: dotted fields, and "config" or "num_seeds" to replace those of the sweep.
     variants: Mapping[str, Mapping[str, Any]]
     baseline: str  # the name of the variant that the others are compared with
     num_seeds: int  # seeds 0 to num_seeds - 1
-    question: str = ""
+    question: str = ""  # the docstring of the file
     name: str = ""  # of the file
 
     def base(self, variant: str) -> str:

@@ -6,30 +6,39 @@ again on another node, where it resumes from its latest checkpoints if its workd
 
 import contextlib
 import functools
+import io
 import math
 import os
 import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import absl.logging
+import filelock
 import jax
 
 import digits_jax
-from digits_jax.errors import ConfigError, DivergedError, UserError
+from digits_jax import data, storage
+from digits_jax.data import Dataset
+from digits_jax.errors import ConfigError, DivergedError, InUseError, UserError
 from digits_jax.runs import console
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.workdir import GIT_REVISION, git_revision
 from digits_jax.storage import is_bucket, num_cores
-from digits_jax.studies.sweep import ray_trial
+from digits_jax.studies.results import Result
 from digits_jax.studies.sweep.definition import Sweep
-from digits_jax.studies.sweep.tasks import Executor, Task, fail, finish, groups, set_status
+from digits_jax.studies.sweep.plan import PlannedRun
+from digits_jax.studies.sweep.tasks import Executor, Report, Task, fail, finish, groups, set_status, train_group
 
 _LOCAL = "local"  # Ray's name for a cluster of this machine that ends with this process
 _RETRIES = 10  # finite: a run may crash its process each time
+_IN_USE = 180  # seconds for which a lost node may still hold a folder: NFS keeps locks for 90, Ray ends it after 60
+_load_data = functools.cache(data.load_configured)  # once for all trials of a process
 
 
 class Resources(NamedTuple):
@@ -37,6 +46,29 @@ class Resources(NamedTuple):
 
     cpus: int
     gpus: int
+
+
+class Trial(NamedTuple):
+    """A group of runs, as it is sent to a node."""
+
+    runs: list[PlannedRun]
+    folder: str  # of their workdirs, absolute or on a bucket
+    sha256: str  # of their data
+    start: str  # the folder that other relative paths start from, if the node has it
+    cores: int
+    deadline: float  # time, as of `time.time()`, after which it is not started
+
+
+class Outcome(NamedTuple):
+    """The return value of a node; neither results nor an error if the deadline had passed."""
+
+    results: list[Result] | None = None
+    error: UserError | None = None
+    stderr: str = ""
+
+
+class Stopped(Exception):
+    """The node was told to end, and everything is saved: another can resume."""
 
 
 @contextlib.contextmanager
@@ -125,19 +157,19 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     progress = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    retries = {"max_retries": _RETRIES, "retry_exceptions": [ray_trial.Stopped]}
-    train = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, **retries)(_train)
+    retries = {"max_retries": _RETRIES, "retry_exceptions": [Stopped]}
+    remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, **retries)(_train)
     pending: dict[Any, list[Task]] = {}
     with StopRequest() as stop:
         try:
             for group in groups(tasks):
                 folder = group[0].folder
-                trial = ray_trial.Trial(
+                trial = Trial(
                     [task.run for task in group], folder if is_bucket(folder) else os.path.abspath(folder),
                     group[0].dataset.sha256, start=os.getcwd(), cores=resources.cpus,
                     deadline=deadline if pending else math.inf,
                 )  # fmt: skip
-                pending[train.remote(trial, progress)] = group
+                pending[remote.remote(trial, progress)] = group
             while pending:
                 ready, _ = ray.wait(list(pending), timeout=0.5)
                 statuses = dict(progress.get_nowait_batch(progress.qsize()))
@@ -155,7 +187,7 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
                     _settle(sweep, group, result)
 
 
-def _train(trial: ray_trial.Trial, progress: Any) -> ray_trial.Outcome:
+def _train(trial: Trial, progress: Any) -> Outcome:
     """Trains on a node, and reports the progress to the driver."""
     import ray
 
@@ -163,7 +195,7 @@ def _train(trial: ray_trial.Trial, progress: Any) -> ray_trial.Outcome:
         with contextlib.suppress(ray.exceptions.RayError):
             progress.put((trial.runs[0].hash, status))
 
-    return ray_trial.train(trial, report)
+    return train(trial, report)
 
 
 def _settle(sweep: Sweep, group: list[Task], result: Any) -> list[Task]:
@@ -173,7 +205,7 @@ def _settle(sweep: Sweep, group: list[Task], result: Any) -> list[Task]:
 
     try:
         outcome = get(result)
-    except (NodeDiedError, OutOfMemoryError, WorkerCrashedError, ray_trial.Stopped) as error:
+    except (NodeDiedError, OutOfMemoryError, WorkerCrashedError, Stopped) as error:
         fail(group, f"its process ended {_RETRIES + 1} times, the last time by {type(error).__name__}")
         return group
     print(outcome.stderr, end="", file=sys.stderr)
@@ -186,3 +218,67 @@ def _settle(sweep: Sweep, group: list[Task], result: Any) -> list[Task]:
     else:
         finish(sweep, group, outcome.results)
     return group
+
+
+def train(trial: Trial, report: Report) -> Outcome:
+    """Trains a group of runs in a process that may have trained others before; raises Stopped if a signal comes."""
+    if time.time() >= trial.deadline:
+        return Outcome()
+    absl.logging.set_verbosity(absl.logging.FATAL)  # as `cli.run` has it
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
+        try:
+            with contextlib.suppress(OSError):
+                os.chdir(trial.start)
+            pin_to_cores(trial.cores)
+            storage.enable_compilation_cache()
+            dataset = _load_data(trial.runs[0].source)
+            if dataset.sha256 != trial.sha256:
+                raise UserError(
+                    f"{dataset.name} has the hash {dataset.sha256} in {dataset.folder} on {socket.gethostname()}, and "
+                    f"{trial.sha256} where the sweep was started: expected the same data"
+                )
+            return Outcome(results=_train_when_free(trial, dataset, report), stderr=stderr.getvalue())
+        except Interrupted:
+            raise Stopped from None
+        except UserError as error:  # raised, it would become a page of Ray's
+            return Outcome(error=error, stderr=stderr.getvalue())
+
+
+def _train_when_free(trial: Trial, dataset: Dataset, report: Report) -> list[Result]:
+    """Trains as `train_group` does, but waits while a process of a lost node still has a workdir."""
+    give_up = time.monotonic() + _IN_USE
+    while True:
+        try:
+            return train_group(trial.runs, trial.folder, dataset, report)
+        except InUseError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(1)
+
+
+_locks: list[filelock.FileLock] = []  # of this process's cores, until it ends
+
+
+def pin_to_cores(count: int) -> None:
+    """Pins this thread, and those it starts, to `count` cores, if possible to cores that no other trial here has.
+
+    Ray counts CPUs but does not assign them. XLA starts a thread for each core that it may use, and the bits of a
+    result depend on their number.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) <= count:  # also where this process has trained before
+        return
+    free: list[int] = []
+    for core in cores:
+        if len(free) == count:
+            break
+        lock = filelock.FileLock(Path(tempfile.gettempdir(), f"digits_jax_{os.getuid()}_core{core}.lock"))
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(blocking=False)
+            _locks.append(lock)
+            free.append(core)
+    others = [core for core in cores if core not in free]
+    os.sched_setaffinity(0, [*free, *others][:count])
