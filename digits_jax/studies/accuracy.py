@@ -61,8 +61,6 @@ class Point(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The data of the page."""
-
     results: dict[str, list[Result]]  # by variant
     points: list[Point]
     speed: dict[str, Any]  # of `speed_run.json`
@@ -150,7 +148,6 @@ def plot_points(points: Sequence[Point]) -> Figure:
 
 
 def _configs_table(points: Sequence[Point]) -> str:
-    """Returns accuracy and cost of each config, the cheapest first."""
     rows = [
         (
             f"`{point.name}`", str(point.final.n), _mean(point.final), str(point.num_epochs),
@@ -218,10 +215,9 @@ def _misclassified(data: Data) -> str:
     images = sorted(set.intersection(*(set(run["test_errors"]) for run in runs)))
     known = MISLABELED.intersection(images)
     listed = ", ".join(f"**{index}**" if index in known else str(index) for index in images)
-    return (
-        f"All {len(runs)} runs of `{name}` misclassify the same {len(images)} images, {len(known)} of which (in bold) "
-        f"are among the {len(MISLABELED)} known to be mislabeled. By index, from 0: {listed}."
-    )
+    same = f"All {len(runs)} runs of `{name}` misclassify the same {len(images)} images"
+    mislabeled = f"{len(known)} of which (in bold) are among the {len(MISLABELED)} known to be mislabeled"
+    return f"{same}, {mislabeled}. By index, from 0: {listed}."
 
 
 def main(argv: list[str]) -> None:

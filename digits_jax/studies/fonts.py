@@ -96,11 +96,8 @@ def images_sentence(result: dict[str, Any]) -> str:
 def sections(docs: Path) -> dict[str, str]:
     """Returns the generated sections of `predict.md` by name, from `predict.json` in `docs`."""
     result = read_json(docs / "predict.json", ": give --workdir to measure anew")
-    return {
-        "fonts": fonts_table(result),
-        "out_of_distribution": others_table(result),
-        "test_images": images_sentence(result),
-    }
+    tables = {"fonts": fonts_table(result), "out_of_distribution": others_table(result)}
+    return {**tables, "test_images": images_sentence(result)}
 
 
 def main(argv: list[str]) -> None:

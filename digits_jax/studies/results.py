@@ -131,10 +131,8 @@ def _each_once(results: Iterable[Result], file: Path | None = None) -> list[Resu
         seed, variant, sweep = result["config"]["seed"], result.get("variant"), result.get("sweep", {}).get("name")
         key = (sweep, variant, seed) if sweep else json.dumps(result["config"], sort_keys=True)
         if key in found and not _same_config(found[key]["config"], result["config"]):
-            raise UserError(
-                f"{file or sweep} has two configs for variant {variant!r} with seed {seed}, "
-                f"{found[key]['config_hash']} and {result['config_hash']}: expected one, delete the other"
-            )
+            hashes = f"{found[key]['config_hash']} and {result['config_hash']}: expected one, delete the other"
+            raise UserError(f"{file or sweep} has two configs for variant {variant!r} with seed {seed}, {hashes}")
         found[key] = result
     return list(found.values())
 
@@ -146,7 +144,6 @@ def _same_config(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _to_text(results: list[Result]) -> str:
-    """Returns the content of a `results.jsonl`."""
     variants = dict(results[-1]["sweep"]["variants"])
     for result in results:  # a variant that the sweep no longer has stays
         variants.setdefault(result["variant"], result["sweep"]["variants"][result["variant"]])
@@ -185,7 +182,9 @@ def _decode(head: dict[str, Any], line: dict[str, Any]) -> Result:
 def _common(runs: list[dict[str, Any]], own: Iterable[str] = _OWN) -> dict[str, Any]:
     """Returns what runs have in common, leaving out the fields `own`."""
     common: dict[str, Any] = {}
-    for key in (key for key in (runs[0] if runs else ()) if key not in own and all(key in run for run in runs)):
+    for key in runs[0] if runs else ():
+        if key in own or any(key not in run for run in runs):
+            continue
         values = [run[key] for run in runs]
         if all(isinstance(value, dict) for value in values):
             common |= {key: shared} if (shared := _common(values, ())) else {}

@@ -1,10 +1,9 @@
 """Times training to an accuracy, next to PyTorch:
 `python -m digits_jax.studies.benchmark.speed_run --output=docs/speed_run.json`
 
-Needs a machine that does nothing else. First the six experiments and the variants of the sweep `accuracy` are
-timed in turns, round by round, for some thousand images each. Then `fast` and the same recipe in PyTorch
-(`pytorch.py`, with the extra `benchmark`) are trained to their end in turns, seed by seed. No time includes compilation
-or evaluation. The data must be prepared.
+Needs a machine that does nothing else. The six experiments and the variants of the sweep `accuracy` are timed round by
+round, for some thousand images each. Then `fast` and the same recipe in PyTorch (with the extra `benchmark`) are
+trained in turns, seed by seed. No time includes compilation or evaluation.
 """
 
 import functools
@@ -42,13 +41,12 @@ def time_cases(cases: Sequence[Case], *, rounds: int, seconds: float) -> dict[st
     """Measures, by name, the seconds per image in each round and the floating-point operations per image."""
     passes = {case.name: training_pass(case.config, random_dataset(case.num_images, 1)) for case in cases}
     times = time_in_turns(passes, rounds=rounds, seconds=seconds)
-    return {
-        case.name: {
-            "seconds_per_image": [float(f"{t / case.num_images:.4g}") for t in times[case.name]],
-            "flops_per_image": round(measure.flops_per_image(case)),
-        }
-        for case in cases
-    }
+    found = {}
+    for case in cases:
+        seconds_per_image = [float(f"{t / case.num_images:.4g}") for t in times[case.name]]
+        flops = round(measure.flops_per_image(case))
+        found[case.name] = {"seconds_per_image": seconds_per_image, "flops_per_image": flops}
+    return found
 
 
 def race(sides: Mapping[str, TrainSeed], *, seeds: int) -> dict[str, dict[str, Any]]:

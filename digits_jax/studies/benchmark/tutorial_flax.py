@@ -29,9 +29,8 @@ class TutorialCNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         fields = self.model_config
-        norm = partial(
-            nn.BatchNorm, use_running_average=not train, momentum=fields.bn_momentum, epsilon=fields.bn_epsilon
-        )
+        statistics = {"momentum": fields.bn_momentum, "epsilon": fields.bn_epsilon}
+        norm = partial(nn.BatchNorm, use_running_average=not train, **statistics)
 
         def activation(x: jax.Array) -> jax.Array:
             x = norm()(x) if fields.batch_norm == "before" else x

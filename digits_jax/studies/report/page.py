@@ -51,9 +51,8 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
             answers.append(found if metric == metrics[0] else f"{scale.name.capitalize()}: {found}")
         compared += _comparison(study, metric, comparisons, plot=name)
     shown = metrics[0] if metrics[0] in study.baseline.results[0]["epochs"][0] else "test/accuracy"
-    commands = [
-        (escape(v.name), code(study.sweep.command(v.name, v.results[0]["config"]["seed"]))) for v in study.variants
-    ]
+    first = [(v.name, v.results[0]["config"]["seed"]) for v in study.variants]
+    commands = [(escape(name), code(study.sweep.command(name, seed))) for name, seed in first]
     plots["curves.png"] = partial(plot_curves, study, shown)
     sections = [
         f"# {title}{mark}",
@@ -93,10 +92,8 @@ def answer(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> s
 
 
 def _listed(found: list[tuple[str, Estimate]], scale: Scale) -> str:
-    named = [
-        f"**{escape(name)}** ({_difference(d, scale)}, {scale.interval(d, sign=True)})"
-        for name, d in sorted(found, key=lambda item: -abs(item[1].mean))
-    ]
+    found = sorted(found, key=lambda item: -abs(item[1].mean))
+    named = [f"**{escape(name)}** ({_difference(d, scale)}, {scale.interval(d, sign=True)})" for name, d in found]
     shown = named[:_NAMED] + ([f"{len(named) - _NAMED} more"] if len(named) > _NAMED else [])
     return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
 
@@ -182,10 +179,9 @@ def _misclassified(study: Study) -> Iterator[str]:
     runs, counts = len(study.results), misclassified(study.results)
     by_all, by_half = (sum(count >= least for _, count in counts) for least in (runs, runs / 2))
     yield "## Test images that most runs misclassify"
-    yield (
-        f"Of {study.results[0]['dataset']['test_examples']:,} test images, {by_all} are misclassified by all runs and "
-        f"{by_half} by at least half of them. By index, from 0:"
-    )
+    images = f"{study.results[0]['dataset']['test_examples']:,} test images"
+    shares = f"{by_all} are misclassified by all runs and {by_half} by at least half of them"
+    yield f"Of {images}, {shares}. By index, from 0:"
     yield markdown_table(("index", "misclassified by"), ((str(i), f"{count} of {runs}") for i, count in counts[:10]))
 
 
@@ -214,8 +210,7 @@ def write_page(folder: Path, markdown: str, plots: Mapping[str, Callable[[], Fig
 
 def gallery(results: Sequence[Result], test_set: Arrays) -> str:
     """Returns HTML with pictures of the test images that most runs misclassify."""
-    pictures = (
-        (test_set.test_images[index], f"{index}: a {test_set.test_labels[index]}<br>{count} of {len(results)}")
-        for index, count in misclassified(results)[:24]
-    )
+    images, labels, runs = test_set.test_images, test_set.test_labels, len(results)
+    counts = misclassified(results)[:24]
+    pictures = [(images[index], f"{index}: a {labels[index]}<br>{count} of {runs}") for index, count in counts]
     return digits_gallery("Test images that most runs misclassify", pictures)

@@ -31,8 +31,6 @@ _CONCLUSIONS = (
 
 
 class Data(NamedTuple):
-    """The data of the page."""
-
     post: dict[str, np.ndarray]  # the printed numbers by experiment, `[epochs, 4]`
     reasons: dict[tuple[str, str, str], str]  # why one lies outside, by experiment, epoch and metric
     results: dict[str, list[Result]]  # by variant, such as "vgg, as logged"
@@ -184,17 +182,13 @@ def _causes_table(data: Data) -> str:
         runs = np.array([numbers_of(result) for result in results])
         epochs = runs.shape[1]
         logged, post = data.runs(name, "as logged")[: len(runs), :epochs], data.post[name]
-        counts = (
-            f"{inside(post[:epochs], values).sum()} of {4 * epochs} ({len(values)} runs)" for values in (logged, runs)
-        )
+        hits = [(inside(post[:epochs], values).sum(), len(values)) for values in (logged, runs)]
+        counts = (f"{found} of {4 * epochs} ({num_runs} runs)" for found, num_runs in hits)
         first = (post[0], logged[:, 0].mean(0), runs[:, 0].mean(0))
         cells = (" / ".join(f"{value:.4f}" for value in values) for values in first)
         rows.append((f"`{name}`", change, str(epochs), *counts, *cells))
-    header = (
-        "experiment", "change", "epochs", "inside, as logged", "inside, changed",
-        "first epoch: post", "as logged", "changed",
-    )  # fmt: skip
-    return markdown_table(header, rows, text_columns=2)
+    numbers = ("inside, as logged", "inside, changed", "first epoch: post", "as logged", "changed")
+    return markdown_table(("experiment", "change", "epochs", *numbers), rows, text_columns=2)
 
 
 def _validation_table(data: Data) -> str:

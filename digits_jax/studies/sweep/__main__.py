@@ -19,7 +19,6 @@ from rich.table import Table
 
 from digits_jax import cli
 from digits_jax.errors import ConfigError
-from digits_jax.runs import console
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.storage import enable_compilation_cache, local_folder
 from digits_jax.studies.sweep import ray_executor
@@ -60,7 +59,7 @@ def progress_table(sweep: Sweep, tasks: list[Task]) -> Table:
         label = f"{name} (baseline)" if name == sweep.baseline else name
         view.add_row(label, f"{len(finished)}/{len(mine)}", accuracy, ", ".join(running))
     left = sum(task.estimate for task in tasks if task.accuracy is None)
-    view.caption = f"about {console.duration(left)} left" if left else None
+    view.caption = f"about {cli.duration(left)} left" if left else None
     return view
 
 
@@ -83,13 +82,10 @@ def train(sweep: Sweep, tasks: list[Task], executor: Executor, *, deadline: floa
     if executor.at_once:
         with terminal.status("measuring a step of each program") if terminal.is_terminal else terminal:
             estimate(tasks, at_once=executor.at_once)
-    left = sum(task.estimate for task in tasks)
-    terminal.print(
-        f"{sweep.name}: {len(tasks)} runs, {states['done']} done, {states['reused']} reused from elsewhere, "
-        f"{states['waiting']} to train"
-        + (f" in about {console.duration(left)}" if executor.at_once else "")
-        + (f", {executor.at_once} at a time" if executor.at_once > 1 else "")
-    )
+    text = f"{sweep.name}: {len(tasks)} runs, {states['done']} done, {states['reused']} reused from elsewhere"
+    seconds = sum(task.estimate for task in tasks)
+    text += f", {states['waiting']} to train" + (f" in about {cli.duration(seconds)}" if executor.at_once else "")
+    terminal.print(text + (f", {executor.at_once} at a time" if executor.at_once > 1 else ""))
     if PLAN_ONLY.value:
         for task in tasks:
             terminal.print(f"{task.status:8} {task.run.variant}, seed {task.run.seed}: {task.run.command}")
@@ -98,7 +94,7 @@ def train(sweep: Sweep, tasks: list[Task], executor: Executor, *, deadline: floa
         with Live(console=terminal, get_renderable=lambda: progress_table(sweep, tasks)):  # or printed at the end
             for task in executor.run(sweep, tasks, deadline):
                 if not terminal.is_terminal:
-                    outcome = task.status if task.accuracy is None else console.percent(task.accuracy)
+                    outcome = task.status if task.accuracy is None else cli.percent(task.accuracy)
                     terminal.print(f"{task.run.variant}, seed {task.run.seed}: {outcome}")
     except Interrupted as interrupted:
         print(f"interrupted and saved; resume with\n  {cli.again()}")

@@ -23,10 +23,9 @@ import filelock
 import jax
 
 import digits_jax
-from digits_jax import data, storage
+from digits_jax import cli, data, storage
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, DivergedError, InUseError, UserError
-from digits_jax.runs import console
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.workdir import GIT_REVISION, git_revision
 from digits_jax.storage import is_bucket, num_cores
@@ -110,7 +109,7 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
             lacking = f"no node has the {resources.cpus} CPUs of --ray_cpus and {resources.gpus} GPUs of --ray_gpus"
             if address == _LOCAL:
                 raise ConfigError(f"{lacking}: this machine has {num_cores()} CPUs")
-            console.warn(f"{lacking}: waiting until one joins")
+            cli.warn(f"{lacking}: waiting until one joins")
         yield Executor(functools.partial(_run_tasks, resources), at_once=0 if resources.gpus else max(at_once, 1))
     finally:
         ray.shutdown()
@@ -163,12 +162,9 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
     with StopRequest() as stop:
         try:
             for group in groups(tasks):
-                folder = group[0].folder
-                trial = Trial(
-                    [task.run for task in group], folder if is_bucket(folder) else os.path.abspath(folder),
-                    group[0].dataset.sha256, start=os.getcwd(), cores=resources.cpus,
-                    deadline=deadline if pending else math.inf,
-                )  # fmt: skip
+                folder = group[0].folder if is_bucket(group[0].folder) else os.path.abspath(group[0].folder)
+                runs, sha256 = [task.run for task in group], group[0].dataset.sha256
+                trial = Trial(runs, folder, sha256, os.getcwd(), resources.cpus, deadline if pending else math.inf)
                 pending[remote.remote(trial, progress)] = group
             while pending:
                 ready, _ = ray.wait(list(pending), timeout=0.5)
@@ -188,7 +184,6 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
 
 
 def _train(trial: Trial, progress: Any) -> Outcome:
-    """Trains on a node, and reports the progress to the driver."""
     import ray
 
     def report(status: str) -> None:
@@ -234,10 +229,9 @@ def train(trial: Trial, report: Report) -> Outcome:
             storage.enable_compilation_cache()
             dataset = _load_data(trial.runs[0].source)
             if dataset.sha256 != trial.sha256:
-                raise UserError(
-                    f"{dataset.name} has the hash {dataset.sha256} in {dataset.folder} on {socket.gethostname()}, and "
-                    f"{trial.sha256} where the sweep was started: expected the same data"
-                )
+                here = f"{dataset.sha256} in {dataset.folder} on {socket.gethostname()}"
+                there = f"{trial.sha256} where the sweep was started"
+                raise UserError(f"{dataset.name} has the hash {here}, and {there}: expected the same data")
             return Outcome(results=_train_when_free(trial, dataset, report), stderr=stderr.getvalue())
         except Interrupted:
             raise Stopped from None

@@ -66,10 +66,8 @@ def create_tasks(
         key = (run.hash, dataset.sha256)
         if key not in done and (other_run := recorded.get((run.variant, run.seed))):
             for field, ours, theirs in differences_to_run(run.config, dataset, other_run):
-                raise UserError(
-                    f"{file} has variant {run.variant!r}, seed {run.seed} with {field} = {theirs!r}, this one has "
-                    f"{ours!r}: give another --results"
-                )
+                where = f"{file} has variant {run.variant!r}, seed {run.seed} with {field} = {theirs!r}"
+                raise UserError(f"{where}, this one has {ours!r}: give another --results")
         if result := done.get(key) or elsewhere.get(key) or _in_workdir(run, dataset, runs):
             task.status = "done" if key in done else "reused"
             finished.append((task, result))
@@ -93,7 +91,6 @@ def _in_workdir(run: PlannedRun, dataset: Dataset, runs: PathLike) -> Result | N
 
 
 def _publish(sweep: Sweep, finished: Sequence[tuple[Task, Result]]) -> None:
-    """Adds the results of finished tasks to the sweep's."""
     fields = sweep._asdict()
     for task, result in finished:
         task.accuracy = result["final"]["test/accuracy"]
@@ -123,7 +120,6 @@ def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
 
 
 def _measured_step(experiment: Experiment, num_replicas: int) -> float:
-    """Returns the seconds of a training step."""
     start = experiment.create_state(np.uint32(0))
     batch_size, num_examples = experiment.config.batch_size, experiment.pipeline.num_examples
     order = create_keys(start.seed).order
@@ -142,9 +138,8 @@ def groups(tasks: list[Task]) -> Iterator[list[Task]]:
     """Yields the waiting tasks in groups that one program trains."""
     waiting = [task for task in tasks if task.status == "waiting"]
     while waiting:
-        first = waiting[0]
-        same = [task for task in waiting if task.run.variant == first.run.variant]
-        group = same[: parallel.seeds_at_once(first.run.config, len(same))]
+        same = [task for task in waiting if task.run.variant == waiting[0].run.variant]
+        group = same[: parallel.seeds_at_once(same[0].run.config, len(same))]
         yield group
         waiting = [task for task in waiting if task not in group]
 
