@@ -1,7 +1,6 @@
 """Plots accuracy against time: `python -m digits_jax.studies.accuracy`
 
-Rewrites the plot and tables of `docs/accuracy.md` from the results of `configs/sweeps/accuracy.py` and
-`configs/sweeps/reproduction.py`, from `docs/speed_run.json` (`digits_jax.studies.benchmark.speed_run`), and from
+Rewrites `docs/accuracy.md` from the results of the sweeps `accuracy` and `reproduction`, `docs/speed_run.json`, and
 evaluations of ensembles by `digits_jax.apps.evaluate` (`docs/accuracy_ensembles/*.json`).
 """
 

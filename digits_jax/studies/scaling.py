@@ -1,7 +1,6 @@
 """Estimates the speed of more devices, and shows what larger batches cost: `python -m digits_jax.studies.scaling`
 
-Rewrites the tables of `docs/scaling.md`: estimates from `docs/benchmarks.json`, and the results of
-`configs/sweeps/scaling.py`.
+Rewrites the tables of `docs/scaling.md` from `docs/benchmarks.json` and the results of `configs/sweeps/scaling.py`.
 """
 
 import math

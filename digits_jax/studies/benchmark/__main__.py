@@ -1,9 +1,8 @@
 """Times training and evaluation on this machine: `python -m digits_jax.studies.benchmark`
 
-Each case trains (or evaluates) one network on random pixels at one batch size. This project, tutorial Flax
-(`tutorial_flax.py`) and PyTorch (`pytorch.py`, if the extra `benchmark` is installed) are timed in turns, round by
-round, so that a drift of the machine's speed slows all of them; ratios are taken within a round. PyTorch runs in
-contiguous and channels_last memory, eager and compiled; the fastest of the four counts.
+Each case trains (or evaluates) one network on random pixels at one batch size. This project, tutorial Flax and PyTorch
+(if the extra `benchmark` is installed) are timed in turns, round by round, so that a drift of the machine's speed slows
+all of them; ratios are taken within a round. The fastest of PyTorch's modes counts.
 """
 
 from absl import flags

@@ -1,7 +1,7 @@
 """Writes the report of a sweep's results: `python -m digits_jax.studies.report runs/sweeps/hidden_dropout`
 
-Needs only the results, in any folder. Writes `report.md` with its plots and one self-contained `report.html` to
-`runs/reports`, with pictures of misclassified images, or to `--page`, a folder to publish, without them.
+Writes `report.md` with its plots and one self-contained `report.html`, which shows misclassified images if `--page`,
+a folder to publish, is not given.
 """
 
 from pathlib import Path

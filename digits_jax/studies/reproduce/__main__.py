@@ -1,7 +1,6 @@
 """Compares the post's log with ours: `python -m digits_jax.studies.reproduce`
 
-Rewrites the plots and tables of `docs/reproduction.md`, and the results table of the README, from the results of
-`configs/sweeps/reproduction.py` and `configs/sweeps/reproduction_causes.py`.
+Rewrites `docs/reproduction.md` and the README's table from the results of the sweeps `reproduction(_causes)`.
 """
 
 from pathlib import Path

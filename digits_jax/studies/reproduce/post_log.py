@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from digits_jax.errors import UserError
 from digits_jax.studies.report.statistics import prediction_interval
@@ -68,14 +69,15 @@ def on_normal_scale(numbers: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def inside(numbers: np.ndarray, runs: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+def inside(numbers: np.ndarray, runs: ArrayLike) -> np.ndarray:
     """Returns which numbers lie in the 99% prediction interval for one more run than the two or more given, as bool."""
-    columns = zip(np.moveaxis(on_normal_scale(np.asarray(runs)), 2, 0), on_normal_scale(numbers).T, strict=True)
-    limits = [(*prediction_interval(ours), values) for ours, values in columns]
-    return np.stack([(low <= values) & (values <= high) for low, high, values in limits], axis=1)
+    ours = on_normal_scale(np.asarray(runs))
+    limits = [prediction_interval(ours[..., column]) for column in range(len(METRICS))]
+    low, high = np.moveaxis(np.array(limits), 0, -1)
+    return (low <= on_normal_scale(numbers)) & (on_normal_scale(numbers) <= high)
 
 
-def inside_without_each(runs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+def inside_without_each(runs: ArrayLike) -> Iterator[np.ndarray]:
     """Yields the same for each of our own runs among the others: what a faithful log would reach."""
-    for index, run in enumerate(runs):
-        yield inside(run, [*runs[:index], *runs[index + 1 :]])
+    for index, run in enumerate(np.asarray(runs)):
+        yield inside(run, np.delete(runs, index, axis=0))
