@@ -50,13 +50,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text
 
 
 def to_html(markdown: str, images: Mapping[str, bytes], *, appendix: str = "") -> str:
-    """Converts a page to one self-contained file; HTML in the Markdown is escaped.
-
-    Args:
-      markdown: the text.
-      images: PNGs by the name that the text has for them.
-      appendix: HTML to add at the end.
-    """
+    """Converts a page to one self-contained file, with PNGs by name, and HTML to add at the end; escapes other HTML."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     body = body.replace("<p><img", '<p class="wide"><img')
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
@@ -76,7 +70,6 @@ def digits_gallery(title: str, pictures: Iterable[tuple[np.ndarray, str]]) -> st
     for pixels, caption in pictures:
         file = io.BytesIO()
         Image.fromarray(255 - pixels.squeeze()).save(file, "PNG")
-        cells.append(
-            f'<figure><img src="{_data_uri(file.getvalue())}" alt=""><figcaption>{caption}</figcaption></figure>'
-        )
+        image = f'<img src="{_data_uri(file.getvalue())}" alt="">'
+        cells.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     return f'<h2>{title}</h2>\n<div class="digits">{"".join(cells)}</div>\n'

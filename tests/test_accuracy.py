@@ -9,8 +9,8 @@ import pytest
 from absl.testing import flagsaver
 
 from digits_jax.errors import UserError
-from digits_jax.studies.accuracy import __main__ as accuracy
-from digits_jax.studies.accuracy.page import MISLABELED, Point, first_epoch
+from digits_jax.studies import accuracy
+from digits_jax.studies.accuracy import MISLABELED, Point, first_epoch
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.results import add_results
 from tests.test_report import make_result
@@ -87,7 +87,7 @@ def test_the_page(docs: Path) -> None:
 
 
 def test_the_first_epoch_of_the_mean() -> None:
-    point = Point("", accuracies=[[0.98, 0.991, 0.993], [0.97, 0.989, 0.995]], epoch_seconds=[1.0], epoch_flops=1.0)
+    point = Point("", accuracies=[[0.98, 0.991, 0.993], [0.97, 0.989, 0.995]], epoch_seconds=1.0, epoch_flops=1.0)
     assert [first_epoch(point, threshold) for threshold in (0.9, 0.99, 0.994, 0.995)] == [1, 2, 3, None]
 
 

@@ -19,8 +19,7 @@ from digits_jax.runs import ensemble
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.storage import Mirror
 from digits_jax.studies.sweep import load_sweep
-from digits_jax.studies.sweep.local_executor import run_tasks
-from digits_jax.studies.sweep.tasks import create_tasks
+from digits_jax.studies.sweep.tasks import create_tasks, run_tasks
 from digits_jax.train import train_and_evaluate
 from tests.test_distributed import free_port
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from absl.testing import flagsaver
 
-from digits_jax.studies import ablations, fonts, scaling
-from digits_jax.studies.accuracy import page as accuracy
+from digits_jax.studies import ablations, accuracy, fonts, scaling
 from digits_jax.studies.benchmark import page as benchmark
 from digits_jax.studies.docs import with_sections
-from digits_jax.studies.report import build_page
+from digits_jax.studies.report.page import build_page
 from digits_jax.studies.reproduce import page as reproduce
 
 ROOT = Path(__file__).parents[1]

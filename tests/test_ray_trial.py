@@ -12,8 +12,8 @@ import filelock
 import pytest
 
 from digits_jax.errors import DivergedError
-from digits_jax.studies.sweep import ray_trial
-from digits_jax.studies.sweep.ray_trial import Outcome, Trial
+from digits_jax.studies.sweep import ray_executor
+from digits_jax.studies.sweep.ray_executor import Outcome, Trial
 from tests.test_sweep import create_tasks
 
 
@@ -21,12 +21,12 @@ def test_trials_pin_to_cores_of_their_own(tmp_path: Path, monkeypatch: pytest.Mo
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs Linux and two cores")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(ray_trial, "_locks", [])
+    monkeypatch.setattr(ray_executor, "_locks", [])
     cores = sorted(os.sched_getaffinity(0))
     found: list[set[int]] = []
 
     def keep(count: int) -> None:
-        ray_trial.pin_to_cores(count)
+        ray_executor.pin_to_cores(count)
         found.append(os.sched_getaffinity(0))
 
     for count in (len(cores), 1, len(cores) - 1, 1):
@@ -56,31 +56,31 @@ def trial(write_sweep: Callable[..., str], tmp_path: Path) -> Trial:
 
 def test_a_node_trains_and_tells(trial: Trial) -> None:
     told: list[str] = []
-    outcome = ray_trial.train(trial, told.append)
+    outcome = ray_executor.train(trial, told.append)
     assert outcome.error is None
     assert [result["config_hash"] for result in outcome.results or []] == [trial.runs[0].hash]
     assert told == ["epoch 1/1", "epoch 1/1"]
     # The run is finished: another node that finds its workdir says the same.
-    assert ray_trial.train(trial, told.append).results == outcome.results
+    assert ray_executor.train(trial, told.append).results == outcome.results
 
 
 def test_a_node_begins_nothing_too_late(trial: Trial) -> None:
-    assert ray_trial.train(trial._replace(deadline=time.time()), print) == Outcome()
+    assert ray_executor.train(trial._replace(deadline=time.time()), print) == Outcome()
     assert not Path(trial.folder).exists()
 
 
 def test_a_node_with_other_data_says_so(trial: Trial) -> None:
-    outcome = ray_trial.train(trial._replace(sha256="0" * 64), print)
+    outcome = ray_executor.train(trial._replace(sha256="0" * 64), print)
     assert outcome.results is None
     assert "optical_digits has the hash " in str(outcome.error)
     assert f"{'0' * 64} where the sweep was started: expected the same data" in str(outcome.error)
 
 
 def test_what_a_node_warns_of_comes_back(trial: Trial, capsys: pytest.CaptureFixture[str]) -> None:
-    ray_trial.train(trial, print)
+    ray_executor.train(trial, print)
     run_file = Path(trial.folder, trial.runs[0].hash, "run.json")
     run_file.write_text(json.dumps({**json.loads(run_file.read_text()), "cores": 999}))
-    assert "cores from 999 to" in ray_trial.train(trial, print).stderr
+    assert "cores from 999 to" in ray_executor.train(trial, print).stderr
     assert "cores from 999 to" not in capsys.readouterr().err
 
 
@@ -96,17 +96,17 @@ def test_a_node_waits_for_what_a_lost_one_still_has(trial: Trial, monkeypatch: p
         if len(slept) == 2:
             lock.release()
 
-    monkeypatch.setattr(ray_trial.time, "sleep", sleep)
-    assert ray_trial.train(trial, print).results
+    monkeypatch.setattr(ray_executor.time, "sleep", sleep)
+    assert ray_executor.train(trial, print).results
     assert len(slept) == 2
     lock.acquire()
-    monkeypatch.setattr(ray_trial, "_IN_USE", -1)
-    assert "is in use by another process" in str(ray_trial.train(trial, print).error)
+    monkeypatch.setattr(ray_executor, "_IN_USE", -1)
+    assert "is in use by another process" in str(ray_executor.train(trial, print).error)
     lock.release()
 
 
 def test_a_run_that_diverges_comes_back_as_an_error(write_sweep: Callable[..., str], trial: Trial) -> None:
     wild = '"low": SMALL | {"learning_rates": (1e38,)}'
     _, tasks = create_tasks(write_sweep("wild", variants=wild, num_seeds="1"), Path(trial.folder))
-    outcome = ray_trial.train(trial._replace(runs=[tasks[0].run]), print)
+    outcome = ray_executor.train(trial._replace(runs=[tasks[0].run]), print)
     assert isinstance(outcome.error, DivergedError)

@@ -14,8 +14,8 @@ from digits_jax.data import Arrays
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.studies import ablations, load_runs
 from digits_jax.studies.report import __main__ as report
-from digits_jax.studies.report import gallery, write_page
 from digits_jax.studies.report import page as report_page
+from digits_jax.studies.report.page import gallery, write_page
 from digits_jax.studies.report.statistics import Comparison, Estimate, compare_to_baseline, estimate
 from digits_jax.studies.report.study import create_study, scale_of
 from digits_jax.studies.results import add_results, read_results

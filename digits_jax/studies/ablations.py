@@ -8,10 +8,10 @@ from pathlib import Path
 from digits_jax import cli
 from digits_jax.errors import UserError
 from digits_jax.pages import escape
-from digits_jax.runs.console import console
 from digits_jax.storage import replace_text
 from digits_jax.studies.docs import DOCS
-from digits_jax.studies.report import Study, build_page, create_study, training_images, write_page
+from digits_jax.studies.report.page import build_page, write_page
+from digits_jax.studies.report.study import Study, create_study, training_images
 from digits_jax.studies.results import FILE, read_file
 
 _INTRODUCTION = """# Ablations
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     for study, page in zip(studies, pages, strict=True):
         write_page(folder / study.sweep.name, *page)
     replace_text(folder / "README.md", index(studies, [markdown for markdown, _ in pages]))
-    console.print(f"{len(studies)} reports and their index in {folder / 'README.md'}")
+    cli.console.print(f"{len(studies)} reports and their index in {folder / 'README.md'}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Pages under `docs/`: prose written by hand around tables that commands generate."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -13,10 +15,9 @@ DOCS = flags.DEFINE_string("docs", "docs", "folder of the pages, and of the data
 
 
 def with_sections(path: Path, sections: Mapping[str, str]) -> str:
-    """Returns the text of a page with new text between the lines `<!-- NAME -->` and `<!-- /NAME -->` of each section.
+    """Returns a page with new text between the lines `<!-- NAME -->` and `<!-- /NAME -->` of each section.
 
-    Raises:
-      UserError: the page cannot be read, or has no such lines.
+    Raises a UserError if it cannot be read or has no such lines.
     """
     try:
         page = path.read_text()
@@ -31,6 +32,14 @@ def with_sections(path: Path, sections: Mapping[str, str]) -> str:
     return page
 
 
-def replace_section(path: Path, name: str, text: str) -> None:
-    """Rewrites one section of a page; see `with_sections`."""
-    replace_text(path, with_sections(path, {name: text}))
+def replace_sections(path: Path, sections: Mapping[str, str]) -> None:
+    """Rewrites sections of a page; see `with_sections`."""
+    replace_text(path, with_sections(path, sections))
+
+
+def read_json(path: Path, hint: str = "") -> Any:
+    """Reads a JSON file; raises a UserError, which ends with the hint, if it cannot."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}){hint}") from None

@@ -21,16 +21,9 @@ _SYMBOLS = {**DIGITS, **LETTERS, "star": _STAR}
 def draw(
     names: Sequence[str], *, size: tuple[int, int], paper: str, ink: str, height: float, width: float, slant: float = 0
 ) -> Image.Image:
-    """Draws digits, letters and stars side by side, in the middle of a picture.
+    """Draws digits, letters and stars side by side, in the middle of a picture of a size (width, height) in pixels.
 
-    Args:
-      names: of the symbols.
-      size: (width, height) of the picture in pixels.
-      paper: background color.
-      ink: color of the strokes.
-      height: of a symbol, in pixels.
-      width: of a stroke, in pixels.
-      slant: pixels to the right for each pixel up.
+    `height` is that of a symbol and `width` that of a stroke in pixels; `slant` is in pixels to the right per pixel up.
     """
     factor = 3  # drawn larger, then reduced, for smooth edges
     unit = factor * height / 10

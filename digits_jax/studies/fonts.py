@@ -1,7 +1,6 @@
 """Tests a trained model on digits in fonts and on out-of-distribution input: `python -m digits_jax.studies.fonts`
 
-With `--workdir` it measures the model on the pictures of `renderings.py` and writes `docs/predict.json`. It always
-rewrites the tables of `docs/predict.md` from that file.
+With `--workdir` it measures the model and writes `docs/predict.json`, from which it rewrites `docs/predict.md`.
 """
 
 import json
@@ -16,25 +15,20 @@ from digits_jax import cli, data
 from digits_jax.apps.command_flags import CHECKPOINT, WORKDIR
 from digits_jax.apps.reader.digit_reader import DigitReader, Reading, load_reader
 from digits_jax.apps.reader.pictures import to_pixels
-from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
 from digits_jax.storage import replace_text
-from digits_jax.studies.docs import DOCS, replace_section
+from digits_jax.studies.docs import DOCS, read_json, replace_sections
 from digits_jax.studies.renderings import DIGIT_SHAPED, FONTS, HANDWRITING, OTHERS, digits_of, letters_of, others_of
 
-_AS_PICTURES = 1000  # test images that are also read as pictures
 
-
-def score(
-    reader: DigitReader, pictures: Iterable[Image.Image], digits: Sequence[int] | np.ndarray | None = None
-) -> dict[str, int]:
+def score(reader: DigitReader, pictures: Iterable[Image.Image], digits: Iterable[int] | None = None) -> dict[str, int]:
     """Reads pictures; counts them, those rejected and, with `digits`, those read as exactly their one digit."""
     readings = [reader.read(to_pixels(picture)) for picture in pictures]
     counts = {"images": len(readings), "rejected": sum(map(is_rejected, readings))}
-    if digits is None:
-        return counts
-    correct = ([reading.digit for reading in found] == [digit] for found, digit in zip(readings, digits, strict=True))
-    return {**counts, "correct": sum(correct)}
+    if digits is not None:
+        pairs = zip(readings, digits, strict=True)
+        counts["correct"] = sum([reading.digit for reading in found] == [digit] for found, digit in pairs)
+    return counts
 
 
 def is_rejected(readings: Sequence[Reading]) -> bool:
@@ -58,7 +52,7 @@ def measure(reader: DigitReader) -> dict[str, Any]:
     images = images[..., 0]
     probabilities, strange = reader.predict(images)
     correct = int((probabilities.argmax(axis=1) == labels).sum())
-    cut = slice(_AS_PICTURES)
+    cut = slice(1000)  # test images that are also read as pictures
     return {
         "model": reader.description,
         "config_hash": reader.model.run["config_hash"],
@@ -74,11 +68,10 @@ def fonts_table(result: dict[str, Any]) -> str:
     counts = {font.family: result["fonts"][font.family] for font in FONTS}
     styles = {font.family: "handwriting" if font in HANDWRITING else "plain" for font in FONTS}
     counts["**all**"] = {key: sum(row[key] for row in counts.values()) for key in next(iter(counts.values()))}
-    columns = ("correct", "correct_without_preprocessing", "rejected")
-    rows = (
-        (name, styles.get(name, ""), *(f"{count[key] / count['images']:.1%}" for key in columns))
-        for name, count in counts.items()
-    )
+    rows = []
+    for name, count in counts.items():
+        shares = (count[key] / count["images"] for key in ("correct", "correct_without_preprocessing", "rejected"))
+        rows.append((name, styles.get(name, ""), *(f"{share:.1%}" for share in shares)))
     return markdown_table(("font", "", "correct", "without preprocessing", "rejected"), rows, text_columns=2)
 
 
@@ -101,20 +94,10 @@ def images_sentence(result: dict[str, Any]) -> str:
 
 
 def sections(docs: Path) -> dict[str, str]:
-    """Returns the generated sections of `predict.md` by name, from `predict.json` in `docs`.
-
-    Raises:
-      UserError: the file cannot be read.
-    """
-    try:
-        result = json.loads((docs / "predict.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{docs / 'predict.json'} cannot be read ({error}): give --workdir to measure anew") from None
-    return {
-        "fonts": fonts_table(result),
-        "out_of_distribution": others_table(result),
-        "test_images": images_sentence(result),
-    }
+    """Returns the generated sections of `predict.md` by name, from `predict.json` in `docs`."""
+    result = read_json(docs / "predict.json", ": give --workdir to measure anew")
+    tables = {"fonts": fonts_table(result), "out_of_distribution": others_table(result)}
+    return {**tables, "test_images": images_sentence(result)}
 
 
 def main(argv: list[str]) -> None:
@@ -122,8 +105,7 @@ def main(argv: list[str]) -> None:
     if WORKDIR.value is not None:
         result = measure(load_reader(WORKDIR.value, checkpoint=CHECKPOINT.value))
         replace_text(docs / "predict.json", json.dumps(result, indent=1) + "\n")
-    for name, text in sections(docs).items():
-        replace_section(docs / "predict.md", name, text)
+    replace_sections(docs / "predict.md", sections(docs))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ The lists and constants here, and `bn_dropout` as the model, were fixed before a
 
 import string
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +17,8 @@ from digits_jax.errors import UserError
 
 
 class Font(NamedTuple):
-    """A font family and its Debian package."""
-
     family: str
-    package: str
+    package: str  # Debian's
 
 
 PLAIN = (
@@ -41,7 +39,6 @@ HANDWRITING = (
 )
 FONTS = PLAIN + HANDWRITING
 RENDERINGS = 20  # of each digit in each font
-LETTERS = string.ascii_letters  # each once in each font
 DIGIT_SHAPED = frozenset("BDGIOQSZbgiloqsz")  # letters that people, too, may read as a digit out of context
 NUM_OTHERS = 200  # pictures of each other kind
 
@@ -52,11 +49,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow converts colo
 
 
 def font_file(font: Font) -> Path:
-    """Returns the file of a font's upright, regular face.
-
-    Raises:
-      UserError: the font or fontconfig is not installed.
-    """
+    """Returns the file of a font's upright, regular face; raises a UserError if it is not installed."""
     query = ["fc-match", "--format=%{family}\n%{file}", f"{font.family}:slant=0:weight=80"]
     try:
         found = subprocess.run(query, capture_output=True, text=True, check=True).stdout
@@ -133,11 +126,7 @@ def _picture(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
-OTHERS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
-    "blank": draw_blank,
-    "noise": draw_noise,
-    "photograph": draw_photograph,
-}
+OTHERS = {"blank": draw_blank, "noise": draw_noise, "photograph": draw_photograph}
 
 
 def digits_of(font: Font) -> list[tuple[Image.Image, str]]:
@@ -147,7 +136,7 @@ def digits_of(font: Font) -> list[tuple[Image.Image, str]]:
 
 def letters_of(font: Font) -> list[tuple[Image.Image, str]]:
     """Draws a picture of each letter; returns them with their letter, the same at each call."""
-    return _glyphs(font, 1, LETTERS)
+    return _glyphs(font, 1, string.ascii_letters)
 
 
 def _glyphs(font: Font, seed: int, glyphs: Iterable[str]) -> list[tuple[Image.Image, str]]:

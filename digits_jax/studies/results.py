@@ -1,12 +1,10 @@
 """Results of finished runs: `results.jsonl`, one file per sweep, and the table of them for notebooks.
 
-A finished run of `digits_jax.main` leaves a `result.json` in its workdir (`runs/workdir.py` lists the fields). A sweep
-collects those of its runs in `<results>/<sweep>/results.jsonl`, small enough to commit, with two more fields each:
-`sweep`, the fields of its `Sweep`, and `variant`, the name of the run's.
-
-The first line of `results.jsonl` stores once what runs share, under `sweep`, `runs` (fields that are equal in all runs)
-and `variants` (by name, fields that are equal in its runs). Each further line is a run: its fields are those of `runs`,
-of its variant and of the line, merged in this order, nested dictionaries too. Three are shorter than in `result.json`:
+It collects the `result.json` of the sweep's runs (`runs/workdir.py` lists the fields), with two more fields each:
+`sweep`, the fields of the `Sweep`, and `variant`, the name of the run's. The first line stores once what runs share,
+under `sweep`, `runs` (fields that are equal in all runs) and `variants` (by name, fields that are equal in its runs).
+Each further line is a run: its fields are those of `runs`, of its variant and of the line, merged in this order, nested
+dictionaries too. Three are shorter than in `result.json`:
 
     epochs        `columns` names the metrics, `rows` has a list per epoch; null where an epoch lacks the metric
     final, best   the number of the epoch, and the metrics that its row lacks
@@ -22,6 +20,7 @@ from typing import Any
 
 import filelock
 
+from digits_jax import cli
 from digits_jax.errors import UserError
 from digits_jax.storage import replace_text
 from digits_jax.studies.sweep import Sweep
@@ -37,8 +36,7 @@ _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # 
 def read_results(paths: Iterable[str | Path]) -> list[Result]:
     """Reads the results in files, and in all `results.jsonl` and `result.json` below folders; each run once.
 
-    Raises:
-      UserError: a path does not exist, has no results or a corrupted file, or a variant has two configs for a seed.
+    Raises a UserError if a path does not exist or has no results; and as `read_result` and `read_file`.
     """
     results: list[Result] = []
     for path in map(Path, paths):
@@ -51,11 +49,7 @@ def read_results(paths: Iterable[str | Path]) -> list[Result]:
 
 
 def read_result(file: Path) -> Result:
-    """Reads the `result.json` of a run.
-
-    Raises:
-      UserError: it cannot be read, or lacks a field.
-    """
+    """Reads the `result.json` of a run; raises a UserError if it cannot be read, or lacks a field."""
     try:
         return _checked(json.loads(file.read_text()))
     except (OSError, ValueError) as error:
@@ -65,20 +59,17 @@ def read_result(file: Path) -> Result:
 def read_file(file: Path) -> list[Result]:
     """Reads a `results.jsonl`. A truncated last line is reported and ignored, so that its run counts as unfinished.
 
-    Raises:
-      UserError: it cannot be read, a line is corrupted, or a variant has two configs for a seed.
+    Raises a UserError if it cannot be read, a line is corrupted, or a variant has two configs for a seed.
     """
     results, number = [], 1
     try:
         first, *lines = file.read_text().splitlines(keepends=True) or [""]
         head = json.loads(first)
         for number, line in enumerate(lines, 2):
-            if not line.endswith("\n"):
-                from digits_jax.runs import console  # late: it imports JAX, which reading does without
-
-                console.warn(f"{file}, line {number} is truncated: its run is ignored")
-            else:
+            if line.endswith("\n"):
                 results.append(_checked(_decode(head, json.loads(line))))
+            else:
+                cli.warn(f"{file}, line {number} is truncated: its run is ignored")
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror})") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -92,33 +83,25 @@ def add_results(file: Path, results: list[Result]) -> None:
 
     The file is replaced atomically and under a lock, so that several processes can add to it. Its `sweep` becomes that
     of the new results. Runs are sorted by variant and seed: the content does not depend on the order of the calls.
-
-    Raises:
-      UserError: the file is corrupted or cannot be written, or a variant has two configs for a seed.
+    Raises a UserError if it cannot be written; and as `read_file`.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(file.with_suffix(".lock")):
-            before = file.read_text() if file.exists() else ""
-            kept = [
-                old for old in (read_file(file) if before else []) if all(old["config"] != r["config"] for r in results)
-            ]
-            after = _to_text(_each_once([*kept, *results], file))
-            if after != before:
-                replace_text(file, after)
+            before = read_file(file) if file.exists() else []
+            kept = [old for old in before if all(old["config"] != new["config"] for new in results)]
+            text = _to_text(_each_once([*kept, *results], file))
+            if not file.exists() or text != file.read_text():
+                replace_text(file, text)
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error.strerror}): give another --results") from None
 
 
 def load_runs(path: str | Path) -> Any:
-    """Returns all epochs of the results in a file or folder as a tidy table, for notebooks.
+    """Returns the results in a file or folder, for notebooks: a pandas.DataFrame with a row for each epoch of a run.
 
-    Returns:
-      A pandas.DataFrame with a row for each epoch of each run: `sweep`, `variant`, `seed`, `config_hash`, `epoch`, the
-      metrics under their own names, and the fields that the variant changes (nan where a variant does not).
-
-    Raises:
-      UserError: as `read_results`; or pandas is not installed.
+    The columns are `sweep`, `variant`, `seed`, `config_hash`, `epoch`, the metrics, and the fields
+    that the variant changes (nan where a variant does not).
     """
     try:
         import pandas as pd
@@ -126,16 +109,10 @@ def load_runs(path: str | Path) -> Any:
         raise UserError("load_runs needs pandas: ./launch.sh setup notebook") from None
     rows = []
     for result in read_results([path]):
-        variant, fields = result.get("variant"), {}
-        if variant is not None:
-            fields = Sweep(**result["sweep"]).overrides(variant)
-        run = {
-            "sweep": result.get("sweep", {}).get("name"),
-            "variant": variant,
-            "seed": result["config"]["seed"],
-            "config_hash": result["config_hash"],
-            **fields,
-        }
+        run = {"sweep": None, "variant": None, "seed": result["config"]["seed"], "config_hash": result["config_hash"]}
+        if "sweep" in result:
+            sweep, variant = Sweep(**result["sweep"]), result["variant"]
+            run |= {"sweep": sweep.name, "variant": variant, **sweep.overrides(variant)}
         rows += [{**run, **row} for row in result["epochs"]]
     return pd.DataFrame(rows)
 
@@ -154,29 +131,24 @@ def _each_once(results: Iterable[Result], file: Path | None = None) -> list[Resu
         seed, variant, sweep = result["config"]["seed"], result.get("variant"), result.get("sweep", {}).get("name")
         key = (sweep, variant, seed) if sweep else json.dumps(result["config"], sort_keys=True)
         if key in found and not _same_config(found[key]["config"], result["config"]):
-            raise UserError(
-                f"{file or sweep} has two configs for variant {variant!r} with seed {seed}, "
-                f"{found[key]['config_hash']} and {result['config_hash']}: expected one, delete the other"
-            )
+            hashes = f"{found[key]['config_hash']} and {result['config_hash']}: expected one, delete the other"
+            raise UserError(f"{file or sweep} has two configs for variant {variant!r} with seed {seed}, {hashes}")
         found[key] = result
     return list(found.values())
 
 
 def _same_config(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    if a == b:
-        return True
     from digits_jax.runs.identity import config_hash, from_recorded  # late: they import JAX
 
-    return config_hash(from_recorded(a)) == config_hash(from_recorded(b))
+    return a == b or config_hash(from_recorded(a)) == config_hash(from_recorded(b))
 
 
 def _to_text(results: list[Result]) -> str:
-    """Returns the content of a `results.jsonl`."""
     variants = dict(results[-1]["sweep"]["variants"])
     for result in results:  # a variant that the sweep no longer has stays
         variants.setdefault(result["variant"], result["sweep"]["variants"][result["variant"]])
-    order = {name: number for number, name in enumerate(variants)}
-    runs = [_encode(r) for r in sorted(results, key=lambda r: (order[r["variant"]], r["config"]["seed"]))]
+    order = list(variants)
+    runs = [_encode(r) for r in sorted(results, key=lambda r: (order.index(r["variant"]), r["config"]["seed"]))]
     shared = _common(runs)
     runs = [_minus(run, shared) for run in runs]
     of_variant = {name: _common([run for run in runs if run["variant"] == name]) for name in variants}

@@ -1,7 +1,6 @@
 """Estimates the speed of more devices, and shows what larger batches cost: `python -m digits_jax.studies.scaling`
 
-Rewrites the tables of `docs/scaling.md`: estimates from `docs/benchmarks.json`, and the results of
-`configs/sweeps/scaling.py`.
+Rewrites the tables of `docs/scaling.md` from `docs/benchmarks.json` and the results of `configs/sweeps/scaling.py`.
 """
 
 import math
@@ -13,14 +12,13 @@ from typing import Any, NamedTuple
 from digits_jax import cli
 from digits_jax.pages import markdown_table
 from digits_jax.studies.benchmark.page import OURS, read_benchmark
-from digits_jax.studies.docs import DOCS, replace_section
+from digits_jax.studies.docs import DOCS, replace_sections
 from digits_jax.studies.report.study import scale_of
 from digits_jax.studies.results import read_results
 from digits_jax.studies.sweep import load_sweep
 
 PARAMETERS = 594_922  # of `vgg`
 NUM_DEVICES = (1, 8, 64, 256)
-_SWEEP = "scaling"
 _MEASURED = "vgg:64"
 
 
@@ -39,9 +37,6 @@ def create_machines(result: dict[str, Any]) -> dict[str, Machine]:
 
     Google states 197 TFLOP/s, 1,600 Gbit/s and a 2D torus for the latter (cloud.google.com/tpu/docs/v6e); the share of
     the peak that is reached, a third, and both durations are guesses.
-
-    Args:
-      result: of the case `vgg:64` of `docs/benchmarks.json`.
     """
     speed = result["images"] / statistics.median(result["seconds"][OURS])
     return {
@@ -80,9 +75,7 @@ def expected_table(machine: Machine, batch_sizes: Iterable[int]) -> str:
 def learned_table(variants: Mapping[str, Mapping[str, Any]], results: Mapping[str, dict[str, Any]]) -> str:
     """Returns a table of test accuracy after five epochs, by batch size and learning rate.
 
-    Args:
-      variants: of the sweep, by name, such as "256, square root".
-      results: by variant; those without a result diverged.
+    The sweep's `variants` have names such as "256, square root"; those without a result diverged.
     """
     scale = scale_of("test/accuracy")
     rows = []
@@ -95,23 +88,19 @@ def learned_table(variants: Mapping[str, Mapping[str, Any]], results: Mapping[st
     return markdown_table(header, rows, text_columns=0)
 
 
-def _read_learned(docs: Path) -> dict[str, dict[str, Any]]:
-    return {result["variant"]: result for result in read_results([docs / "scaling"])}
-
-
 def sections(docs: Path) -> dict[str, str]:
     """Returns the generated sections of `scaling.md` by name, from the files in `docs`."""
     measured = read_benchmark(docs / "benchmarks.json", _MEASURED)[1][_MEASURED]
-    variants = load_sweep(_SWEEP).variants
+    variants = load_sweep("scaling").variants
+    results = {result["variant"]: result for result in read_results([docs / "scaling"])}
     sizes = list(dict.fromkeys(changes["batch_size"] for changes in variants.values()))
     tables = {name: expected_table(machine, sizes) for name, machine in create_machines(measured).items()}
-    return {**tables, "learned": learned_table(variants, _read_learned(docs))}
+    return {**tables, "learned": learned_table(variants, results)}
 
 
 def main(argv: list[str]) -> None:
     docs = Path(DOCS.value)
-    for name, text in sections(docs).items():
-        replace_section(docs / "scaling.md", name, text)
+    replace_sections(docs / "scaling.md", sections(docs))
 
 
 if __name__ == "__main__":

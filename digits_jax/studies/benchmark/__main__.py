@@ -1,38 +1,33 @@
 """Times training and evaluation on this machine: `python -m digits_jax.studies.benchmark`
 
-Each case trains (or evaluates) one network on random pixels at one batch size. This project, tutorial Flax
-(`tutorial_flax.py`) and PyTorch (`pytorch.py`, if the extra `benchmark` is installed) are timed in turns, round by
-round, so that a drift of the machine's speed slows all of them; ratios are taken within a round. PyTorch runs in
-contiguous and channels_last memory, eager and compiled; the fastest of the four counts.
+Each case trains (or evaluates) one network on random pixels at one batch size. This project, tutorial Flax and PyTorch
+(if the extra `benchmark` is installed) are timed in turns, round by round, so that a drift of the machine's speed slows
+all of them; ratios are taken within a round. The fastest of PyTorch's modes counts.
 """
 
 from absl import flags
 from rich.markdown import Markdown
 
 from digits_jax import cli
-from digits_jax.runs.console import console
 from digits_jax.studies.benchmark.measure import ROUNDS, SECONDS, measure, parse_case, read_output, write_output
 from digits_jax.studies.benchmark.page import results_table
 
-DEFAULT_CASES = (
+_CASES = [
     "linear:64", "linear:1024", "vgg:64", "vgg:256", "vgg:1024", "vgg_augmented:64", "bn_dropout:64", "bn_dropout:1024",
     "vgg:evaluation", "vgg:remedies",
-)  # fmt: skip
-CASES = flags.DEFINE_list("cases", list(DEFAULT_CASES), "what to time: config:batch size, :evaluation or :remedies")
+]  # fmt: skip
+CASES = flags.DEFINE_list("cases", _CASES, "what to time: config:batch size, :evaluation or :remedies")
 COMPILE = flags.DEFINE_bool("torch_compile", True, "also time torch.compile, which takes a minute to start")
 
 
 def main(argv: list[str]) -> None:
-    cases = [parse_case(text) for text in CASES.value]
     results = read_output()
-    for case in cases:
+    for case in [parse_case(text) for text in CASES.value]:
         result = measure(case, rounds=ROUNDS.value, seconds=SECONDS.value, torch_compile=COMPILE.value)
         results[case.name] = result
-        console.print(Markdown(results_table([result])))
-        console.print(
-            f"{result['flops_per_image'] / 1e6:.3g} MFLOP per image; products of float32 matrices reach "
-            f"{result['machine_flops_per_second'] / 1e9:.0f} GFLOP/s\n"
-        )
+        cli.console.print(Markdown(results_table([result])))
+        flops, peak = result["flops_per_image"] / 1e6, result["machine_flops_per_second"] / 1e9
+        cli.console.print(f"{flops:.3g} MFLOP per image; products of float32 matrices reach {peak:.0f} GFLOP/s\n")
     write_output(results=list(results.values()))
 
 

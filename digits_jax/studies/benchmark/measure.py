@@ -30,11 +30,10 @@ from digits_jax.storage import replace_text
 from digits_jax.studies.benchmark import pytorch, tutorial_flax
 from digits_jax.studies.benchmark.page import OURS, read_benchmark
 
-OUTPUT = flags.DEFINE_string("output", None, "also write the results to this JSON file")
+# Overrides that of `apps.command_flags`, which names a directory, where a process imports both.
+OUTPUT = flags.DEFINE_string("output", None, "also write the results to this JSON file", allow_override=True)
 ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of each program", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", 2.0, "approximate duration of each measurement", lower_bound=0.01)
-
-_PRODUCT = "matrix product"
 
 
 class Case(NamedTuple):
@@ -49,17 +48,12 @@ class Case(NamedTuple):
         """The images of one pass: whole batches, for 0.1 seconds or more; fewer for the slowest of the remedies."""
         if self.work == "evaluation":
             return 10_000
-        training = 2**16 if self.config.model.name == "linear" else 2**12
-        images = 640 if self.work == "remedies" else training
+        images = 640 if self.work == "remedies" else 2**16 if self.config.model.name == "linear" else 2**12
         return max(1, images // self.config.batch_size) * self.config.batch_size
 
 
 def parse_case(text: str) -> Case:
-    """Parses "vgg:64" (experiment and batch size), "vgg:evaluation" or "vgg:remedies".
-
-    Raises:
-      ConfigError: there is no such experiment, or no such work.
-    """
+    """Parses "vgg:64" (experiment and batch size), "vgg:evaluation" or "vgg:remedies", or raises a ConfigError."""
     name, _, work = text.partition(":")
     try:
         config = load_config(name)
@@ -145,8 +139,8 @@ def _peak_memory_here(config: dict[str, Any]) -> int:
 def measure(case: Case, *, rounds: int, seconds: float, torch_compile: bool) -> dict[str, Any]:
     """Measures everything about a case, as the result file has it."""
     passes = create_passes(case, torch_compile=torch_compile)
-    times = speed.time_in_turns(passes | {_PRODUCT: speed.matrix_product()}, rounds=rounds, seconds=seconds)
-    products = times.pop(_PRODUCT)
+    times = speed.time_in_turns(passes | {"": speed.matrix_product()}, rounds=rounds, seconds=seconds)
+    products = times.pop("")
     return {
         "case": case.name,
         "batch_size": case.config.eval_batch_size if case.work == "evaluation" else case.config.batch_size,
@@ -172,10 +166,9 @@ def write_output(**content: Any) -> None:
 
 
 def read_output() -> dict[str, dict[str, Any]]:
-    """Returns the results that an earlier call wrote to the file of `--output`, by case.
+    """Returns the results by case that an earlier call wrote to the file of `--output`.
 
-    Raises:
-      UserError: it is not a result file, or was written on another machine or with other versions.
+    Raises a UserError if it was written on another machine or with other versions.
     """
     path = OUTPUT.value
     if not path or not Path(path).exists():

@@ -14,20 +14,15 @@ from matplotlib.figure import Figure
 from digits_jax import cli
 from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
-from digits_jax.studies.docs import DOCS, replace_section
+from digits_jax.studies.docs import DOCS, replace_sections
 
 OURS = "digits_jax"
 _PLOTTED = "vgg:remedies"
-_COLORS = {OURS: "#D55E00", "PyTorch": "#0072B2"}  # Okabe & Ito 2008, distinct for color-blind readers
-_OTHER_COLOR = "#999999"
+_COLORS = {OURS: "#D55E00", "PyTorch": "#0072B2"}  # Okabe & Ito 2008, distinct for color-blind readers; else gray
 
 
 def read_benchmark(path: Path, *needed: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Reads a result file: the environment, and the results by case.
-
-    Raises:
-      UserError: it is not a result file, or has no result of a `needed` case.
-    """
+    """Reads the environment, and the results by case; raises a UserError if a `needed` case is missing."""
     try:
         data = json.loads(path.read_text())
         before, results = data["environment"], {result["case"]: result for result in data["results"]}
@@ -88,7 +83,7 @@ def plot_remedies(result: dict[str, Any]) -> Figure:
     axes = figure.subplots()
     for row, (name, values) in enumerate(times.items()):
         middle = statistics.median(values)
-        axes.barh(row, min(middle, limit), color=_COLORS.get(name.partition(" ")[0], _OTHER_COLOR), height=0.72)
+        axes.barh(row, min(middle, limit), color=_COLORS.get(name.partition(" ")[0], "#999999"), height=0.72)
         if middle > limit:
             axes.text(limit * 0.99, row, f"{middle:,.0f} \N{RIGHTWARDS ARROW}", va="center", ha="right", color="white")
         else:
@@ -124,8 +119,7 @@ def main(argv: list[str]) -> None:
     docs = Path(DOCS.value)
     _, results = read_benchmark(docs / "benchmarks.json", _PLOTTED)
     plot_remedies(results[_PLOTTED]).savefig(docs / "benchmarks.png")
-    for name, text in sections(docs).items():
-        replace_section(docs / "benchmarks.md", name, text)
+    replace_sections(docs / "benchmarks.md", sections(docs))
 
 
 if __name__ == "__main__":

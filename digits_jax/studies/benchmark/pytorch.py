@@ -25,10 +25,8 @@ def is_augmented(config: ConfigDict | FrozenConfigDict) -> bool:
 class Trainer:
     """A network with PyTorch's own initial weights, its optimizer, and the data as uint8 tensors in memory.
 
-    Images are in the memory format `layout`, "channels_last" or "contiguous"; `compiled` uses `torch.compile`.
-
-    Raises:
-      ConfigError: the recipe augments images, averages weights or has another optimizer.
+    Images are in the memory format `layout`, "channels_last" or "contiguous"; `compiled` uses `torch.compile`. Raises a
+    ConfigError if the recipe augments images, averages weights or has another optimizer.
     """
 
     def __init__(

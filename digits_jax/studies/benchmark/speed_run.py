@@ -1,10 +1,9 @@
 """Times training to an accuracy, next to PyTorch:
 `python -m digits_jax.studies.benchmark.speed_run --output=docs/speed_run.json`
 
-Needs a machine that does nothing else. First the six experiments and the variants of the sweep `accuracy` are
-timed in turns, round by round, for some thousand images each. Then `fast` and the same recipe in PyTorch
-(`pytorch.py`, with the extra `benchmark`) are trained to their end in turns, seed by seed. No time includes compilation
-or evaluation. The data must be prepared.
+Needs a machine that does nothing else. The six experiments and the variants of the sweep `accuracy` are timed round by
+round, for some thousand images each. Then `fast` and the same recipe in PyTorch (with the extra `benchmark`) are
+trained in turns, seed by seed. No time includes compilation or evaluation.
 """
 
 import functools
@@ -19,7 +18,6 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from digits_jax import cli, storage
 from digits_jax.apps.speed import random_dataset, time_in_turns, training_pass
 from digits_jax.data import Dataset
-from digits_jax.runs import console
 from digits_jax.studies.benchmark import measure, pytorch
 from digits_jax.studies.benchmark.measure import Case
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
@@ -29,11 +27,7 @@ from digits_jax.train import train_seeds
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "trained by each side", lower_bound=1)
 
-_SWEEP = "accuracy"
-_RACED = "fast"  # prefix of the variants that are also trained to their end
-
-# Trains a seed; returns the seconds of training and the final test accuracy.
-TrainSeed = Callable[[int], tuple[float, float]]
+TrainSeed = Callable[[int], tuple[float, float]]  # returns the seconds of training and the final test accuracy
 
 
 def train(config: FrozenConfigDict, dataset: Dataset, seed: int) -> tuple[float, float]:
@@ -47,13 +41,12 @@ def time_cases(cases: Sequence[Case], *, rounds: int, seconds: float) -> dict[st
     """Measures, by name, the seconds per image in each round and the floating-point operations per image."""
     passes = {case.name: training_pass(case.config, random_dataset(case.num_images, 1)) for case in cases}
     times = time_in_turns(passes, rounds=rounds, seconds=seconds)
-    return {
-        case.name: {
-            "seconds_per_image": [float(f"{t / case.num_images:.4g}") for t in times[case.name]],
-            "flops_per_image": round(measure.flops_per_image(case)),
-        }
-        for case in cases
-    }
+    found = {}
+    for case in cases:
+        seconds_per_image = [float(f"{t / case.num_images:.4g}") for t in times[case.name]]
+        flops = round(measure.flops_per_image(case))
+        found[case.name] = {"seconds_per_image": seconds_per_image, "flops_per_image": flops}
+    return found
 
 
 def race(sides: Mapping[str, TrainSeed], *, seeds: int) -> dict[str, dict[str, Any]]:
@@ -64,16 +57,16 @@ def race(sides: Mapping[str, TrainSeed], *, seeds: int) -> dict[str, dict[str, A
             seconds, accuracy = train_seed(seed)
             found[name]["seconds"].append(round(seconds, 2))
             found[name]["accuracy"].append(accuracy)
-            console.console.print(f"{name}, seed {seed}: {100 * accuracy:.2f} % after {seconds:.1f} s")
+            cli.console.print(f"{name}, seed {seed}: {100 * accuracy:.2f} % after {seconds:.1f} s")
     return found
 
 
 def main(argv: list[str]) -> None:
     storage.enable_compilation_cache()
-    runs = [(run, data) for run, data in plan(load_sweep(_SWEEP)) if run.seed == 0]
+    runs = [(run, data) for run, data in plan(load_sweep("accuracy")) if run.seed == 0]
     sides: dict[str, TrainSeed] = {}
     for run, data in runs:
-        if run.variant.startswith(_RACED):
+        if run.variant.startswith("fast"):
             sides[run.variant] = functools.partial(train, run.config, data)
             if importlib.util.find_spec("torch"):
                 sides[f"{run.variant} in PyTorch"] = functools.partial(pytorch.train, run.config, data)
@@ -82,7 +75,7 @@ def main(argv: list[str]) -> None:
     configs = time_cases(cases, rounds=measure.ROUNDS.value, seconds=measure.SECONDS.value)
     measure.write_output(configs=configs, races=race(sides, seeds=SEEDS.value))
     if measure.OUTPUT.value:
-        console.console.print(f"results written to {measure.OUTPUT.value}")
+        cli.console.print(f"results written to {measure.OUTPUT.value}")
 
 
 if __name__ == "__main__":

@@ -29,9 +29,8 @@ class TutorialCNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         fields = self.model_config
-        norm = partial(
-            nn.BatchNorm, use_running_average=not train, momentum=fields.bn_momentum, epsilon=fields.bn_epsilon
-        )
+        statistics = {"momentum": fields.bn_momentum, "epsilon": fields.bn_epsilon}
+        norm = partial(nn.BatchNorm, use_running_average=not train, **statistics)
 
         def activation(x: jax.Array) -> jax.Array:
             x = norm()(x) if fields.batch_norm == "before" else x
@@ -74,13 +73,10 @@ def training_pass(
     @ops.using(kernels)
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array) -> TrainState:
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-            logits, updates = state.apply_fn(
-                {"params": params, "batch_stats": state.batch_stats},
-                normalize(images, mean, std),
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(jax.random.key(1), state.step)},
-            )
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            rngs = {"dropout": jax.random.fold_in(jax.random.key(1), state.step)}
+            inputs = normalize(images, mean, std)
+            logits, updates = state.apply_fn(variables, inputs, train=True, mutable=["batch_stats"], rngs=rngs)
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
             return loss, updates.get("batch_stats", {})
 

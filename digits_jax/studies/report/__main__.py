@@ -1,7 +1,7 @@
 """Writes the report of a sweep's results: `python -m digits_jax.studies.report runs/sweeps/hidden_dropout`
 
-Needs only the results, in any folder. Writes `report.md` with its plots and one self-contained `report.html` to
-`runs/reports`, with pictures of misclassified images, or to `--page`, a folder to publish, without them.
+Writes `report.md` with its plots and one self-contained `report.html`, which shows misclassified images if `--page`,
+a folder to publish, is not given.
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from digits_jax import cli, data
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.runs.console import console
-from digits_jax.studies.report import build_page, create_study, gallery, write_page
+from digits_jax.studies.report.page import build_page, gallery, write_page
+from digits_jax.studies.report.study import create_study
 from digits_jax.studies.results import Result, read_results
 
 PAGE = flags.DEFINE_string("page", None, "folder to publish; default: runs/reports/<sweep>, with pictures of digits")
@@ -22,14 +22,13 @@ ACCURACY = flags.DEFINE_float("accuracy", None, "for 'time to test accuracy'", l
 
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
-        raise ConfigError(
-            "no results given; for example: python -m digits_jax.studies.report runs/sweeps/hidden_dropout"
-        )
+        example = "python -m digits_jax.studies.report runs/sweeps/hidden_dropout"
+        raise ConfigError(f"no results given; for example: {example}")
     study = create_study(read_results(argv[1:]))
     folder = Path(PAGE.value or Path("runs/reports") / Path(study.sweep.name).name)
     markdown, plots = build_page(study, metrics=METRICS.value, accuracy=ACCURACY.value)
     write_page(folder, markdown, plots, appendix="" if PAGE.value else _pictures(study.results))
-    console.print(f"{len(study.results)} runs in {folder / 'report.html'} and {folder / 'report.md'}")
+    cli.console.print(f"{len(study.results)} runs in {folder / 'report.html'} and {folder / 'report.md'}")
 
 
 def _pictures(results: list[Result]) -> str:
@@ -37,7 +36,7 @@ def _pictures(results: list[Result]) -> str:
     try:
         dataset = data.load_configured(ConfigDict(results[0]["config"]["dataset"]))
     except UserError as error:
-        console.print(f"no pictures of digits: {error}")
+        cli.console.print(f"no pictures of digits: {error}")
         return ""
     return gallery(results, dataset.arrays) if dataset.sha256 == results[0]["dataset"]["sha256"] else ""
 

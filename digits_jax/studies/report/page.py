@@ -12,26 +12,10 @@ from matplotlib.figure import Figure
 from digits_jax.data import Arrays
 from digits_jax.errors import UserError
 from digits_jax.pages import code, digits_gallery, escape, markdown_table, to_html
-from digits_jax.runs.console import duration
 from digits_jax.storage import replace_text
 from digits_jax.studies.report.plots import plot_curves, plot_differences
-from digits_jax.studies.report.statistics import (
-    MAX_SEEDS,
-    POWER,
-    Comparison,
-    Estimate,
-    compare_to_baseline,
-    estimate,
-)
-from digits_jax.studies.report.study import (
-    Scale,
-    Study,
-    Variant,
-    processor,
-    scale_of,
-    training_images,
-    training_seconds,
-)
+from digits_jax.studies.report.statistics import MAX_SEEDS, POWER, Comparison, Estimate, compare_to_baseline, estimate
+from digits_jax.studies.report.study import Scale, Study, processor, scale_of, training_images, training_time
 from digits_jax.studies.results import Result
 
 _ACCURACIES = ("test/accuracy", "test_augmented/accuracy")
@@ -40,16 +24,11 @@ Plots = dict[str, Callable[[], Figure]]  # by file name
 
 
 def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | None = None) -> tuple[str, Plots]:
-    """Returns the page as Markdown, and functions that draw its plots.
+    """Returns the page as Markdown, and functions that draw its plots; raises a UserError if a run lacks a metric.
 
-    Args:
-      study: as from `create_study`.
-      metrics: what to compare, of the final epoch; the answer at the top is about the first. Empty: the accuracy on
-        test images, and on augmented ones if all runs have it.
-      accuracy: for "time to accuracy"; None: the lowest mean final accuracy of a variant.
-
-    Raises:
-      UserError: a run has no such metric.
+    It compares `metrics` of the final epoch, by default the accuracy on test images, and on augmented ones if all runs
+    have it; the answer at the top is about the first. `accuracy` is that of "time to accuracy", by default the lowest
+    mean final accuracy of a variant.
     """
     metrics = metrics or [m for m in _ACCURACIES if all(m in result["final"] for result in study.results)]
     for result in study.results:
@@ -61,11 +40,10 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
     answers: list[str] = []
     compared: list[str] = []
     plots = Plots()
+    baseline = study.baseline.name
     for metric in metrics:
-        scale, baseline = scale_of(metric), study.baseline.name
-        comparisons = compare_to_baseline(
-            study.baseline.values(metric), {v.name: v.values(metric) for v in study.others}
-        )
+        scale, others = scale_of(metric), {variant.name: variant.values(metric) for variant in study.others}
+        comparisons = compare_to_baseline(study.baseline.values(metric), others)
         name = f"differences{'-' + metric.replace('/', '-') if metric != metrics[0] else ''}.png"
         if comparisons:
             plots[name] = partial(plot_differences, comparisons, scale, baseline)
@@ -73,6 +51,8 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
             answers.append(found if metric == metrics[0] else f"{scale.name.capitalize()}: {found}")
         compared += _comparison(study, metric, comparisons, plot=name)
     shown = metrics[0] if metrics[0] in study.baseline.results[0]["epochs"][0] else "test/accuracy"
+    first = [(v.name, v.results[0]["config"]["seed"]) for v in study.variants]
+    commands = [(escape(name), code(study.sweep.command(name, seed))) for name, seed in first]
     plots["curves.png"] = partial(plot_curves, study, shown)
     sections = [
         f"# {title}{mark}",
@@ -86,11 +66,7 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
         *_misclassified(study),
         "## Commands",
         "One command per variant; `--config.seed` selects the other seeds.",
-        markdown_table(
-            ("variant", "command"),
-            ((escape(v.name), code(study.sweep.command(v.name, min(v.values(metrics[0]))))) for v in study.variants),
-            text_columns=2,
-        ),
+        markdown_table(("variant", "command"), commands, text_columns=2),
     ]
     return "\n\n".join(part.strip() for part in sections if part) + "\n", plots
 
@@ -102,25 +78,22 @@ def answer(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> s
         better = (comparison.difference.mean > 0) == scale.higher_is_better
         kind = ("better" if better else "worse") if comparison.resolved else ""
         found[kind].append((name, comparison.difference))
+    unresolved = found.pop("")
+    than = f"**{escape(baseline)}**"
     sentences = [
-        f"{_listed(group, scale)} {'is' if len(group) == 1 else 'are'} {kind} than **{escape(baseline)}**."
-        for kind, group in found.items()
-        if kind and group
-    ]
-    if unresolved := found[""]:
+        f"{_listed(group, scale)} {'is' if len(group) == 1 else 'are'} {kind} than {than}."
+        for kind, group in found.items() if group
+    ]  # fmt: skip
+    if unresolved:
         seeds = min(difference.n for _, difference in unresolved)
-        sentences.append(
-            f"Not distinguishable from **{escape(baseline)}** with {seeds} seed{'s' * (seeds != 1)}: "
-            f"{_listed(unresolved, scale)}."
-        )
+        with_seeds = f"with {seeds} seed{'s' * (seeds != 1)}"
+        sentences.append(f"Not distinguishable from {than} {with_seeds}: {_listed(unresolved, scale)}.")
     return " ".join(sentences)
 
 
 def _listed(found: list[tuple[str, Estimate]], scale: Scale) -> str:
-    named = [
-        f"**{escape(name)}** ({_difference(d, scale)}, {scale.interval(d, sign=True)})"
-        for name, d in sorted(found, key=lambda item: -abs(item[1].mean))
-    ]
+    found = sorted(found, key=lambda item: -abs(item[1].mean))
+    named = [f"**{escape(name)}** ({_difference(d, scale)}, {scale.interval(d, sign=True)})" for name, d in found]
     shown = named[:_NAMED] + ([f"{len(named) - _NAMED} more"] if len(named) > _NAMED else [])
     return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
 
@@ -147,7 +120,7 @@ def _summary(study: Study) -> str:
     machines = " and on ".join(escape(machine) for machine in dict.fromkeys(map(processor, study.results)))
     return (
         f"{len(study.results)} runs of {len(study.variants)} variants on {escape(first['dataset']['name'])} "
-        f"({training_images(study.results)} training images), trained in {duration(training_seconds(study.results))} "
+        f"({training_images(study.results)} training images), trained in {training_time(study.results)} "
         f"on {machines} with jax {escape(first['versions']['jax'])}. Baseline: **{escape(study.baseline.name)}**."
     )
 
@@ -155,7 +128,7 @@ def _summary(study: Study) -> str:
 def _comparison(study: Study, metric: str, comparisons: dict[str, Comparison], *, plot: str) -> Iterator[str]:
     scale, baseline = scale_of(metric), study.baseline.name
     yield f"## {scale.name.capitalize()} of the final epoch"
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for variant in study.variants:
         value = estimate(list(variant.values(metric).values()))
         name = escape(variant.name) + (" (baseline)" if variant is study.baseline else "")
@@ -166,18 +139,15 @@ def _comparison(study: Study, metric: str, comparisons: dict[str, Comparison], *
         return
     yield f"![Differences to {escape(baseline)} with their confidence intervals]({plot})"
     yield "\n".join(f"- {verdict(name, found, scale, baseline)}" for name, found in comparisons.items())
-    differences = [
-        (
-            escape(name), str(c.difference.n), scale.text(c.difference.mean, sign=True),
-            scale.interval(c.difference, sign=True), f"{c.p_value:.2g}" if c.difference.n > 1 else "-",
-            f"{c.seeds_needed:,}" if c.seeds_needed else "-",
-        )
-        for name, c in comparisons.items()
-    ]  # fmt: skip
+    rows = []
+    for name, (difference, p_value, needed) in comparisons.items():
+        p_text, interval = f"{p_value:.2g}" if difference.n > 1 else "-", scale.interval(difference, sign=True)
+        cells = (str(difference.n), scale.text(difference.mean, sign=True), interval, p_text)
+        rows.append((escape(name), *cells, f"{needed:,}" if needed else "-"))
     unit = scale.difference_unit or " difference"
     header = (f"minus {escape(baseline)}", "pairs", f"mean,{unit}", "confidence interval", "p-value", "seeds needed")
     yield (
-        f"{markdown_table(header, differences)}\n"
+        f"{markdown_table(header, rows)}\n"
         "Differences are paired by seed. The intervals are Student's t and hold simultaneously with 95% confidence, "
         "p-values are those of a paired two-sided t-test; both are Bonferroni-corrected for "
         f"{len(comparisons)} comparison{'s' * (len(comparisons) > 1)}. The last column is the number of seeds with "
@@ -186,12 +156,17 @@ def _comparison(study: Study, metric: str, comparisons: dict[str, Comparison], *
 
 
 def _time_to_accuracy(study: Study, threshold: float | None) -> Iterator[str]:
-    means = [float(np.mean(list(variant.values("test/accuracy").values()))) for variant in study.variants]
+    means = [estimate(list(variant.values("test/accuracy").values())).mean for variant in study.variants]
     threshold = threshold or int(1000 * min(means)) / 1000
     comparable = len({(r["cpu"], r["cores"]) for r in study.results}) == 1
     rows = []
     for variant in study.variants:
-        epochs, seconds = time_to_accuracy(variant, threshold)
+        epochs, seconds = [], []
+        for run in variant.results:
+            at = next((n for n, row in enumerate(run["epochs"], 1) if row["test/accuracy"] >= threshold), None)
+            if at:
+                epochs.append(at)
+                seconds.append(sum(row["train/seconds"] for row in run["epochs"][:at]))
         reached = f"{len(epochs)} of {len(variant.results)}"
         times = (f"{np.median(epochs):g}", f"{np.median(seconds):.1f}") if epochs else ("-", "-")
         rows.append((escape(variant.name), reached, *times[: 1 + comparable]))
@@ -200,25 +175,13 @@ def _time_to_accuracy(study: Study, threshold: float | None) -> Iterator[str]:
     yield markdown_table(header[: 3 + comparable], rows)
 
 
-def time_to_accuracy(variant: Variant, threshold: float) -> tuple[list[int], list[float]]:
-    """Returns epochs and seconds of training until the test accuracy reached the threshold, of the runs that did."""
-    epochs, seconds = [], []
-    for result in variant.results:
-        rows = result["epochs"]
-        if epoch := next((n for n, row in enumerate(rows, 1) if row["test/accuracy"] >= threshold), None):
-            epochs.append(epoch)
-            seconds.append(sum(row["train/seconds"] for row in rows[:epoch]))
-    return epochs, seconds
-
-
 def _misclassified(study: Study) -> Iterator[str]:
     runs, counts = len(study.results), misclassified(study.results)
     by_all, by_half = (sum(count >= least for _, count in counts) for least in (runs, runs / 2))
     yield "## Test images that most runs misclassify"
-    yield (
-        f"Of {study.results[0]['dataset']['test_examples']:,} test images, {by_all} are misclassified by all runs and "
-        f"{by_half} by at least half of them. By index, from 0:"
-    )
+    images = f"{study.results[0]['dataset']['test_examples']:,} test images"
+    shares = f"{by_all} are misclassified by all runs and {by_half} by at least half of them"
+    yield f"Of {images}, {shares}. By index, from 0:"
     yield markdown_table(("index", "misclassified by"), ((str(i), f"{count} of {runs}") for i, count in counts[:10]))
 
 
@@ -229,11 +192,7 @@ def misclassified(results: Sequence[Result]) -> list[tuple[int, int]]:
 
 
 def write_page(folder: Path, markdown: str, plots: Mapping[str, Callable[[], Figure]], *, appendix: str = "") -> None:
-    """Writes `report.md`, its plots, and `report.html`, which contains them, into a folder.
-
-    Raises:
-      UserError: the folder cannot be written.
-    """
+    """Writes `report.md`, its plots, and `report.html`, which contains them; raises a UserError if it cannot."""
     images = {}
     for name, draw in plots.items():
         file = io.BytesIO()
@@ -251,8 +210,7 @@ def write_page(folder: Path, markdown: str, plots: Mapping[str, Callable[[], Fig
 
 def gallery(results: Sequence[Result], test_set: Arrays) -> str:
     """Returns HTML with pictures of the test images that most runs misclassify."""
-    pictures = (
-        (test_set.test_images[index], f"{index}: a {test_set.test_labels[index]}<br>{count} of {len(results)}")
-        for index, count in misclassified(results)[:24]
-    )
+    images, labels, runs = test_set.test_images, test_set.test_labels, len(results)
+    counts = misclassified(results)[:24]
+    pictures = [(images[index], f"{index}: a {labels[index]}<br>{count} of {runs}") for index, count in counts]
     return digits_gallery("Test images that most runs misclassify", pictures)

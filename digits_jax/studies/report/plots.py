@@ -28,9 +28,8 @@ def plot_differences(comparisons: dict[str, Comparison], scale: Scale, baseline:
             axes.hlines(row, scale.factor * difference.low, scale.factor * difference.high, color=color, linewidth=2)
     axes.set_yticks(range(len(comparisons)), [_plain(name) for name in comparisons])
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
-    axes.set_xlabel(
-        f"{scale.name} of the final epoch, minus that of {_plain(baseline)} ({scale.difference_unit.strip()})"
-    )
+    unit = scale.difference_unit.strip()
+    axes.set_xlabel(f"{scale.name} of the final epoch, minus that of {_plain(baseline)} ({unit})")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
     axes.grid(axis="x", alpha=0.3)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+CONFIDENCE = 0.95  # that all intervals of a comparison hold at once
 POWER = 0.8  # of `seeds_needed`; the usual choice (Cohen 1988)
 MAX_SEEDS = 10_000  # beyond which `seeds_needed` gives up
 
@@ -58,12 +59,8 @@ def prediction_interval(values: np.ndarray, *, confidence: float = 0.99) -> tupl
     that of an epoch is averaged with those of the epochs before and after it, and t has the degrees of freedom of all
     three. The first epoch, whose variance is of another size, is not averaged.
 
-    Args:
-      values: `[runs, epochs]`, at least two runs, on a scale on which they are close to normal.
-      confidence: probability that the value of a new run lies in its interval.
-
-    Returns:
-      The lower and the upper limits, `[epochs]` each.
+    The values, `[runs, epochs]` of at least two runs, are on a scale on which they are close to normal. The lower and
+    the upper limits are `[epochs]` each.
     """
     runs, epochs = values.shape
     variances = values.var(axis=0, ddof=1)
@@ -77,25 +74,16 @@ def prediction_interval(values: np.ndarray, *, confidence: float = 0.99) -> tupl
 
 
 def compare_to_baseline(
-    baseline: Mapping[int, float], variants: Mapping[str, Mapping[int, float]], *, confidence: float = 0.95
+    baseline: Mapping[int, float], variants: Mapping[str, Mapping[int, float]]
 ) -> dict[str, Comparison]:
-    """Returns the paired difference of each variant to the baseline, Bonferroni-corrected for the number of variants.
-
-    Args:
-      baseline: value by seed.
-      variants: the same by the variant's name; seeds that the baseline lacks do not count.
-      confidence: probability that all intervals hold at once.
-    """
-    alpha = (1 - confidence) / max(1, len(variants))
+    """Returns each variant's paired difference to the baseline, Bonferroni-corrected, from their values by seed."""
+    alpha = (1 - CONFIDENCE) / max(1, len(variants))
     comparisons = {}
     for name, values in variants.items():
         differences = [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
         difference = estimate(differences, confidence=1 - alpha)
-        comparisons[name] = Comparison(
-            difference=difference,
-            p_value=min(1.0, len(variants) * _paired_p_value(difference)),
-            seeds_needed=seeds_needed(difference.mean, difference.std, alpha=alpha),
-        )
+        p_value = min(1.0, len(variants) * _paired_p_value(difference))
+        comparisons[name] = Comparison(difference, p_value, seeds_needed(difference.mean, difference.std, alpha=alpha))
     return comparisons
 
 
@@ -112,15 +100,7 @@ def seeds_needed(difference: float, std: float, *, alpha: float) -> int | None:
     """Returns how many pairs a two-sided t test at level `alpha` needs to detect a difference with probability `POWER`.
 
     The test statistic follows the noncentral t distribution with noncentrality sqrt(n) difference / std (Cohen 1988,
-    chapter 2).
-
-    Args:
-      difference: its true mean.
-      std: its standard deviation from pair to pair.
-      alpha: probability of a false positive.
-
-    Returns:
-      At least 2; None if it is more than `MAX_SEEDS` or undefined (no difference, one pair).
+    chapter 2). Returns None if it is more than `MAX_SEEDS` or undefined (no difference, one pair).
     """
     if math.isnan(std) or difference == 0:
         return None

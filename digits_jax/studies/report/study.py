@@ -1,12 +1,11 @@
 """A sweep with its results, by variant and seed, and the units in which metrics are printed."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from digits_jax.cli import duration
 from digits_jax.errors import UserError
-from digits_jax.runs.console import duration
 from digits_jax.studies.report.statistics import Estimate
 from digits_jax.studies.results import Result, read_results
 from digits_jax.studies.sweep import Sweep
@@ -40,24 +39,19 @@ class Study(NamedTuple):
 
 
 def create_study(results: Sequence[Result]) -> Study:
-    """Sorts the results of one sweep by variant and seed.
-
-    Raises:
-      UserError: they are of several sweeps, of none, or no run of the baseline is finished.
-    """
+    """Sorts the results of one sweep by variant and seed; raises a UserError if they lack the baseline's."""
     names = sorted({result.get("sweep", {}).get("name", "") for result in results})
     if names == [""] or len(names) > 1:
         found = ", ".join(name or "runs of no sweep" for name in names)
         raise UserError(f"the results are of {found}: expected those of one sweep, such as runs/sweeps/hidden_dropout")
     sweep = Sweep(**results[0]["sweep"])
-    by_variant: dict[str, list[Result]] = {name: [] for name in sweep.variants}
+    variants = {name: Variant(name, []) for name in sweep.variants}
     for result in sorted(results, key=lambda result: result["config"]["seed"]):
-        by_variant.setdefault(result["variant"], []).append(result)
-    variants = {name: Variant(name, runs) for name, runs in by_variant.items() if runs}
-    baseline = variants.pop(sweep.baseline, None)
-    if baseline is None:
+        variants.setdefault(result["variant"], Variant(result["variant"], [])).results.append(result)
+    baseline, *others = (variants.pop(sweep.baseline), *variants.values())
+    if not baseline.results:
         raise UserError(f"no run of the baseline {sweep.baseline!r} is finished: there is nothing to compare with")
-    return Study(sweep, baseline, list(variants.values()))
+    return Study(sweep, baseline, [variant for variant in others if variant.results])
 
 
 def read_variants(folder: Path) -> dict[str, list[Result]]:
@@ -75,16 +69,15 @@ def training_images(results: Sequence[Result]) -> str:
     return " or ".join(f"{n:,}" for n in sorted({r["config"]["dataset"]["train_examples"] for r in results}))
 
 
-def training_seconds(results: Sequence[Result]) -> float:
-    return sum(row["train/seconds"] for result in results for row in result["epochs"])
+def training_time(results: Sequence[Result]) -> str:
+    return duration(sum(row["train/seconds"] for result in results for row in result["epochs"]))
 
 
 def describe(results: Sequence[Result]) -> str:
     """Returns a sentence on how many runs there are and on which machines they were trained."""
-    machines = Counter(f"{processor(r)}, jax {r['versions']['jax']}" for r in results)
+    machines = "; ".join(dict.fromkeys(f"{processor(r)}, jax {r['versions']['jax']}" for r in results))
     commits = ", ".join(sorted({r["git_revision"][:7] for r in results}))
-    seconds = duration(training_seconds(results))
-    return f"{len(results)} runs, trained in {seconds} on {'; '.join(machines)}, at commit {commits}."
+    return f"{len(results)} runs, trained in {training_time(results)} on {machines}, at commit {commits}."
 
 
 class Scale(NamedTuple):

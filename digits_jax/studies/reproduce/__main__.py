@@ -1,7 +1,6 @@
 """Compares the post's log with ours: `python -m digits_jax.studies.reproduce`
 
-Rewrites the plots and tables of `docs/reproduction.md`, and the results table of the README, from the results of
-`configs/sweeps/reproduction.py` and `configs/sweeps/reproduction_causes.py`.
+Rewrites `docs/reproduction.md` and the README's table from the results of the sweeps `reproduction(_causes)`.
 """
 
 from pathlib import Path
@@ -9,25 +8,21 @@ from pathlib import Path
 from absl import flags
 
 from digits_jax import cli
-from digits_jax.runs.console import console
-from digits_jax.storage import replace_text
-from digits_jax.studies.docs import DOCS, with_sections
-from digits_jax.studies.reproduce import EXPERIMENTS
-from digits_jax.studies.reproduce.page import PROTOCOLS, read_data, readme_section, sections
-from digits_jax.studies.reproduce.plots import plot_experiment
+from digits_jax.studies.docs import DOCS, replace_sections
+from digits_jax.studies.reproduce.page import plot_experiment, read_data, readme_section, sections
+from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 
 README = flags.DEFINE_string("readme", "README.md", "file with the results table")
 
 
 def main(argv: list[str]) -> None:
-    docs, readme = Path(DOCS.value), Path(README.value)
+    docs = Path(DOCS.value)
     page, data = docs / "reproduction.md", read_data(docs)
-    replace_text(page, with_sections(page, sections(data)))
-    replace_text(readme, with_sections(readme, {"results": readme_section(data)}))
+    replace_sections(page, sections(data))
+    replace_sections(Path(README.value), {"results": readme_section(data)})
     for name in EXPERIMENTS:
-        logged, stated = (data.runs(name, protocol) for protocol in PROTOCOLS[:2])
-        plot_experiment(name, data.post[name], logged, stated).savefig(docs / f"reproduction/{name}.png")
-    console.print(f"{sum(map(len, data.results.values()))} runs in {page}")
+        plot_experiment(data, name).savefig(docs / f"reproduction/{name}.png")
+    cli.console.print(f"{sum(map(len, data.results.values()))} runs in {page}")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,24 @@
-"""The tables of `docs/reproduction.md`."""
+"""The tables and plots of `docs/reproduction.md`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
-from digits_jax.studies.report import describe, estimate, read_variants, scale_of
-from digits_jax.studies.reproduce.post_log import (
-    EXPERIMENTS,
-    METRICS,
-    VALIDATION,
-    inside,
-    inside_without_each,
-    numbers_of,
-    read_post_log,
-    read_table,
-)
+from digits_jax.studies.report.plots import format_curves
+from digits_jax.studies.report.statistics import estimate
+from digits_jax.studies.report.study import describe, read_variants, scale_of
+from digits_jax.studies.reproduce import post_log
+from digits_jax.studies.reproduce.post_log import EXPERIMENTS, METRICS, VALIDATION, inside, numbers_of
 from digits_jax.studies.results import Result
 
 PROTOCOLS = ("as logged", "as stated", "Glorot")  # of `configs/sweeps/reproduction.py`, after the experiment's name
 _ACCURACY = scale_of("test/accuracy")
+_LOGGED, _STATED, _OUTSIDE = "#0072B2", "#999999", "#D55E00"  # Okabe & Ito 2008
 
 # The post's conclusions as differences of test accuracies: the experiment and epoch (0: the last) of either side.
 _CONCLUSIONS = (
@@ -35,8 +31,6 @@ _CONCLUSIONS = (
 
 
 class Data(NamedTuple):
-    """The data of the page."""
-
     post: dict[str, np.ndarray]  # the printed numbers by experiment, `[epochs, 4]`
     reasons: dict[tuple[str, str, str], str]  # why one lies outside, by experiment, epoch and metric
     results: dict[str, list[Result]]  # by variant, such as "vgg, as logged"
@@ -58,17 +52,16 @@ class Data(NamedTuple):
 def read_data(docs: Path) -> Data:
     """Reads the results, the post's log, and the reasons for what lies outside.
 
-    Raises:
-      UserError: a file cannot be read, or a variant has fewer than two runs.
+    Raises a UserError if a file cannot be read, or a variant has fewer than two runs.
     """
     folder = docs / "reproduction"
     results, causes = (read_variants(docs / name) for name in ("reproduction", "reproduction_causes"))
     for variant in (f"{name}, {protocol}" for name in EXPERIMENTS for protocol in PROTOCOLS[:2]):
         if len(results.get(variant, [])) < 2:
             raise UserError(f"{folder} has fewer than 2 runs of {variant!r}: run the sweep's others first")
-    outliers = read_table(folder / "outliers.csv", ("experiment", "epoch", "metric", "why"))
+    outliers = post_log.read_table(folder / "outliers.csv", ("experiment", "epoch", "metric", "why"))
     reasons = {(name, epoch, metric): why for name, epoch, metric, why in outliers}
-    return Data(read_post_log(folder / "post_log.csv"), reasons, results, causes)
+    return Data(post_log.read_post_log(folder / "post_log.csv"), reasons, results, causes)
 
 
 def sections(data: Data) -> dict[str, str]:
@@ -100,20 +93,18 @@ def readme_section(data: Data) -> str:
 def _score_table(data: Data) -> str:
     """Returns how many of the post's numbers lie in the interval of each protocol's runs."""
     totals = np.zeros((len(PROTOCOLS), 2), int)
-    all_own = []
+    all_own: list[bool] = []
     rows = []
     for name in EXPERIMENTS:
         cells = []
         for total, protocol in zip(totals, PROTOCOLS, strict=True):
-            runs = data.runs(name, protocol)
-            if len(runs) < 2:
-                cells.append("")
-                continue
-            hits = data.hits(name, protocol)
-            total += hits.sum(), hits.size
-            cells.append(f"{hits.sum()} of {hits.size} ({len(runs)} runs)")
+            cells.append("")
+            if (runs := len(data.runs(name, protocol))) > 1:
+                hits = data.hits(name, protocol)
+                total += hits.sum(), hits.size
+                cells[-1] = f"{hits.sum()} of {hits.size} ({runs} runs)"
         logged = data.runs(name, "as logged")
-        own = [hit for hits in inside_without_each(list(logged)) for hit in hits.ravel()] if len(logged) > 2 else []
+        own = np.ravel(list(post_log.inside_without_each(logged))).tolist() if len(logged) > 2 else []
         all_own += own
         rows.append((f"`{name}`", *cells, f"{np.mean(own):.1%}" if own else ""))
     parts = [f"**{hits} of {size}** ({hits / size:.0%})" if size else "" for hits, size in totals]
@@ -191,17 +182,13 @@ def _causes_table(data: Data) -> str:
         runs = np.array([numbers_of(result) for result in results])
         epochs = runs.shape[1]
         logged, post = data.runs(name, "as logged")[: len(runs), :epochs], data.post[name]
-        counts = (
-            f"{inside(post[:epochs], values).sum()} of {4 * epochs} ({len(values)} runs)" for values in (logged, runs)
-        )
+        hits = [(inside(post[:epochs], values).sum(), len(values)) for values in (logged, runs)]
+        counts = (f"{found} of {4 * epochs} ({num_runs} runs)" for found, num_runs in hits)
         first = (post[0], logged[:, 0].mean(0), runs[:, 0].mean(0))
         cells = (" / ".join(f"{value:.4f}" for value in values) for values in first)
         rows.append((f"`{name}`", change, str(epochs), *counts, *cells))
-    header = (
-        "experiment", "change", "epochs", "inside, as logged", "inside, changed",
-        "first epoch: post", "as logged", "changed",
-    )  # fmt: skip
-    return markdown_table(header, rows, text_columns=2)
+    numbers = ("inside, as logged", "inside, changed", "first epoch: post", "as logged", "changed")
+    return markdown_table(("experiment", "change", "epochs", *numbers), rows, text_columns=2)
 
 
 def _validation_table(data: Data) -> str:
@@ -226,3 +213,24 @@ def headline_table(data: Data, protocol: str, *, selection: bool = True) -> str:
         rows.append((f"`{name}`", description, str(len(runs)), *cells[: 3 if selection else 1]))
     header = ("config", "model", "seeds", "final test accuracy", "best epoch by test accuracy", "gain by selection")
     return markdown_table(header[: 6 if selection else 4], rows, text_columns=2)
+
+
+def plot_experiment(data: Data, name: str) -> Figure:
+    """Draws four panels by epoch: range and mean of the runs as logged, mean of those as stated, the post's numbers."""
+    logged, stated = (data.runs(name, protocol) for protocol in PROTOCOLS[:2])
+    post, within, mean = data.post[name], data.hits(name), stated.mean(0)
+    figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
+    figure.suptitle(name)
+    epochs = np.arange(1, len(post) + 1)
+    for column, axes in enumerate(figure.subplots(2, 2).ravel()):
+        ours, good = logged[..., column], within[:, column]
+        axes.fill_between(epochs, ours.min(0), ours.max(0), color=_LOGGED, alpha=0.25, linewidth=0)
+        axes.plot(epochs, ours.mean(0), color=_LOGGED, linewidth=1, label=f"as logged, {len(logged)} runs")
+        axes.plot(epochs, mean[:, column], "--", color=_STATED, label=f"as stated, mean of {len(stated)} runs")
+        axes.plot(epochs[good], post[good, column], "o", color="black", markersize=4.5, label="the post")
+        if not good.all():
+            label = "outside the 99% prediction interval"
+            axes.plot(epochs[~good], post[~good, column], "X", color=_OUTSIDE, markersize=8, label=label)
+        format_curves(axes, METRICS[column], np.concatenate([ours.ravel(), post[:, column], mean[:, column]]).tolist())
+        axes.legend(fontsize=8)
+    return figure

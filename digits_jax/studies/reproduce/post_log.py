@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from digits_jax.errors import UserError
 from digits_jax.studies.report.statistics import prediction_interval
@@ -38,11 +39,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[list[str]]:
 
 
 def read_post_log(path: Path) -> dict[str, np.ndarray]:
-    """Reads the printed numbers by experiment.
-
-    Raises:
-      UserError: the file cannot be read, or is no such table.
-    """
+    """Reads the printed numbers by experiment; raises a UserError if the file is no such table."""
     log: dict[str, list[list[float]]] = {}
     try:
         for name, _, *numbers in read_table(path, ("experiment", "epoch", *(m.replace(" ", "_") for m in METRICS))):
@@ -72,22 +69,15 @@ def on_normal_scale(numbers: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def inside(numbers: np.ndarray, runs: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """Returns which numbers lie in the 99% prediction interval for one new run.
-
-    Args:
-      numbers: `[epochs, 4]`.
-      runs: `[runs, epochs, 4]`, at least two.
-
-    Returns:
-      bool `[epochs, 4]`.
-    """
-    ours, values = on_normal_scale(np.asarray(runs)), on_normal_scale(numbers)
+def inside(numbers: np.ndarray, runs: ArrayLike) -> np.ndarray:
+    """Returns which numbers lie in the 99% prediction interval for one more run than the two or more given, as bool."""
+    ours = on_normal_scale(np.asarray(runs))
     limits = [prediction_interval(ours[..., column]) for column in range(len(METRICS))]
-    return np.stack([(low <= values[:, i]) & (values[:, i] <= high) for i, (low, high) in enumerate(limits)], axis=1)
+    low, high = np.moveaxis(np.array(limits), 0, -1)
+    return (low <= on_normal_scale(numbers)) & (on_normal_scale(numbers) <= high)
 
 
-def inside_without_each(runs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields the same for each of our own runs and all others: what a faithful log would reach."""
-    for index, run in enumerate(runs):
-        yield inside(run, [*runs[:index], *runs[index + 1 :]])
+def inside_without_each(runs: ArrayLike) -> Iterator[np.ndarray]:
+    """Yields the same for each of our own runs among the others: what a faithful log would reach."""
+    for index, run in enumerate(np.asarray(runs)):
+        yield inside(run, np.delete(runs, index, axis=0))

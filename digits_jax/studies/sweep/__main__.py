@@ -1,9 +1,8 @@
 """Trains the runs of a sweep: `python -m digits_jax.studies.sweep --sweep=configs/sweeps/hidden_dropout.py`
 
-One process trains one run after the other, and runs that differ only in their seed in one program; with
-`--executor=ray` the nodes of a Ray cluster do. Each run has the workdir that `digits_jax.main` would give it, and
-resumes there. Its result is added to `<results>/<sweep>/results.jsonl`. Runs that are finished there, in another
-sweep's results or in a workdir are not trained again.
+Each run has the workdir that `digits_jax.main` would give it, and resumes there. Its result is added to
+`<results>/<sweep>/results.jsonl`. Runs that are finished there, in another sweep's results or in a workdir are not
+trained again.
 """
 
 import math
@@ -20,29 +19,21 @@ from rich.table import Table
 
 from digits_jax import cli
 from digits_jax.errors import ConfigError
-from digits_jax.runs import console
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.storage import enable_compilation_cache, local_folder
 from digits_jax.studies.sweep import ray_executor
 from digits_jax.studies.sweep.definition import Sweep, load_sweep
-from digits_jax.studies.sweep.local_executor import Executor, run_tasks
-from digits_jax.studies.sweep.tasks import Task, create_tasks, estimate
+from digits_jax.studies.sweep.tasks import Executor, Task, create_tasks, estimate, run_tasks
 
 SWEEP = flags.DEFINE_string("sweep", None, "its file, for example configs/sweeps/hidden_dropout.py")
 RESULTS = flags.DEFINE_string("results", "runs/sweeps", "folder of the results, one folder per sweep")
 RUNS = flags.DEFINE_string("runs", "runs", "folder of the workdirs, as for digits_jax.main; also gs://BUCKET/DIR")
-SHARD = flags.DEFINE_string(
-    "shard", "0/1", "i/n: train every n-th run from the i-th (counted from 0) on; for job arrays"
-)
+SHARD = flags.DEFINE_string("shard", "0/1", "i/n: train every n-th run from the i-th (from 0) on; for job arrays")
 BUDGET = flags.DEFINE_float("budget", None, "minutes after which no run is started", lower_bound=0)
 SOURCE = flags.DEFINE_string("source_dir", None, "folder with the original files of the data, if they are not prepared")
 PLAN_ONLY = flags.DEFINE_bool("plan_only", False, "print the plan and train nothing")
 EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "ray"], "where to train: this process, or a Ray cluster")
-RAY_ADDRESS = flags.DEFINE_string(
-    "ray_address",
-    None,
-    "HOST:PORT of its head, or auto on one of its nodes; default: $RAY_ADDRESS, else starts one here",
-)
+RAY_ADDRESS = flags.DEFINE_string("ray_address", None, "HOST:PORT or auto; default: $RAY_ADDRESS, else starts one here")
 RAY_CPUS = flags.DEFINE_integer("ray_cpus", None, "CPUs for each run; default: this machine's", lower_bound=1)
 RAY_GPUS = flags.DEFINE_integer("ray_gpus", None, "GPUs for each run; default: 1 if there are any", lower_bound=0)
 
@@ -57,9 +48,8 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def progress_table(sweep: Sweep, tasks: list[Task]) -> Table:
     """Returns the progress and the accuracy of each variant."""
-    view = Table(
-        "variant", "runs", "test accuracy, final epoch", "running", title=sweep.question, title_justify="left", box=None
-    )
+    header = ("variant", "runs", "test accuracy, final epoch", "running")
+    view = Table(*header, title=sweep.question, title_justify="left", caption_justify="left", box=None)
     for name in sweep.variants:
         mine = [task for task in tasks if task.run.variant == name]
         finished = [task.accuracy for task in mine if task.accuracy is not None]
@@ -69,8 +59,7 @@ def progress_table(sweep: Sweep, tasks: list[Task]) -> Table:
         label = f"{name} (baseline)" if name == sweep.baseline else name
         view.add_row(label, f"{len(finished)}/{len(mine)}", accuracy, ", ".join(running))
     left = sum(task.estimate for task in tasks if task.accuracy is None)
-    view.caption = f"about {console.duration(left)} left" if left else None
-    view.caption_justify = "left"
+    view.caption = f"about {cli.duration(left)} left" if left else None
     return view
 
 
@@ -93,24 +82,19 @@ def train(sweep: Sweep, tasks: list[Task], executor: Executor, *, deadline: floa
     if executor.at_once:
         with terminal.status("measuring a step of each program") if terminal.is_terminal else terminal:
             estimate(tasks, at_once=executor.at_once)
-    left = sum(task.estimate for task in tasks)
-    terminal.print(
-        f"{sweep.name}: {len(tasks)} runs, {states['done']} done, {states['reused']} reused from elsewhere, "
-        f"{states['waiting']} to train"
-        + (f" in about {console.duration(left)}" if executor.at_once else "")
-        + (f", {executor.at_once} at a time" if executor.at_once > 1 else "")
-    )
+    text = f"{sweep.name}: {len(tasks)} runs, {states['done']} done, {states['reused']} reused from elsewhere"
+    seconds = sum(task.estimate for task in tasks)
+    text += f", {states['waiting']} to train" + (f" in about {cli.duration(seconds)}" if executor.at_once else "")
+    terminal.print(text + (f", {executor.at_once} at a time" if executor.at_once > 1 else ""))
     if PLAN_ONLY.value:
         for task in tasks:
             terminal.print(f"{task.status:8} {task.run.variant}, seed {task.run.seed}: {task.run.command}")
         return 0
     try:
-        with Live(
-            console=terminal, get_renderable=lambda: progress_table(sweep, tasks)
-        ):  # elsewhere printed at the end
+        with Live(console=terminal, get_renderable=lambda: progress_table(sweep, tasks)):  # or printed at the end
             for task in executor.run(sweep, tasks, deadline):
                 if not terminal.is_terminal:
-                    outcome = task.status if task.accuracy is None else console.percent(task.accuracy)
+                    outcome = task.status if task.accuracy is None else cli.percent(task.accuracy)
                     terminal.print(f"{task.run.variant}, seed {task.run.seed}: {outcome}")
     except Interrupted as interrupted:
         print(f"interrupted and saved; resume with\n  {cli.again()}")

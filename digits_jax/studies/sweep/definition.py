@@ -12,17 +12,14 @@ from digits_jax.errors import ConfigError
 
 
 class Sweep(NamedTuple):
-    """A question, answered by training variants of a config with the same seeds.
-
-    `get_sweep()` of a file in `configs/sweeps/` returns it; the file's docstring is the question.
-    """
+    """A question, answered by training variants of a config with the same seeds; a file's `get_sweep()` returns it."""
 
     config: str  # the base, such as "bn_dropout" or "vgg:as_logged"
     # The changes by name: dotted fields, and "config" or "num_seeds" to replace those of the sweep.
     variants: Mapping[str, Mapping[str, Any]]
     baseline: str  # the name of the variant that the others are compared with
     num_seeds: int  # seeds 0 to num_seeds - 1
-    question: str = ""
+    question: str = ""  # the docstring of the file
     name: str = ""  # of the file
 
     def base(self, variant: str) -> str:
@@ -50,14 +47,14 @@ def _as_tuple(value: Any) -> Any:
 
 
 def load_sweep(file: str) -> Sweep:
-    """Loads a sweep by its name, such as `hidden_dropout`, or the path of its file.
-
-    Raises:
-      ConfigError: there is no such file, it raises an exception, or what it returns is not a valid sweep.
-    """
+    """Loads a sweep by its name or the path of its file; raises a ConfigError if that does not return a valid one."""
     if file.isidentifier():
         file = str(cli.configs_directory() / "sweeps" / f"{file}.py")
-    names = load_names(file, "get_sweep")
+    if not Path(file).is_file():
+        raise ConfigError(f"{file}: no such file")
+    names = call(file, lambda: runpy.run_path(file))
+    if "get_sweep" not in names:
+        raise ConfigError(f"{file}: expected a function get_sweep()")
     sweep = call(file, names["get_sweep"])
     if not isinstance(sweep, Sweep):
         raise ConfigError(f"{file}: get_sweep() returns {sweep!r}: expected a digits_jax.studies.Sweep")
@@ -71,16 +68,6 @@ def load_sweep(file: str) -> Sweep:
     if not names["__doc__"]:
         raise ConfigError(f"{file}: the docstring is missing: expected the question that the sweep asks")
     return sweep._replace(question=" ".join(names["__doc__"].split()), name=Path(file).stem)
-
-
-def load_names(file: str, function: str) -> dict[str, Any]:
-    """Runs a Python file and returns the names it defines; raises a ConfigError if `function` is not among them."""
-    if not Path(file).is_file():
-        raise ConfigError(f"{file}: no such file")
-    names = call(file, lambda: runpy.run_path(file))
-    if function not in names:
-        raise ConfigError(f"{file}: expected a function {function}()")
-    return names
 
 
 def call(file: str, function: Callable[[], Any]) -> Any:

@@ -29,13 +29,7 @@ class PlannedRun(NamedTuple):
 def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRun, Dataset]]:
     """Returns all runs with their data, seed by seed, so that a sweep that is stopped has complete pairs.
 
-    Args:
-      sweep: as from `load_sweep`.
-      source_dir: folder with the original files of the data, if they are not prepared yet.
-
-    Raises:
-      ConfigError: a variant sets an unknown field or an invalid value, or two variants are the same config.
-      UserError: the data cannot be loaded.
+    Raises a ConfigError if a variant sets an unknown field or an invalid value, or two variants are the same config.
     """
     load = functools.cache(data.load_configured)
     planned: list[tuple[PlannedRun, Dataset]] = []
@@ -44,7 +38,8 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRu
     for seed in range(max(num_seeds.values())):
         for name in (name for name, count in num_seeds.items() if seed < count):
             base = sweep.base(name)
-            config = _load_config(base)
+            path = cli.config_path(base)
+            config = call(path.partition(":")[0], functools.partial(load_config, path))
             try:
                 _override(config, sweep.overrides(name), seed)
                 validate(config)
@@ -56,19 +51,13 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRu
                 raise ConfigError(f"sweep {sweep.name}, variant {name!r}: {error}") from None
             key = config_hash(resolved)
             if key in variants:
-                raise ConfigError(
-                    f"sweep {sweep.name}: the variants {variants[key]!r} and {name!r} are the same config"
-                )
+                same = f"{variants[key]!r} and {name!r}"
+                raise ConfigError(f"sweep {sweep.name}: the variants {same} are the same config")
             variants[key] = name
             experiment = Path(base.partition(":")[0]).stem
             run = PlannedRun(name, experiment, sweep.command(name, seed), seed, resolved, key, source)
             planned.append((run, dataset))
     return planned
-
-
-def _load_config(base: str) -> ConfigDict:
-    path = cli.config_path(base)
-    return call(path.partition(":")[0], lambda: load_config(path))
 
 
 def _override(config: ConfigDict, fields: dict[str, Any], seed: int) -> None:

@@ -6,31 +6,38 @@ again on another node, where it resumes from its latest checkpoints if its workd
 
 import contextlib
 import functools
+import io
 import math
 import os
 import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import absl.logging
+import filelock
 import jax
 
 import digits_jax
-from digits_jax.errors import ConfigError, DivergedError, UserError
-from digits_jax.runs import console
+from digits_jax import cli, data, storage
+from digits_jax.data import Dataset
+from digits_jax.errors import ConfigError, DivergedError, InUseError, UserError
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.workdir import GIT_REVISION, git_revision
 from digits_jax.storage import is_bucket, num_cores
-from digits_jax.studies.sweep import ray_trial
+from digits_jax.studies.results import Result
 from digits_jax.studies.sweep.definition import Sweep
-from digits_jax.studies.sweep.local_executor import Executor
-from digits_jax.studies.sweep.tasks import Task, fail, finish, groups, set_status
+from digits_jax.studies.sweep.plan import PlannedRun
+from digits_jax.studies.sweep.tasks import Executor, Report, Task, fail, finish, groups, set_status, train_group
 
 _LOCAL = "local"  # Ray's name for a cluster of this machine that ends with this process
 _RETRIES = 10  # finite: a run may crash its process each time
+_IN_USE = 180  # seconds for which a lost node may still hold a folder: NFS keeps locks for 90, Ray ends it after 60
+_load_data = functools.cache(data.load_configured)  # once for all trials of a process
 
 
 class Resources(NamedTuple):
@@ -40,19 +47,36 @@ class Resources(NamedTuple):
     gpus: int
 
 
+class Trial(NamedTuple):
+    """A group of runs, as it is sent to a node."""
+
+    runs: list[PlannedRun]
+    folder: str  # of their workdirs, absolute or on a bucket
+    sha256: str  # of their data
+    start: str  # the folder that other relative paths start from, if the node has it
+    cores: int
+    deadline: float  # time, as of `time.time()`, after which it is not started
+
+
+class Outcome(NamedTuple):
+    """The return value of a node; neither results nor an error if the deadline had passed."""
+
+    results: list[Result] | None = None
+    error: UserError | None = None
+    stderr: str = ""
+
+
+class Stopped(Exception):
+    """The node was told to end, and everything is saved: another can resume."""
+
+
 @contextlib.contextmanager
 def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Iterator[Executor]:
     """Connects to a Ray cluster, or starts one on this machine for as long as the context is open.
 
-    Args:
-      address: HOST:PORT of its head, "auto" on one of its nodes, "local" to start one; None: `$RAY_ADDRESS`, else
-        "local".
-      cpus: for each group of runs; None: as many cores as this process has, or with GPUs their share.
-      gpus: for each group of runs; None: one if the cluster has any.
-
-    Raises:
-      ConfigError: this machine lacks the CPUs or GPUs of a group.
-      UserError: Ray is not installed, or there is no cluster at the address.
+    The address is HOST:PORT of its head, "auto" on one of its nodes, or "local" to start one; by default `$RAY_ADDRESS`
+    or "local". `cpus` and `gpus` are for each group of runs, as in `allocate`. Raises a UserError if Ray is not
+    installed, there is no cluster at the address, or this machine lacks the CPUs or GPUs of a group.
     """
     address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -85,7 +109,7 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
             lacking = f"no node has the {resources.cpus} CPUs of --ray_cpus and {resources.gpus} GPUs of --ray_gpus"
             if address == _LOCAL:
                 raise ConfigError(f"{lacking}: this machine has {num_cores()} CPUs")
-            console.warn(f"{lacking}: waiting until one joins")
+            cli.warn(f"{lacking}: waiting until one joins")
         yield Executor(functools.partial(_run_tasks, resources), at_once=0 if resources.gpus else max(at_once, 1))
     finally:
         ray.shutdown()
@@ -97,10 +121,8 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"no Ray cluster answers at {address!r} ({error}): expected HOST:PORT as `ray start --head` prints it, or "
-            "auto on one of its nodes"
-        ) from None
+        expected = "HOST:PORT as `ray start --head` prints it, or auto on one of its nodes"
+        raise UserError(f"no Ray cluster answers at {address!r} ({error}): expected {expected}") from None
 
 
 def _environment() -> dict[str, str]:
@@ -111,11 +133,9 @@ def _environment() -> dict[str, str]:
 
 
 def allocate(nodes: list[dict[str, Any]], *, cpus: int | None, gpus: int | None) -> tuple[Resources, int]:
-    """Returns the resources of a group of runs, and how many groups the nodes can train at the same time.
+    """Returns the resources of a group of runs, and how many groups the `ray.nodes()` can train at the same time.
 
-    Args:
-      nodes: as from `ray.nodes()`.
-      cpus, gpus: as for `connect`.
+    A group gets by default one GPU if there are any, and their share of the CPUs, or else this process's cores.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     have = [Resources(cpus=int(node.get("CPU", 0)), gpus=int(node.get("GPU", 0))) for node in alive]
@@ -129,29 +149,23 @@ def allocate(nodes: list[dict[str, Any]], *, cpus: int | None, gpus: int | None)
 
 
 def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> Iterator[Task]:
-    """Trains the waiting tasks, as `local_executor.run_tasks` does."""
+    """Does on a cluster what `tasks.run_tasks` does here."""
     import ray
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     progress = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    retries = {"max_retries": _RETRIES, "retry_exceptions": [ray_trial.Stopped]}
-    train = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, **retries)(_train)
+    retries = {"max_retries": _RETRIES, "retry_exceptions": [Stopped]}
+    remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, **retries)(_train)
     pending: dict[Any, list[Task]] = {}
     with StopRequest() as stop:
         try:
             for group in groups(tasks):
-                folder = group[0].folder
-                trial = ray_trial.Trial(
-                    runs=[task.run for task in group],
-                    folder=folder if is_bucket(folder) else os.path.abspath(folder),
-                    sha256=group[0].dataset.sha256,
-                    start=os.getcwd(),
-                    cores=resources.cpus,
-                    deadline=deadline if pending else math.inf,
-                )
-                pending[train.remote(trial, progress)] = group
+                folder = group[0].folder if is_bucket(group[0].folder) else os.path.abspath(group[0].folder)
+                runs, sha256 = [task.run for task in group], group[0].dataset.sha256
+                trial = Trial(runs, folder, sha256, os.getcwd(), resources.cpus, deadline if pending else math.inf)
+                pending[remote.remote(trial, progress)] = group
             while pending:
                 ready, _ = ray.wait(list(pending), timeout=0.5)
                 statuses = dict(progress.get_nowait_batch(progress.qsize()))
@@ -169,15 +183,14 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
                     _settle(sweep, group, result)
 
 
-def _train(trial: ray_trial.Trial, progress: Any) -> ray_trial.Outcome:
-    """Trains on a node, and reports the progress to the driver."""
+def _train(trial: Trial, progress: Any) -> Outcome:
     import ray
 
     def report(status: str) -> None:
         with contextlib.suppress(ray.exceptions.RayError):
             progress.put((trial.runs[0].hash, status))
 
-    return ray_trial.train(trial, report)
+    return train(trial, report)
 
 
 def _settle(sweep: Sweep, group: list[Task], result: Any) -> list[Task]:
@@ -187,7 +200,7 @@ def _settle(sweep: Sweep, group: list[Task], result: Any) -> list[Task]:
 
     try:
         outcome = get(result)
-    except (NodeDiedError, OutOfMemoryError, WorkerCrashedError, ray_trial.Stopped) as error:
+    except (NodeDiedError, OutOfMemoryError, WorkerCrashedError, Stopped) as error:
         fail(group, f"its process ended {_RETRIES + 1} times, the last time by {type(error).__name__}")
         return group
     print(outcome.stderr, end="", file=sys.stderr)
@@ -200,3 +213,66 @@ def _settle(sweep: Sweep, group: list[Task], result: Any) -> list[Task]:
     else:
         finish(sweep, group, outcome.results)
     return group
+
+
+def train(trial: Trial, report: Report) -> Outcome:
+    """Trains a group of runs in a process that may have trained others before; raises Stopped if a signal comes."""
+    if time.time() >= trial.deadline:
+        return Outcome()
+    absl.logging.set_verbosity(absl.logging.FATAL)  # as `cli.run` has it
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
+        try:
+            with contextlib.suppress(OSError):
+                os.chdir(trial.start)
+            pin_to_cores(trial.cores)
+            storage.enable_compilation_cache()
+            dataset = _load_data(trial.runs[0].source)
+            if dataset.sha256 != trial.sha256:
+                here = f"{dataset.sha256} in {dataset.folder} on {socket.gethostname()}"
+                there = f"{trial.sha256} where the sweep was started"
+                raise UserError(f"{dataset.name} has the hash {here}, and {there}: expected the same data")
+            return Outcome(results=_train_when_free(trial, dataset, report), stderr=stderr.getvalue())
+        except Interrupted:
+            raise Stopped from None
+        except UserError as error:  # raised, it would become a page of Ray's
+            return Outcome(error=error, stderr=stderr.getvalue())
+
+
+def _train_when_free(trial: Trial, dataset: Dataset, report: Report) -> list[Result]:
+    """Trains as `train_group` does, but waits while a process of a lost node still has a workdir."""
+    give_up = time.monotonic() + _IN_USE
+    while True:
+        try:
+            return train_group(trial.runs, trial.folder, dataset, report)
+        except InUseError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(1)
+
+
+_locks: list[filelock.FileLock] = []  # of this process's cores, until it ends
+
+
+def pin_to_cores(count: int) -> None:
+    """Pins this thread, and those it starts, to `count` cores, if possible to cores that no other trial here has.
+
+    Ray counts CPUs but does not assign them. XLA starts a thread for each core that it may use, and the bits of a
+    result depend on their number.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) <= count:  # also where this process has trained before
+        return
+    free: list[int] = []
+    for core in cores:
+        if len(free) == count:
+            break
+        lock = filelock.FileLock(Path(tempfile.gettempdir(), f"digits_jax_{os.getuid()}_core{core}.lock"))
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(blocking=False)
+            _locks.append(lock)
+            free.append(core)
+    others = [core for core in cores if core not in free]
+    os.sched_setaffinity(0, [*free, *others][:count])

@@ -1,29 +1,34 @@
-"""The runs of a sweep as tasks: which are finished, which are trained together, and how long that takes."""
+"""The runs of a sweep as tasks: which are finished, how long the others take, and their training in this process."""
 
 import contextlib
 import dataclasses
+import functools
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import FrozenConfigDict
 
-from digits_jax import input_pipeline, parallel
+from digits_jax import cli, input_pipeline, parallel, train
 from digits_jax.data import Dataset
-from digits_jax.errors import ConfigError, UserError
+from digits_jax.errors import ConfigError, DivergedError, UserError
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
 from digits_jax.runs.identity import config_hash, from_recorded
+from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.workdir import differences_to_run
-from digits_jax.storage import PathLike, is_bucket
+from digits_jax.storage import PathLike, is_bucket, open_path
 from digits_jax.studies.results import FILE, Result, add_results, read_file, read_result
 from digits_jax.studies.sweep.definition import Sweep
 from digits_jax.studies.sweep.plan import PlannedRun, plan
 from digits_jax.train_step import create_keys
 
 _PROBE_IMAGES = 20 * 64  # trained on for the estimate
+Report = Callable[[str], None]  # takes the progress of a group, such as "epoch 2/3"
 
 
 @dataclasses.dataclass(eq=False)
@@ -46,11 +51,8 @@ def create_tasks(
 
     A run is found by its config and data in the results of this and other sweeps, then by its workdir. The hash that
     was recorded does not count: an earlier version may have computed it in another way. A bucket with workdirs is not
-    searched; a run that is finished there is found when it is its turn to be trained.
-
-    Raises:
-      ConfigError: as `plan`.
-      UserError: a file of results is corrupted, or has the variant and seed of a run with another config or other data.
+    searched; a run that is finished there is found when it is its turn to be trained. Raises a UserError if the sweep's
+    results have the variant and seed of a run with another config or other data.
     """
     file = results / sweep.name / FILE
     own = read_file(file) if file.exists() else []
@@ -64,10 +66,8 @@ def create_tasks(
         key = (run.hash, dataset.sha256)
         if key not in done and (other_run := recorded.get((run.variant, run.seed))):
             for field, ours, theirs in differences_to_run(run.config, dataset, other_run):
-                raise UserError(
-                    f"{file} has variant {run.variant!r}, seed {run.seed} with {field} = {theirs!r}, this one has "
-                    f"{ours!r}: give another --results"
-                )
+                where = f"{file} has variant {run.variant!r}, seed {run.seed} with {field} = {theirs!r}"
+                raise UserError(f"{where}, this one has {ours!r}: give another --results")
         if result := done.get(key) or elsewhere.get(key) or _in_workdir(run, dataset, runs):
             task.status = "done" if key in done else "reused"
             finished.append((task, result))
@@ -91,7 +91,6 @@ def _in_workdir(run: PlannedRun, dataset: Dataset, runs: PathLike) -> Result | N
 
 
 def _publish(sweep: Sweep, finished: Sequence[tuple[Task, Result]]) -> None:
-    """Adds the results of finished tasks to the sweep's."""
     fields = sweep._asdict()
     for task, result in finished:
         task.accuracy = result["final"]["test/accuracy"]
@@ -103,9 +102,7 @@ def _publish(sweep: Sweep, finished: Sequence[tuple[Task, Result]]) -> None:
 def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
     """Sets what each waiting task adds to the total time, from a few measured steps of each distinct program.
 
-    Args:
-      tasks: as from `create_tasks`.
-      at_once: number of groups that are trained at the same time.
+    The total is that of training `at_once` groups at the same time.
     """
     seconds: dict[Any, float] = {}
     for group in groups(tasks):
@@ -123,17 +120,13 @@ def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
 
 
 def _measured_step(experiment: Experiment, num_replicas: int) -> float:
-    """Returns the seconds of a training step."""
     start = experiment.create_state(np.uint32(0))
-    batches = input_pipeline.epoch_batches(
-        create_keys(start.seed).order,
-        0,
-        num_examples=experiment.pipeline.num_examples,
-        batch_size=experiment.config.batch_size,
-    )
-    call = next(experiment.pipeline.calls(parallel.stack([batches] * num_replicas), first_step=0))
-    state, metrics = parallel.stack([(start, Metrics.zero())] * num_replicas)
-    steps = max(1, min(_PROBE_IMAGES // experiment.config.batch_size, call.stop))
+    batch_size, num_examples = experiment.config.batch_size, experiment.pipeline.num_examples
+    order = create_keys(start.seed).order
+    batches = input_pipeline.epoch_batches(order, 0, num_examples=num_examples, batch_size=batch_size)
+    state, metrics, batches = parallel.stack([(start, Metrics.zero(), batches)] * num_replicas)
+    call = next(experiment.pipeline.calls(batches, first_step=0))
+    steps = max(1, min(_PROBE_IMAGES // batch_size, call.stop))
     for stop in (0, steps, steps):  # the first only compiles, the second touches its memory for the first time
         begin = time.perf_counter()
         state, _ = jax.block_until_ready(experiment.train_steps(state, metrics, *call._replace(stop=stop)))
@@ -145,9 +138,8 @@ def groups(tasks: list[Task]) -> Iterator[list[Task]]:
     """Yields the waiting tasks in groups that one program trains."""
     waiting = [task for task in tasks if task.status == "waiting"]
     while waiting:
-        first = waiting[0]
-        same = [task for task in waiting if task.run.variant == first.run.variant]
-        group = same[: parallel.seeds_at_once(first.run.config, len(same))]
+        same = [task for task in waiting if task.run.variant == waiting[0].run.variant]
+        group = same[: parallel.seeds_at_once(same[0].run.config, len(same))]
         yield group
         waiting = [task for task in waiting if task not in group]
 
@@ -168,3 +160,63 @@ def fail(group: list[Task], reason: object) -> None:
     set_status(group, f"failed: {reason}")
     for task in group:
         task.estimate = 0.0
+
+
+class Executor(NamedTuple):
+    """Trains the tasks of a sweep."""
+
+    run: Callable[[Sweep, list[Task], float], Iterator[Task]]  # as `run_tasks`, with its arguments and exceptions
+    at_once: int  # groups that are trained at the same time, each as fast as one here; 0: the speed is unknown
+
+
+def run_tasks(sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> Iterator[Task]:
+    """Trains the waiting tasks, updates their status, and yields each when it is finished or has diverged.
+
+    After the `deadline`, a time as of `time.time()`, no group is started but the first. Raises Interrupted if a signal
+    comes, with everything saved, and a UserError if a run cannot continue.
+    """
+    with StopRequest() as stop:
+        for number, group in enumerate(groups(tasks)):
+            if stop.poll():
+                raise Interrupted(stop.signum)
+            if number and time.time() >= deadline:
+                return
+            report = functools.partial(set_status, group)
+            try:
+                results = train_group([t.run for t in group], group[0].folder, group[0].dataset, report, stop)
+            except DivergedError as error:
+                fail(group, error)
+            else:
+                finish(sweep, group, results)
+            yield from group
+
+
+def train_group(
+    runs: list[PlannedRun], folder: PathLike, dataset: Dataset, report: Report, stop: StopRequest | None = None
+) -> list[Result]:
+    """Trains runs that differ in their seed, each in `<folder>/<hash>`, and returns their results.
+
+    `stop` and the exceptions are those of `train.train_seeds`.
+    """
+    config, name, hashes = runs[0].config, runs[0].experiment, {run.seed: run.hash for run in runs}
+    writers = [_Progress(report, sum(config.epochs))]
+
+    def workdir(config: FrozenConfigDict) -> str:
+        return f"{folder}/{hashes[config.seed]}"
+
+    with cli.quiet():
+        train.train_seeds(config, list(hashes), workdir, name=name, dataset=dataset, writers=writers, stop=stop)
+    return [read_result(open_path(folder) / run.hash / "result.json") for run in runs]
+
+
+class _Progress(NamedTuple):
+    """A writer of rows that reports the epoch."""
+
+    report: Report
+    num_epochs: int
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        self.report(f"epoch {min(len(rows) + 1, self.num_epochs)}/{self.num_epochs}")
+
+    def close(self) -> None:
+        pass

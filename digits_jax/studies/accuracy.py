@@ -1,6 +1,9 @@
-"""The plot and the tables of `docs/accuracy.md`."""
+"""Plots accuracy against time: `python -m digits_jax.studies.accuracy`
 
-import json
+Rewrites `docs/accuracy.md` from the results of the sweeps `accuracy` and `reproduction`, `docs/speed_run.json`, and
+evaluations of ensembles by `digits_jax.apps.evaluate` (`docs/accuracy_ensembles/*.json`).
+"""
+
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,11 +11,14 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from digits_jax import cli
 from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
 from digits_jax.runs.curves import scale_accuracies
-from digits_jax.studies.report import Estimate, describe, estimate, read_variants, scale_of
-from digits_jax.studies.reproduce import EXPERIMENTS
+from digits_jax.studies.docs import DOCS, read_json, replace_sections
+from digits_jax.studies.report.statistics import Estimate, estimate
+from digits_jax.studies.report.study import describe, read_variants, scale_of
+from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.results import Result
 
 THRESHOLDS = (0.99, 0.994)
@@ -32,24 +38,17 @@ _FRONT, _BEHIND, _REFERENCE = "#0072B2", "#777777", "#D55E00"  # Okabe & Ito 200
 
 
 class Point(NamedTuple):
-    """The runs of a config, and the cost of an epoch.
+    """The runs of a config, and the cost of an epoch."""
 
-    Attributes:
-      name: of the variant.
-      accuracies: test accuracy by run and epoch.
-      epoch_seconds: of training, by measurement.
-      epoch_flops: floating-point operations.
-    """
-
-    name: str
-    accuracies: list[list[float]]
-    epoch_seconds: list[float]
+    name: str  # of the variant
+    accuracies: list[list[float]]  # on the test set, by run and epoch
+    epoch_seconds: float  # of training, the median of the measurements
     epoch_flops: float
 
     @property
-    def final(self) -> list[float]:
-        """Test accuracy of the final epoch of each run."""
-        return [epochs[-1] for epochs in self.accuracies]
+    def final(self) -> Estimate:
+        """The test accuracy of the final epoch."""
+        return estimate([epochs[-1] for epochs in self.accuracies])
 
     @property
     def num_epochs(self) -> int:
@@ -57,13 +56,10 @@ class Point(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Median time of training a run."""
-        return self.num_epochs * statistics.median(self.epoch_seconds)
+        return self.num_epochs * self.epoch_seconds
 
 
 class Data(NamedTuple):
-    """The data of the page."""
-
     results: dict[str, list[Result]]  # by variant
     points: list[Point]
     speed: dict[str, Any]  # of `speed_run.json`
@@ -72,29 +68,14 @@ class Data(NamedTuple):
 
 
 def read_data(docs: Path) -> Data:
-    """Reads the results, times and evaluations.
-
-    Raises:
-      UserError: a file cannot be read, or a variant has not been timed.
-    """
+    """Reads the results, times and evaluations; raises a UserError if a variant has not been timed."""
     stated = read_variants(docs / "reproduction")
     results = {name: stated[f"{name}, as stated"] for name in EXPERIMENTS} | read_variants(docs / "accuracy")
-    speed = _read_json(docs / "speed_run.json")
+    speed = read_json(docs / "speed_run.json")
     report = docs / "ablations/fast/report.md"  # its first lines are the question and the answer
-    return Data(
-        results=results,
-        points=_create_points(results, speed["configs"]),
-        speed=speed,
-        ensembles={file.stem: _read_json(file) for file in sorted(docs.glob("accuracy_ensembles/*.json"))},
-        ablation=report.read_text().split("\n\n")[1] if report.exists() else "Its runs are missing.",
-    )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error})") from None
+    ablation = report.read_text().split("\n\n")[1] if report.exists() else "Its runs are missing."
+    ensembles = {file.stem: read_json(file) for file in sorted(docs.glob("accuracy_ensembles/*.json"))}
+    return Data(results, _create_points(results, speed["configs"]), speed, ensembles, ablation)
 
 
 def _create_points(results: Mapping[str, list[Result]], configs: Mapping[str, Any]) -> list[Point]:
@@ -104,18 +85,12 @@ def _create_points(results: Mapping[str, list[Result]], configs: Mapping[str, An
         if len(runs) < 2:
             continue
         if name not in configs:
-            raise UserError(
-                f"speed_run.json has not timed {name!r}: run python -m digits_jax.studies.benchmark.speed_run again"
-            )
-        images = runs[0]["config"]["dataset"]["train_examples"]
-        points.append(
-            Point(
-                name=name,
-                accuracies=[[row["test/accuracy"] for row in run["epochs"]] for run in runs],
-                epoch_seconds=[images * seconds for seconds in configs[name]["seconds_per_image"]],
-                epoch_flops=images * configs[name]["flops_per_image"],
-            )
-        )
+            command = "python -m digits_jax.studies.benchmark.speed_run"
+            raise UserError(f"speed_run.json has not timed {name!r}: run {command} again")
+        accuracies = [[row["test/accuracy"] for row in run["epochs"]] for run in runs]
+        images, cost = runs[0]["config"]["dataset"]["train_examples"], configs[name]
+        seconds = images * statistics.median(cost["seconds_per_image"])
+        points.append(Point(name, accuracies, seconds, images * cost["flops_per_image"]))
     return points
 
 
@@ -140,7 +115,7 @@ def plot_points(points: Sequence[Point]) -> Figure:
     axes = figure.subplots()
     best = 0.0
     for point in sorted(points, key=lambda point: point.seconds):
-        value = estimate(point.final)
+        value = point.final
         on_front = value.mean > best
         best = max(best, value.mean)
         color = _FRONT if on_front else _BEHIND
@@ -157,7 +132,7 @@ def plot_points(points: Sequence[Point]) -> Figure:
     axes.set_xscale("log")
     axes.margins(x=0.1)
     axes.xaxis.set_major_formatter("{x:g}")
-    scale_accuracies(axes, [*(estimate(point.final).mean for point in points), *REFERENCES.values()])
+    scale_accuracies(axes, [*(point.final.mean for point in points), *REFERENCES.values()])
     for what, accuracy in REFERENCES.items():
         axes.axhline(accuracy, color=_REFERENCE, linewidth=0.9, linestyle="--")
         axes.text(
@@ -172,10 +147,9 @@ def plot_points(points: Sequence[Point]) -> Figure:
 
 
 def _configs_table(points: Sequence[Point]) -> str:
-    """Returns accuracy and cost of each config, the cheapest first."""
     rows = [
         (
-            f"`{point.name}`", str(len(point.final)), _mean(estimate(point.final)), str(point.num_epochs),
+            f"`{point.name}`", str(point.final.n), _mean(point.final), str(point.num_epochs),
             f"{point.seconds:,.0f}", f"{point.num_epochs * point.epoch_flops / 1e12:.3g}",
         )
         for point in sorted(points, key=lambda point: point.seconds)
@@ -200,8 +174,7 @@ def _thresholds_table(points: Sequence[Point]) -> str:
     for point in points:
         epochs = [first_epoch(point, threshold) for threshold in THRESHOLDS]
         if any(epochs):
-            seconds = statistics.median(point.epoch_seconds)
-            cells = (f"{n * seconds:,.0f} ({n} epoch{'s' * (n > 1)})" if n else "" for n in epochs)
+            cells = (f"{n * point.epoch_seconds:,.0f} ({n} epoch{'s' * (n > 1)})" if n else "" for n in epochs)
             rows.append((f"`{point.name}`", *cells))
     return markdown_table(("seconds to", *(f"{100 * threshold:.1f}%" for threshold in THRESHOLDS)), rows)
 
@@ -236,12 +209,23 @@ def _ensembles_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _misclassified(data: Data) -> str:
     """Returns the test images that all runs of the most accurate config misclassify."""
-    name = max(data.points, key=lambda point: estimate(point.final).mean).name
+    name = max(data.points, key=lambda point: point.final.mean).name
     runs = data.results[name]
     images = sorted(set.intersection(*(set(run["test_errors"]) for run in runs)))
     known = MISLABELED.intersection(images)
     listed = ", ".join(f"**{index}**" if index in known else str(index) for index in images)
-    return (
-        f"All {len(runs)} runs of `{name}` misclassify the same {len(images)} images, {len(known)} of which (in bold) "
-        f"are among the {len(MISLABELED)} known to be mislabeled. By index, from 0: {listed}."
-    )
+    same = f"All {len(runs)} runs of `{name}` misclassify the same {len(images)} images"
+    mislabeled = f"{len(known)} of which (in bold) are among the {len(MISLABELED)} known to be mislabeled"
+    return f"{same}, {mislabeled}. By index, from 0: {listed}."
+
+
+def main(argv: list[str]) -> None:
+    docs = Path(DOCS.value)
+    data = read_data(docs)
+    replace_sections(docs / "accuracy.md", sections(data))
+    plot_points(data.points).savefig(docs / "accuracy.png")
+    cli.console.print(f"{len(data.points)} configs in {docs / 'accuracy.md'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

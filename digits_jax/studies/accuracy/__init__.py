@@ -1,1 +1,0 @@
-"""Plots accuracy against time. `python -m digits_jax.studies.accuracy` writes the page."""
