@@ -43,8 +43,7 @@ class IdxFiles:
     def read(self, source_dir: Path | None) -> Arrays:
         """Reads the files from `source_dir`, or downloads them into memory if it is None.
 
-        Raises:
-          UserError: a file is missing, corrupted or not what its name says, or the network cannot be reached.
+        Raises a UserError if a file is missing, corrupted or not what its name says, or the network cannot be reached.
         """
         paths, parsed = {}, {}
         for name, file in FILES.items():
@@ -107,13 +106,13 @@ def _read(folder: Path, file: str) -> tuple[str, bytes]:
     """Returns the path and the content of a file, gzipped or not."""
     if not folder.is_dir():
         raise UserError(f"config.dataset.source_dir is {str(folder)!r}: no such folder")
-    found = [path for path in (folder / file, folder / f"{file}.gz") if path.is_file()]
-    if not found:
+    path = next((path for path in (folder / file, folder / f"{file}.gz") if path.is_file()), None)
+    if path is None:
         raise UserError(f"{file} (or {file}.gz) is missing in config.dataset.source_dir={str(folder)!r}")
     try:
-        return str(found[0]), found[0].read_bytes()
+        return str(path), path.read_bytes()
     except OSError as error:
-        raise UserError(f"{found[0]} cannot be read ({error.strerror})") from None
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def _download(url: str) -> tuple[str, bytes]:

@@ -74,10 +74,6 @@ def _conv_direct(images: jax.Array, kernel: jax.Array) -> jax.Array:
     return _sum(x[..., None] * k for x, k in zip(_pixels(images, kernel.shape), factors, strict=True))
 
 
-def _direct_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv_direct(images, kernel), (images, kernel)
-
-
 def _direct_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     images, kernel = residuals
     kh, kw, channels, o = kernel.shape
@@ -88,7 +84,7 @@ def _direct_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> t
     return d_images, (pixels @ dy.reshape(-1, o)).reshape(kernel.shape)
 
 
-_conv_direct.defvjp(_direct_forward, _direct_backward)
+_conv_direct.defvjp(lambda images, kernel: (_conv_direct(images, kernel), (images, kernel)), _direct_backward)
 
 
 def _pixels(images: jax.Array, kernel_shape: tuple[int, ...]) -> list[jax.Array]:
@@ -106,10 +102,6 @@ def _conv_rows(images: jax.Array, kernel: jax.Array) -> jax.Array:
     return _sum(products[:, :, j : j + width, j * o : (j + 1) * o] for j in range(kw))
 
 
-def _rows_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv_rows(images, kernel), (images, kernel)
-
-
 def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     images, kernel = residuals
     kh, kw, c, o = kernel.shape
@@ -122,7 +114,7 @@ def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tup
     return d_images, d_matrix.reshape(kh, c, kw, o).swapaxes(1, 2)
 
 
-_conv_rows.defvjp(_rows_forward, _rows_backward)
+_conv_rows.defvjp(lambda images, kernel: (_conv_rows(images, kernel), (images, kernel)), _rows_backward)
 
 
 def _gather_rows(images: jax.Array, kh: int) -> jax.Array:

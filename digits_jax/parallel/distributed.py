@@ -25,20 +25,15 @@ from digits_jax.errors import ConfigError, UserError
 
 
 def initialize(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
     bind_address: str | None = None,
     peer_timeout: int = 30,
 ) -> None:
     """Joins the other processes of this program, if there are any, before JAX computes anything.
 
-    Args:
-      coordinator: HOST:PORT of process 0. None, as for the next two: as SLURM, Open MPI or a TPU pod has it.
-      num_processes: how many train together.
-      process_id: which of them this is, from 0.
-      bind_address: HOST:PORT that process 0 listens on; None: all of its addresses.
-      peer_timeout: seconds without a sign of life after which a process counts as dead.
+    The arguments are the flags of `main.py`. Where the first three are None, SLURM, Open MPI or a TPU pod sets them.
 
     Raises:
       ConfigError: the arguments do not fit together.
@@ -121,12 +116,8 @@ def is_first() -> bool:
 def from_first(arrays: Any, metadata: Any = None) -> tuple[Any, Any]:
     """Broadcasts arrays and metadata of process 0 to all processes, bit for bit.
 
-    Args:
-      arrays: a pytree of arrays, of the same shapes in all processes.
-      metadata: what process 0 has of it, in JSON's types: nothing that is received can run code.
-
-    Returns:
-      Both, as process 0 gave them.
+    Arrays are a pytree, of the same shapes in all processes. Metadata have JSON's types, so that nothing that is
+    received can run code.
     """
     if jax.process_count() == 1:
         return arrays, metadata
@@ -146,10 +137,10 @@ def together() -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        if jax.process_count() == 1:
+            raise
         problem = error
     if jax.process_count() == 1:
-        if problem:
-            raise problem
         return
     for process, text in enumerate(_gather_text(str(problem) if problem else "")):
         if text.strip():
@@ -157,14 +148,7 @@ def together() -> Iterator[None]:
 
 
 def check_same(description: dict[str, Any]) -> None:
-    """Compares what all processes are about to train.
-
-    Args:
-      description: nested dictionaries, in JSON's types, of what has to be the same: config, data, code and versions.
-
-    Raises:
-      UserError: in all processes, where one differs from process 0; it names the first such field.
-    """
+    """Raises a UserError in all processes where the description of one differs from process 0; it names the field."""
     ours = traverse_util.flatten_dict(json.loads(json.dumps(description)), sep=".")
     _, firsts = from_first((), ours)
     with together():
