@@ -53,19 +53,13 @@ def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Any, pa
         and kwargs.get("batch_group_count", 1) == 1
         and lax.conv_dimension_numbers(lhs.shape, rhs.shape, kwargs.get("dimension_numbers")) == _CHANNELS_LAST
     )
-    if plain:
-        return _conv_valid(lhs, rhs, transform=kernels == "winograd")
-    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
-
-
-def _conv_valid(images: jax.Array, kernel: jax.Array, *, transform: bool) -> jax.Array:
-    kh, kw, c, o = kernel.shape
-    m = winograd.tile_size(images.shape, kernel.shape)
-    if transform and m and min(c, o) >= _WINOGRAD_CHANNELS and images.dtype == jnp.float32:
-        return winograd.conv3x3(images, kernel, m)
-    if kh * kw * c <= _DIRECT_TERMS:
-        return _conv_direct(images, kernel)
-    return _conv_rows(images, kernel)
+    if not plain:
+        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
+    kh, kw, c, o = rhs.shape
+    m = winograd.tile_size(lhs.shape, rhs.shape)
+    if kernels == "winograd" and m and min(c, o) >= _WINOGRAD_CHANNELS and lhs.dtype == jnp.float32:
+        return winograd.conv3x3(lhs, rhs, m)
+    return _conv_direct(lhs, rhs) if kh * kw * c <= _DIRECT_TERMS else _conv_rows(lhs, rhs)
 
 
 @jax.custom_vjp

@@ -34,13 +34,10 @@ def initialize(
     """Joins the other processes of this program, if there are any, before JAX computes anything.
 
     The arguments are the flags of `main.py`. Where the first three are None, SLURM, Open MPI or a TPU pod sets them.
-
-    Raises:
-      ConfigError: the arguments do not fit together.
-      UserError: the port is in use, or the others cannot be reached.
+    Raises a ConfigError if they do not fit together, a UserError if the port is in use or the others are not reached.
     """
     given = (coordinator, num_processes, process_id)
-    if any(value is None for value in given) and any(value is not None for value in given):
+    if 0 < given.count(None) < 3:
         raise ConfigError("--coordinator, --num_processes and --process_id are given together, or none of them")
     if coordinator is None and not _is_cluster():
         return
@@ -48,15 +45,9 @@ def initialize(
         _check_port(coordinator, bind_address)
     # JAX would take SIGTERM for itself; the processes agree on stopping by `Agreement`.
     jax.config.update("jax_enable_preemption_service", False)
+    timeouts: dict[str, Any] = {"heartbeat_timeout_seconds": peer_timeout, "initialization_timeout": 5 * peer_timeout}
     try:
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            coordinator_bind_address=bind_address,
-            heartbeat_timeout_seconds=peer_timeout,
-            initialization_timeout=5 * peer_timeout,
-        )
+        jax.distributed.initialize(*given, coordinator_bind_address=bind_address, **timeouts)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes do not find each other ({' '.join(str(error).split())[:300]})") from None
 
@@ -98,12 +89,9 @@ def ending_with_others(peer_timeout: int) -> Iterator[None]:
         if jax.process_count() == 1 or (isinstance(error, ValueError) and not re.match("[A-Z_]+: ", str(error))):
             raise
         reason = str(error).partition("] ")[2] or str(error)
-        print(
-            f"error: another process is gone ({reason}): which one, the lines below say within {peer_timeout} seconds; "
-            "start all again to resume from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
+        lines = f"which one, the lines below say within {peer_timeout} seconds"
+        text = f"error: another process is gone ({reason}): {lines}; start all again to resume from the last checkpoint"
+        print(text, file=sys.stderr, flush=True)
         time.sleep(2 * peer_timeout)
         os._exit(1)  # an orderly end would wait for the others
 

@@ -66,7 +66,6 @@ class Checkpoints:
         self.set_aside: list[str] = []  # what is wrong with which checkpoints, a sentence each
         self._check()
         self._kept = _KeptSteps()
-        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(1), self._kept])
         # Each process has a directory of its own; Orbax would have all write to one.
         process = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
@@ -74,7 +73,10 @@ class Checkpoints:
         )
         folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, enable_async_checkpointing=False, multiprocessing_options=alone, create=False
+            preservation_policy=self._kept,
+            enable_async_checkpointing=False,
+            multiprocessing_options=alone,
+            create=False,
         )
         handlers = {"arrays": ocp.StandardCheckpointHandler(), "history": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
@@ -112,18 +114,15 @@ class Checkpoints:
 
         Two, because Orbax deletes before the manifest of the new one is written. One in mid-epoch is kept while it is
         the latest: an interrupted and resumed run ends with the same checkpoints as an uninterrupted one.
+        `best` is the step of the best epoch so far, None before the end of the first.
 
-        Args:
-          best: the step of the best epoch so far; None: no epoch is finished.
-
-        Raises:
-          UserError: the disk is full, or cannot be written. Earlier checkpoints are left as they were.
+        Raises a UserError if the disk is full, or cannot be written. Earlier checkpoints are left as they were.
         """
         step = progress.step
         if self.has(step):
             return
         ends = [0, *(row["step"] for row in progress.rows)]
-        self._kept.steps = frozenset([*ends[-2:], step if best is None else best])
+        self._kept.steps = frozenset([*ends[-2:], step, step if best is None else best])
         # As NumPy arrays, which are of no device: any number of devices and processes can resume from them.
         arrays = jax.device_get({"state": progress.state, "metrics": progress.metrics})
         needed = _MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))

@@ -25,10 +25,7 @@ def build_single_steps(config: FrozenConfigDict, dataset: data.Dataset) -> Exper
 
 
 def single_steps(experiment: Experiment, start: TrainState, *, last: int) -> Iterator[tuple[int, Call]]:
-    """Yields the number and the call of each step that a run takes from the state `start` on, up to step `last`.
-
-    The experiment is from `build_single_steps`.
-    """
+    """Yields number and call of each step that a run takes from a state on, before `last`; see `build_single_steps`."""
     step = int(start.step)
     order_key = create_keys(start.seed).order
     while step < last:

@@ -20,8 +20,7 @@ class Interrupted(Exception):
 class StopRequest:
     """A context in which the first signal only sets `signum`; a second Ctrl-C interrupts at once.
 
-    Args:
-      agree: takes this process's `signum` and returns that of all processes of the program.
+    `agree` takes this process's `signum` and returns that of all processes of the program.
     """
 
     def __init__(self, agree: Callable[[int], int] = lambda signum: signum) -> None:

@@ -53,10 +53,7 @@ def open_runs(
 
 
 class Run:
-    """The run of a resolved config, whose directory is open, and locked; it may be the copy of one on a bucket.
-
-    Raises a UserError if the directory is not usable.
-    """
+    """The run of a resolved config, with its directory open and locked; a UserError if that is not usable."""
 
     def __init__(
         self, config: FrozenConfigDict, dataset: data.Dataset, workdir: Path, *, name: str, mirror: Mirror | None = None

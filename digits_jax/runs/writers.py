@@ -25,17 +25,14 @@ class Writer(Protocol):
 
 
 class TensorBoardWriter:
-    """A writer of TensorBoard event files, rewritten by each process, so that a resumed run has no row twice.
-
-    They hold the config as a text, so that runs side by side can be told apart.
-    """
+    """A writer of TensorBoard event files, rewritten by each process, so that a resumed run has no row twice."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         from tensorboardX import SummaryWriter
 
         shutil.rmtree(folder, ignore_errors=True)
         self._writer = SummaryWriter(str(folder))
-        self._writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```")  # shown as Markdown
+        self._writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```")  # as Markdown
         self._num_written = 0
 
     def write(self, rows: list[Row]) -> None:

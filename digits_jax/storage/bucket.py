@@ -42,10 +42,7 @@ def local_folder(flag: str, path: str) -> Path:
 
 
 class Mirror:
-    """A directory on a bucket and its local copy, which `pull` creates.
-
-    All methods raise a UserError if the bucket cannot be used.
-    """
+    """A directory on a bucket and its local copy. All methods raise a UserError if the bucket cannot be used."""
 
     def __init__(self, remote: PathLike, local: Path) -> None:
         self.local = local
@@ -115,10 +112,7 @@ def _files(folder: Any) -> list[str]:
 
 @contextlib.contextmanager
 def local_copy(path: PathLike) -> Iterator[Mirror | None]:
-    """Yields a temporary copy of a directory on a bucket, or None for a local directory.
-
-    A UserError raised meanwhile names the directory on the bucket instead of the copy.
-    """
+    """Yields a temporary copy of a directory on a bucket, or None for a local one; UserErrors name the original."""
     if not is_bucket(path):
         yield None
         return
