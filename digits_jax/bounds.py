@@ -12,26 +12,20 @@ class Bounds(NamedTuple):
     expected: str
 
 
-def is_int(value: object) -> bool:
-    """Returns whether a value is an integer and no Boolean."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """Returns whether a value is a finite number and no Boolean."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: Any, types: Any = int | float) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def integer(low: int, high: int | None = None) -> Bounds:
     """Accepts integers from `low` to `high`, inclusive."""
     expected = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
-    return Bounds(lambda x: is_int(x) and low <= x and (high is None or x <= high), expected)
+    return Bounds(lambda x: _is_number(x, int) and low <= x and (high is None or x <= high), expected)
 
 
 def number(low: float, high: float = math.inf, *, open_end: bool = False) -> Bounds:
     """Accepts finite numbers from `low` to `high`, which is excluded with `open_end`."""
     below = (lambda x: x < high) if open_end else (lambda x: x <= high)
-    return Bounds(lambda x: is_number(x) and low <= x and below(x), f"a number in [{low}, {high}{')]'[not open_end]}")
+    return Bounds(lambda x: _is_number(x) and low <= x and below(x), f"a number in [{low}, {high}{')]'[not open_end]}")
 
 
 def one_of(names: Any) -> Bounds:
@@ -58,5 +52,5 @@ def none_or(names: Any) -> Bounds:
 FLAG = Bounds(lambda x: isinstance(x, bool), "True or False")
 PATH = optional(Bounds(lambda x: isinstance(x, str), "a path"))
 PROBABILITY = number(0, 1, open_end=True)
-FINITE = Bounds(is_number, "a finite number")
-POSITIVE = Bounds(lambda x: is_number(x) and x > 0, "a number > 0")
+FINITE = Bounds(_is_number, "a finite number")
+POSITIVE = Bounds(lambda x: _is_number(x) and x > 0, "a number > 0")

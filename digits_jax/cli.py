@@ -23,14 +23,9 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def run(main: Callable[[list[str]], int | None], *, positional: bool = False) -> NoReturn:
-    """Parses the flags, calls `main(argv)` and exits with what it returns.
+    """Parses the flags, calls `main(argv)` and exits with the code that it returns, or 0 for None.
 
-    Args:
-      main: takes the arguments that are left after the flags, the program's name first; returns an exit code or None.
-      positional: whether there may be such arguments.
-
-    Raises:
-      SystemExit: always; see the module's docstring for the codes.
+    Its argument is the program's name and, with `positional`, the arguments that are no flags.
     """
 
     def guarded_main(argv: list[str]) -> int | None:
@@ -50,23 +45,20 @@ def run(main: Callable[[list[str]], int | None], *, positional: bool = False) ->
 def config_path(name: str) -> str:
     """Returns the path of the config file that `--config=NAME[:ARGUMENT]` names, with the argument.
 
-    A name without a directory and a suffix, such as `bn_dropout`, is one of the project's experiments, found wherever
-    the command is run. Anything else is a path already.
+    A name such as `bn_dropout` is one of the project's experiments, found wherever the command is run. Anything else is
+    a path already.
     """
     file, colon, argument = name.partition(":")
-    if file in known_configs():
-        file = str(configs_directory() / f"{file}.py")
-    return f"{file}{colon}{argument}"
+    return f"{configs_directory() / file}.py{colon}{argument}" if file in _known_configs() else name
 
 
-def known_configs() -> list[str]:
-    """Returns the names of the project's experiments."""
+def _known_configs() -> list[str]:
     return sorted(path.stem for path in configs_directory().glob("*.py") if path.stem != "__init__")
 
 
 def expected_configs() -> str:
     """Returns what a config may be, in words."""
-    return f"expected the path of one, or one of {', '.join(known_configs())}"
+    return f"expected the path of one, or one of {', '.join(_known_configs())}"
 
 
 def configs_directory() -> Path:
@@ -77,35 +69,27 @@ def configs_directory() -> Path:
 
 
 def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
-    argv = [
-        f"--config={config_path(argument.removeprefix('--config='))}" if argument.startswith("--config=") else argument
-        for argument in _joined(argv, "--config")
-    ]
+    joined: list[str] = []
+    for argument in argv:
+        if joined and joined[-1] == "--config":
+            argument = f"{joined.pop()}={argument}"
+        if argument.startswith("--config="):
+            argument = f"--config={config_path(argument.removeprefix('--config='))}"
+        joined.append(argument)
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(joined)
         if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
             flags.FLAGS["config"].value.lock()  # a config that could not be loaded says so when it is first used
         if len(rest) > 1 and not positional:
             raise flags.Error(f"unexpected argument {rest[1]!r}: options are written --name=value")
     except Exception as error:  # a config file is a program: it may raise anything
-        print(f"error: {_one_line(error, argv)}", file=sys.stderr)
+        print(f"error: {_one_line(error, joined)}", file=sys.stderr)
         raise SystemExit(2) from None
     if flags.FLAGS["verbosity"].using_default_value:
         # absl would choose INFO, at which Orbax alone logs a page per checkpoint. What goes wrong is raised as well.
         flags.FLAGS["verbosity"].using_default_value = False
         logging.set_verbosity(logging.FATAL)
     return rest
-
-
-def _joined(argv: list[str], flag: str) -> list[str]:
-    """Returns the arguments with `--flag value` written as `--flag=value`."""
-    joined: list[str] = []
-    for argument in argv:
-        if joined and joined[-1] == flag:
-            joined[-1] = f"{flag}={argument}"
-        else:
-            joined.append(argument)
-    return joined
 
 
 def _one_line(error: Exception, argv: list[str]) -> str:

@@ -2,11 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: data, a folder, a config.
-
-    Its message is one line that names the thing, the value found and what would be right. `cli.run` prints it
-    without a traceback and exits with `exit_code`.
-    """
+    """A mistake in data, a folder or a config. `cli.run` prints its one line, no traceback, and exits with its code."""
 
     exit_code = 1
 

@@ -118,8 +118,8 @@ def test_a_signal_to_one_stops_both_and_one_goes_on_alone(start: Start, undistur
     assert "interrupted and saved" in outs[0]
     codes, outs, errors = finish(start(tmp_path, (), devices=1))
     assert codes == [0]
-    assert "going on from step" in outs[0]
-    assert "the run's bits may be others" in errors[0]
+    assert "resuming from step" in outs[0]
+    assert "may not be bit-identical" in errors[0]
     assert_alike(tmp_path, undisturbed)
 
 

@@ -61,10 +61,9 @@ def read_cache(path: Path) -> tuple[Arrays, str] | None:
     """
     try:
         content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except OSError as error:
-        print(f"warning: the cache {path} cannot be read ({error.strerror})", file=sys.stderr)
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            print(f"warning: the cache {path} cannot be read ({error.strerror})", file=sys.stderr)
         return None
     if hashlib.sha256(memoryview(content)[:-_CHECKSUM_BYTES]).digest() != content[-_CHECKSUM_BYTES:]:
         print(f"warning: the cache {path} fails its checksum; loading the data set writes it again", file=sys.stderr)

@@ -17,7 +17,7 @@ import numpy as np
 
 from digits_jax.data import tfds_store
 from digits_jax.data.arrays import Arrays, content_hash, read_cache, same_examples, write_cache
-from digits_jax.data.sources import DATASETS, DatasetSpec
+from digits_jax.data.sources import DATASETS
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.storage import Mirror, is_bucket
 
@@ -57,15 +57,13 @@ def load(
     train_examples: int | None = None,
     validation_examples: int = 0,
 ) -> Dataset:
-    """Loads a data set; prepares and caches it first if necessary.
+    """Loads a data set of `DATASETS`; prepares and caches it first if necessary.
 
     It is looked for in the cache, in the prepared TFDS data set, in `source_dir` and on the network, in this order.
 
     Args:
-      name: a key of `DATASETS`.
       data_dir: directory of prepared data sets, which may be on a bucket (`gs://`); see `resolve_data_dir`.
-      source_dir: directory with the original files. If the data set is already prepared, both must hold the same
-        examples.
+      source_dir: directory with the original files; they must hold the same examples as a prepared data set.
       train_examples: number of training examples, the first ones; None for all.
       validation_examples: number of examples to hold out, the last of the training set.
 
@@ -80,7 +78,7 @@ def load(
     source = Path(source_dir).expanduser() if source_dir else None
     prepared = root / name / spec.version
     with _locked(root, name), _mirrored(data_dir, root, prepared):
-        arrays, sha256 = _load_all(name, spec, root, source)
+        arrays, sha256 = _load_all(name, root, source)
     cut = len(arrays.train_labels) - validation_examples
     if cut <= 0:
         raise ConfigError(
@@ -162,15 +160,21 @@ def _locked(root: Path, name: str) -> Iterator[None]:
         lock.release()
 
 
-def _load_all(name: str, spec: DatasetSpec, root: Path, source: Path | None) -> tuple[Arrays, str]:
+def _load_all(name: str, root: Path, source: Path | None) -> tuple[Arrays, str]:
     """Returns all examples and their hash."""
+    spec = DATASETS[name]
     prepared = root / name / spec.version
-    if cached := read_cache(prepared / _CACHE_FILE):
-        _check_source(spec, source, cached[0], prepared)
-        return cached
-    if tfds_store.is_prepared(prepared):
-        arrays = tfds_store.decode(prepared)
-        _check_source(spec, source, arrays, prepared)
+    cached = read_cache(prepared / _CACHE_FILE)
+    if cached or tfds_store.is_prepared(prepared):
+        arrays = cached[0] if cached else tfds_store.decode(prepared)
+        # In any order, because TFDS shuffles what it prepares itself.
+        if source and not same_examples(spec.read(source), arrays):
+            raise UserError(
+                f"config.dataset.source_dir={str(source)!r} holds other images than {prepared}, which was prepared "
+                "before: drop the field to train on those, or give the data set a new version to prepare these"
+            )
+        if cached:
+            return cached
     else:
         try:
             arrays = spec.read(source)
@@ -191,13 +195,3 @@ def _load_all(name: str, spec: DatasetSpec, root: Path, source: Path | None) -> 
     sha256 = content_hash(arrays)
     write_cache(prepared / _CACHE_FILE, arrays, sha256)
     return arrays, sha256
-
-
-def _check_source(spec: DatasetSpec, source: Path | None, arrays: Arrays, prepared: Path) -> None:
-    """Raises a UserError if a source is given that does not hold the examples that were prepared."""
-    # In any order, because TFDS shuffles what it prepares itself.
-    if source and not same_examples(spec.read(source), arrays):
-        raise UserError(
-            f"config.dataset.source_dir={str(source)!r} holds other images than {prepared}, which was prepared before: "
-            "drop the field to train on those, or give the data set a new version to prepare these"
-        )

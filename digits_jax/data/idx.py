@@ -41,11 +41,7 @@ class IdxFiles:
     gzip_sha256: dict[str, str] = field(default_factory=dict)  # of the gzipped file as it is distributed
 
     def read(self, source_dir: Path | None) -> Arrays:
-        """Reads the files from `source_dir`, or downloads them into memory if it is None.
-
-        Raises:
-          UserError: a file is missing, corrupted or not what its name says, or the network cannot be reached.
-        """
+        """Reads the files from `source_dir`, or downloads them into memory; a UserError says what is wrong with one."""
         paths, parsed = {}, {}
         for name, file in FILES.items():
             paths[name], content = _read(source_dir, file) if source_dir else _download(f"{self.url}{file}.gz")
@@ -87,33 +83,27 @@ class IdxFiles:
         expected = header + math.prod(shape)
         if len(content) != expected:
             raise UserError(f"{path} holds {len(content):,} bytes unpacked: its header announces {expected:,}")
-        if name in self.sha256:
-            _check_hash(path, name, content, self.sha256[name], of="its unpacked content")
-        elif name in self.gzip_sha256 and packed is not content:
-            _check_hash(path, name, packed, self.gzip_sha256[name], of="the gzipped file")
+        wanted, hashed, of = self.sha256.get(name), content, "its unpacked content"
+        if not wanted and packed is not content:
+            wanted, hashed, of = self.gzip_sha256.get(name), packed, "the gzipped file"
+        if wanted and (found := hashlib.sha256(hashed).hexdigest()) != wanted:
+            digests = f"SHA-256 of {of} is {found[:12]}..., expected {wanted[:12]}..."
+            raise UserError(f"{path} is not the original {FILES[name]}: {digests}")
         values = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
         return values[..., np.newaxis] if kind == "images" else values
-
-
-def _check_hash(path: str, name: str, content: bytes, expected: str, *, of: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise UserError(
-            f"{path} is not the original {FILES[name]}: SHA-256 of {of} is {found[:12]}..., expected {expected[:12]}..."
-        )
 
 
 def _read(folder: Path, file: str) -> tuple[str, bytes]:
     """Returns the path and the content of a file, gzipped or not."""
     if not folder.is_dir():
         raise UserError(f"config.dataset.source_dir is {str(folder)!r}: no such folder")
-    found = [path for path in (folder / file, folder / f"{file}.gz") if path.is_file()]
-    if not found:
+    path = next((path for path in (folder / file, folder / f"{file}.gz") if path.is_file()), None)
+    if path is None:
         raise UserError(f"{file} (or {file}.gz) is missing in config.dataset.source_dir={str(folder)!r}")
     try:
-        return str(found[0]), found[0].read_bytes()
+        return str(path), path.read_bytes()
     except OSError as error:
-        raise UserError(f"{found[0]} cannot be read ({error.strerror})") from None
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def _download(url: str) -> tuple[str, bytes]:

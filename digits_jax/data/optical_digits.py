@@ -15,11 +15,7 @@ _NUM_TRAIN = 1437
 
 
 def read(source_dir: Path | None) -> Arrays:
-    """Returns the digits in MNIST's frame: 8x8 pixels scaled bilinearly to 20x20, inside 28x28.
-
-    Raises:
-      UserError: a `source_dir` was given, although there is nothing to read from it.
-    """
+    """Returns the digits in MNIST's frame: 8x8 pixels scaled bilinearly to 20x20, inside 28x28."""
     if source_dir is not None:
         raise UserError("config.dataset.source_dir is given, but optical_digits ships with scikit-learn: drop it")
     from PIL import Image

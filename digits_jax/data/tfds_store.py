@@ -22,11 +22,7 @@ def is_prepared(folder: Path) -> bool:
 
 
 def prepare(root: Path, name: str, spec: DatasetSpec, arrays: Arrays) -> None:
-    """Writes `arrays` as the TFDS data set `name` into `root/name/version`.
-
-    Raises:
-      OSError: the directory cannot be written.
-    """
+    """Writes `arrays` as the TFDS data set `name` into `root/name/version`; raises an OSError if it cannot."""
     import tensorflow_datasets as tfds
 
     image = tfds.features.Image(shape=arrays.train_images.shape[1:])
@@ -79,11 +75,8 @@ def decode(prepared: Path) -> Arrays:
 def open_split(prepared: Path, split: str) -> Callable[[np.ndarray | None], tuple[np.ndarray, np.ndarray]]:
     """Opens the split "train" or "test" of a prepared data set.
 
-    Returns:
-      A function from indices, or None for all, to uint8 images `[n, H, W, C]` and uint8 labels `[n]`.
-
-    Raises:
-      UserError: nothing is prepared there, or the files need TensorFlow or are corrupted. The function raises it, too.
+    Returns a function from indices, or None for all, to uint8 images `[n, H, W, C]` and uint8 labels `[n]`. Both raise
+    a UserError if nothing is prepared there, or the files need TensorFlow or are corrupted.
     """
     import tensorflow_datasets as tfds
 

@@ -10,13 +10,5 @@ from digits_jax.ops.kernels import KERNELS, using
 from digits_jax.ops.layers import Conv, Dense, dot_general, max_pool_2x2
 
 __all__ = [
-    "KERNELS",
-    "Conv",
-    "Dense",
-    "conv_general_dilated",
-    "dot_general",
-    "jit",
-    "max_pool_2x2",
-    "threefry",
-    "using",
-]
+    "KERNELS", "Conv", "Dense", "conv_general_dilated", "dot_general", "jit", "max_pool_2x2", "threefry", "using",
+]  # fmt: skip

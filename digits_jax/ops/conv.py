@@ -53,29 +53,19 @@ def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Any, pa
         and kwargs.get("batch_group_count", 1) == 1
         and lax.conv_dimension_numbers(lhs.shape, rhs.shape, kwargs.get("dimension_numbers")) == _CHANNELS_LAST
     )
-    if plain:
-        return _conv_valid(lhs, rhs, transform=kernels == "winograd")
-    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
-
-
-def _conv_valid(images: jax.Array, kernel: jax.Array, *, transform: bool) -> jax.Array:
-    kh, kw, c, o = kernel.shape
-    m = winograd.tile_size(images.shape, kernel.shape)
-    if transform and m and min(c, o) >= _WINOGRAD_CHANNELS and images.dtype == jnp.float32:
-        return winograd.conv3x3(images, kernel, m)
-    if kh * kw * c <= _DIRECT_TERMS:
-        return _conv_direct(images, kernel)
-    return _conv_rows(images, kernel)
+    if not plain:
+        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
+    kh, kw, c, o = rhs.shape
+    m = winograd.tile_size(lhs.shape, rhs.shape)
+    if kernels == "winograd" and m and min(c, o) >= _WINOGRAD_CHANNELS and lhs.dtype == jnp.float32:
+        return winograd.conv3x3(lhs, rhs, m)
+    return _conv_direct(lhs, rhs) if kh * kw * c <= _DIRECT_TERMS else _conv_rows(lhs, rhs)
 
 
 @jax.custom_vjp
 def _conv_direct(images: jax.Array, kernel: jax.Array) -> jax.Array:
     factors = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])
     return _sum(x[..., None] * k for x, k in zip(_pixels(images, kernel.shape), factors, strict=True))
-
-
-def _direct_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv_direct(images, kernel), (images, kernel)
 
 
 def _direct_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -88,7 +78,7 @@ def _direct_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> t
     return d_images, (pixels @ dy.reshape(-1, o)).reshape(kernel.shape)
 
 
-_conv_direct.defvjp(_direct_forward, _direct_backward)
+_conv_direct.defvjp(lambda images, kernel: (_conv_direct(images, kernel), (images, kernel)), _direct_backward)
 
 
 def _pixels(images: jax.Array, kernel_shape: tuple[int, ...]) -> list[jax.Array]:
@@ -106,10 +96,6 @@ def _conv_rows(images: jax.Array, kernel: jax.Array) -> jax.Array:
     return _sum(products[:, :, j : j + width, j * o : (j + 1) * o] for j in range(kw))
 
 
-def _rows_forward(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv_rows(images, kernel), (images, kernel)
-
-
 def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     images, kernel = residuals
     kh, kw, c, o = kernel.shape
@@ -122,7 +108,7 @@ def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tup
     return d_images, d_matrix.reshape(kh, c, kw, o).swapaxes(1, 2)
 
 
-_conv_rows.defvjp(_rows_forward, _rows_backward)
+_conv_rows.defvjp(lambda images, kernel: (_conv_rows(images, kernel), (images, kernel)), _rows_backward)
 
 
 def _gather_rows(images: jax.Array, kh: int) -> jax.Array:

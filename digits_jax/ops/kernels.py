@@ -23,9 +23,6 @@ def using(kernels: str, *, vmapped: bool = False) -> Iterator[None]:
         the default outside of any context, is "winograd" on a CPU and "lax" elsewhere.
       vmapped: whether `jax.vmap` maps over the layers' parameters, as where one program trains several seeds. It makes
         a convolution a grouped one, which is slow on a GPU too, while a matrix product stays one: "auto" is "winograd".
-
-    Raises:
-      ValueError: `kernels` is none of `KERNELS`.
     """
     if kernels not in KERNELS:
         raise ValueError(f"kernels is {kernels!r}: expected one of {', '.join(KERNELS)}")

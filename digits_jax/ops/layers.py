@@ -36,10 +36,6 @@ def _few_columns(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return x @ kernel, (x, kernel)
-
-
 def _backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     outputs = dy.shape[1]
@@ -48,7 +44,7 @@ def _backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[ja
     return dy @ kernel.T, (rows @ x)[:outputs].T
 
 
-_few_columns.defvjp(_forward, _backward)
+_few_columns.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _backward)
 
 # Not subclasses: parameters keep the names that Flax derives from the class, `Conv_0` and `Dense_0`.
 Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)

@@ -31,20 +31,12 @@ _MATRICES = {
         np.array([[1, 1, 1, 0], [0, 1, -1, -1]]),
     ),
     4: (
-        np.array(
-            [
-                [4, 0, -5, 0, 1, 0],
-                [0, -4, -4, 1, 1, 0],
-                [0, 4, -4, -1, 1, 0],
-                [0, -2, -1, 2, 1, 0],
-                [0, 2, -1, -2, 1, 0],
-                [0, 4, 0, -5, 0, 1],
-            ]
-        ),
+        np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+                  [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]),
         np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
         np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
     ),
-}
+}  # fmt: skip
 
 
 def tile_size(image_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> int | None:
@@ -87,10 +79,6 @@ def _tiles(x: jax.Array, axis: int, m: int) -> list[jax.Array]:
     return [lax.slice_in_dim(x, place, place + outputs - m + 1, m, axis) for place in range(m + 2)]
 
 
-def _tiles_forward(x: jax.Array, axis: int, m: int) -> tuple[list[jax.Array], None]:
-    return _tiles(x, axis, m), None
-
-
 def _tiles_backward(axis: int, m: int, residuals: None, places: list[jax.Array]) -> tuple[jax.Array]:
     """Sums the tiles where they overlap. JAX would derive a sum of m + 2 dilated arrays, which takes far longer."""
 
@@ -106,4 +94,4 @@ def _tiles_backward(axis: int, m: int, residuals: None, places: list[jax.Array])
     return (lax.slice_in_dim(x.reshape(shape), 0, shape[axis] - m + 2, axis=axis),)
 
 
-_tiles.defvjp(_tiles_forward, _tiles_backward)
+_tiles.defvjp(lambda x, axis, m: (_tiles(x, axis, m), None), _tiles_backward)

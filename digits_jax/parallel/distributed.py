@@ -25,27 +25,19 @@ from digits_jax.errors import ConfigError, UserError
 
 
 def initialize(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
     bind_address: str | None = None,
     peer_timeout: int = 30,
 ) -> None:
     """Joins the other processes of this program, if there are any, before JAX computes anything.
 
-    Args:
-      coordinator: HOST:PORT of process 0. None, as for the next two: as SLURM, Open MPI or a TPU pod has it.
-      num_processes: how many train together.
-      process_id: which of them this is, from 0.
-      bind_address: HOST:PORT that process 0 listens on; None: all of its addresses.
-      peer_timeout: seconds without a sign of life after which a process counts as dead.
-
-    Raises:
-      ConfigError: the arguments do not fit together.
-      UserError: the port is in use, or the others cannot be reached.
+    The arguments are the flags of `main.py`. Where the first three are None, SLURM, Open MPI or a TPU pod sets them.
+    Raises a ConfigError if they do not fit together, a UserError if the port is in use or the others are not reached.
     """
     given = (coordinator, num_processes, process_id)
-    if any(value is None for value in given) and any(value is not None for value in given):
+    if 0 < given.count(None) < 3:
         raise ConfigError("--coordinator, --num_processes and --process_id are given together, or none of them")
     if coordinator is None and not _is_cluster():
         return
@@ -53,15 +45,9 @@ def initialize(
         _check_port(coordinator, bind_address)
     # JAX would take SIGTERM for itself; the processes agree on stopping by `Agreement`.
     jax.config.update("jax_enable_preemption_service", False)
+    timeouts: dict[str, Any] = {"heartbeat_timeout_seconds": peer_timeout, "initialization_timeout": 5 * peer_timeout}
     try:
-        jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            coordinator_bind_address=bind_address,
-            heartbeat_timeout_seconds=peer_timeout,
-            initialization_timeout=5 * peer_timeout,
-        )
+        jax.distributed.initialize(*given, coordinator_bind_address=bind_address, **timeouts)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes do not find each other ({' '.join(str(error).split())[:300]})") from None
 
@@ -103,12 +89,9 @@ def ending_with_others(peer_timeout: int) -> Iterator[None]:
         if jax.process_count() == 1 or (isinstance(error, ValueError) and not re.match("[A-Z_]+: ", str(error))):
             raise
         reason = str(error).partition("] ")[2] or str(error)
-        print(
-            f"error: another process is gone ({reason}): which one, the lines below say within {peer_timeout} seconds; "
-            "start all again to resume from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
+        lines = f"which one, the lines below say within {peer_timeout} seconds"
+        text = f"error: another process is gone ({reason}): {lines}; start all again to resume from the last checkpoint"
+        print(text, file=sys.stderr, flush=True)
         time.sleep(2 * peer_timeout)
         os._exit(1)  # an orderly end would wait for the others
 
@@ -121,12 +104,8 @@ def is_first() -> bool:
 def from_first(arrays: Any, metadata: Any = None) -> tuple[Any, Any]:
     """Broadcasts arrays and metadata of process 0 to all processes, bit for bit.
 
-    Args:
-      arrays: a pytree of arrays, of the same shapes in all processes.
-      metadata: what process 0 has of it, in JSON's types: nothing that is received can run code.
-
-    Returns:
-      Both, as process 0 gave them.
+    Arrays are a pytree, of the same shapes in all processes. Metadata have JSON's types, so that nothing that is
+    received can run code.
     """
     if jax.process_count() == 1:
         return arrays, metadata
@@ -146,10 +125,10 @@ def together() -> Iterator[None]:
     try:
         yield
     except UserError as error:
+        if jax.process_count() == 1:
+            raise
         problem = error
     if jax.process_count() == 1:
-        if problem:
-            raise problem
         return
     for process, text in enumerate(_gather_text(str(problem) if problem else "")):
         if text.strip():
@@ -157,14 +136,7 @@ def together() -> Iterator[None]:
 
 
 def check_same(description: dict[str, Any]) -> None:
-    """Compares what all processes are about to train.
-
-    Args:
-      description: nested dictionaries, in JSON's types, of what has to be the same: config, data, code and versions.
-
-    Raises:
-      UserError: in all processes, where one differs from process 0; it names the first such field.
-    """
+    """Raises a UserError in all processes where the description of one differs from process 0; it names the field."""
     ours = traverse_util.flatten_dict(json.loads(json.dumps(description)), sep=".")
     _, firsts = from_first((), ours)
     with together():

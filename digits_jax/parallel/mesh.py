@@ -11,16 +11,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def create_mesh(num_replicas: int = 1, *, num_devices: int | None = None) -> Mesh:
-    """Creates the mesh: along `seed` as many devices as share the replicas evenly, along `data` what that leaves.
-
-    Args:
-      num_replicas: 1 for a single run.
-      num_devices: how many to use; None: all.
-    """
+    """Creates the mesh: along `seed` as many devices as share the replicas evenly, along `data` what that leaves."""
     num_devices = num_devices or jax.device_count()
     seeds = max(n for n in range(1, num_devices + 1) if num_replicas % n == 0)
     shape = (seeds, num_devices // seeds)
-    devices = jax.devices()[: shape[0] * shape[1]]
+    devices = jax.devices()[: seeds * shape[1]]
     return jax.make_mesh(shape, ("seed", "data"), devices=devices, axis_types=(AxisType.Auto, AxisType.Auto))
 
 

@@ -7,23 +7,10 @@ from digits_jax.runs.history import Row
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.profiling import StepProfiler
 from digits_jax.runs.run import Run, open_runs
-from digits_jax.runs.workdir import default_workdir, describe_code_and_data, describe_run
+from digits_jax.runs.workdir import default_workdir, describe_code_and_data
 from digits_jax.runs.writers import Writer
 
 __all__ = [
-    "Interrupted",
-    "Progress",
-    "Row",
-    "Run",
-    "StepProfiler",
-    "StopRequest",
-    "Writer",
-    "announce",
-    "default_workdir",
-    "describe_code_and_data",
-    "describe_run",
-    "diagnose",
-    "open_runs",
-    "show_epoch",
-    "show_results",
-]
+    "Interrupted", "Progress", "Row", "Run", "StepProfiler", "StopRequest", "Writer", "announce", "default_workdir",
+    "describe_code_and_data", "diagnose", "open_runs", "show_epoch", "show_results",
+]  # fmt: skip

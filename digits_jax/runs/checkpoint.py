@@ -57,21 +57,15 @@ class _KeptSteps(checkpoint_managers.PreservationPolicy):
 class Checkpoints:
     """The checkpoints of one run, one directory per step.
 
-    Corrupted ones are moved to a directory `damaged` beside theirs and never deleted.
-
-    Attributes:
-      set_aside: what is wrong with which checkpoints, a sentence each.
-
-    Raises:
-      UserError: there are checkpoints, and all are corrupted: nothing is silently trained again.
+    Corrupted ones are moved to a directory `damaged` beside theirs and never deleted. If all are, opening them raises a
+    UserError: nothing is silently trained again.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.set_aside: list[str] = []
+        self.set_aside: list[str] = []  # what is wrong with which checkpoints, a sentence each
         self._check()
         self._kept = _KeptSteps()
-        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(1), self._kept])
         # Each process has a directory of its own; Orbax would have all write to one.
         process = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
@@ -79,7 +73,10 @@ class Checkpoints:
         )
         folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, enable_async_checkpointing=False, multiprocessing_options=alone, create=False
+            preservation_policy=self._kept,
+            enable_async_checkpointing=False,
+            multiprocessing_options=alone,
+            create=False,
         )
         handlers = {"arrays": ocp.StandardCheckpointHandler(), "history": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
@@ -88,8 +85,7 @@ class Checkpoints:
         self._remove_leftovers()
         steps = sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
         for step in steps:
-            wrong = storage.find_damage(self._folder / str(step))
-            if wrong:
+            if wrong := storage.find_damage(self._folder / str(step)):
                 self._set_aside(step, wrong)
         # A run saves its state at step 0. Where only that one is damaged, nothing has been trained yet.
         if len(self.set_aside) == len(steps) and any(steps):
@@ -118,19 +114,15 @@ class Checkpoints:
 
         Two, because Orbax deletes before the manifest of the new one is written. One in mid-epoch is kept while it is
         the latest: an interrupted and resumed run ends with the same checkpoints as an uninterrupted one.
+        `best` is the step of the best epoch so far, None before the end of the first.
 
-        Args:
-          progress: of the run.
-          best: the step of the best epoch so far; None: no epoch is finished.
-
-        Raises:
-          UserError: the disk is full, or cannot be written. Earlier checkpoints are left as they were.
+        Raises a UserError if the disk is full, or cannot be written. Earlier checkpoints are left as they were.
         """
-        step = int(progress.state.step)
+        step = progress.step
         if self.has(step):
             return
         ends = [0, *(row["step"] for row in progress.rows)]
-        self._kept.steps = frozenset([*ends[-2:], step if best is None else best])
+        self._kept.steps = frozenset([*ends[-2:], step, step if best is None else best])
         # As NumPy arrays, which are of no device: any number of devices and processes can resume from them.
         arrays = jax.device_get({"state": progress.state, "metrics": progress.metrics})
         needed = _MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
@@ -145,17 +137,17 @@ class Checkpoints:
             self._manager.save(step, args=contents)
             storage.write_manifest(self._folder / str(step))
         except (OSError, ValueError) as error:
-            # TensorStore raises a ValueError for what the operating system refuses, with the code in its text.
-            code = re.search(r"os_error_code='(\d+)'", str(error))
             if isinstance(error, ValueError):
+                # TensorStore raises it for what the operating system refuses, with the code in its text.
+                code = re.search(r"os_error_code='(\d+)'", str(error))
                 if code is None:
                     raise
                 error = OSError(int(code[1]), os.strerror(int(code[1])))
             self._remove_leftovers()  # they would keep the disk full
+            refusal = storage.write_error(self._folder, error, needed=needed)
             raise UserError(
-                f"the checkpoint of step {step} is not saved: "
-                f"{storage.write_error(self._folder, error, needed=needed)}; "
-                "earlier ones are intact: make room, then start the same command again"
+                f"the checkpoint of step {step} is not saved: {refusal}; earlier ones are intact: make room, then "
+                "start the same command again"
             ) from None
 
     def has(self, step: int) -> bool:
@@ -163,32 +155,23 @@ class Checkpoints:
         return step in self._manager.all_steps()
 
     def restore(self, template: Progress, *, step: int | None = None) -> Progress | None:
-        """Restores a checkpoint; returns None where there is none.
+        """Restores the latest checkpoint, or with `step` the latest up to it; returns None where there is none.
 
-        Args:
-          template: any state of the same experiment.
-          step: the latest that is not after this step; None: the latest.
-
-        Raises:
-          UserError: it is of another model, or of another step than its folder says.
+        Raises a UserError if it is of another model than the `template`, or of another step than its folder says.
         """
         steps = [saved for saved in self._manager.all_steps() if step is None or saved <= step]
         if not steps:
             return None
         step = max(steps)
+        folder = self._folder / str(step)
         shapes = {"state": template.state, "metrics": template.metrics}
-        # Before anything of their size is made.
-        check_arrays(self._manager.item_metadata(step).arrays, shapes, self._folder / str(step))
+        check_arrays(self._manager.item_metadata(step).arrays, shapes, folder)  # before anything of their size is made
         arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(arrays=ocp.args.StandardRestore(arrays), history=ocp.args.JsonRestore()),
-        )
+        contents = ocp.args.Composite(arrays=ocp.args.StandardRestore(arrays), history=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=contents)
         progress = Progress(**jax.tree.map(jnp.asarray, restored.arrays), **restored.history)
-        if int(progress.state.step) != step:
-            raise UserError(
-                f"{self._folder / str(step)} holds step {int(progress.state.step)}: expected {step}; put it back"
-            )
+        if progress.step != step:
+            raise UserError(f"{folder} holds step {progress.step}: expected {step}; put it back")
         return progress
 
     def close(self) -> None:
@@ -197,16 +180,12 @@ class Checkpoints:
 
 
 def check_arrays(saved: Any, expected: Any, place: Path) -> None:
-    """Compares the arrays of a checkpoint, or their descriptions, with those expected.
-
-    Raises:
-      UserError: an array is missing, has another shape or type, or is one too many; the message names the `place`.
-    """
+    """Raises a UserError if an array of a checkpoint, or its description, is not as expected; it names the `place`."""
     found_by_name = dict(_by_name(saved))
     for name, leaf in _by_name(expected):
         found = found_by_name.pop(name, None)
         if found is None or tuple(found.shape) != leaf.shape or found.dtype != leaf.dtype:
-            what = f"{found.dtype}{list(found.shape)}" if found is not None else "nothing"
+            what = "nothing" if found is None else f"{found.dtype}{list(found.shape)}"
             raise UserError(f"{place} has {what} as {name}: expected {leaf.dtype}{list(leaf.shape)}")
     if found_by_name:
         raise UserError(f"{place} has {min(found_by_name)}, which this model has not")

@@ -1,16 +1,16 @@
 """Terminal output of training: the parameter table, a progress bar, one line per epoch, a summary."""
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
-from rich.table import Table
+from rich.table import Column, Table
 
 from digits_jax.cli import console, duration, percent, warn
 from digits_jax.experiment import Experiment
@@ -21,17 +21,13 @@ from digits_jax.runs.history import Row
 if TYPE_CHECKING:
     from digits_jax.runs.run import Run
 
+_PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}  # tables without lines
+
 
 def announce(experiment: Experiment, progress: Mapping["Run", Progress], *, is_first: bool) -> None:
-    """Prints what is trained, on what, where it is resumed from, and the epochs that are done.
-
-    Args:
-      experiment: the runs'.
-      progress: of the runs that are trained together.
-      is_first: whether the model and the data have still to be described.
-    """
-    run, *others = progress
+    """Prints the model and the data, where `is_first`, and of each run where it is resumed from."""
     if is_first:
+        run = next(iter(progress))
         held_out = len(run.dataset.validation_labels)
         console.print(
             f"{run.name} on {run.dataset.name}: {experiment.pipeline.num_examples:,} training images, "
@@ -46,7 +42,7 @@ def announce(experiment: Experiment, progress: Mapping["Run", Progress], *, is_f
         console.print(f"seed {run.config.seed} in {run.path}{status}", markup=False)
         for warning in run.warnings:
             warn(warning)
-    if others:
+    if len(progress) > 1:
         console.print(f"{len(progress)} seeds in one program; below are their means")
     cells = [f"{_loss_name(prefix)}  accuracy" for prefix in ("train", *experiment.after_each_epoch)]
     console.print("  ".join([f"{'epoch':>7}", f"{'rate':>6}", *cells, "seconds", "images/s"]), style="bold")
@@ -70,10 +66,7 @@ def show_parameters(model: nn.Module, image_shape: tuple[int, ...]) -> None:
         variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False))
     sizes = {path: sum(array.size for array in jax.tree.leaves(layer)) for path, layer in variables["params"].items()}
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer")
-    table.add_column("output")
-    table.add_column("parameters", justify="right")
+    table = Table("layer", "output", Column("parameters", justify="right"), **_PLAIN)
     for path, shape in outputs.items():
         if path in sizes:
             table.add_row(path, "x".join(map(str, shape)), f"{sizes[path]:,}")
@@ -104,17 +97,17 @@ def show_results(finished: Sequence["Run"]) -> None:
     selected_by = results[0]["selected_by"].removesuffix("/accuracy")
     best = f"best on the {selected_by} {'set' if selected_by == 'test' else 'images'}"
     console.print()
+    names = {"final": "final", "best": best}
     if len(results) == 1:
-        for key, name in (("final", "final"), ("best", best)):
+        for key, name in names.items():
             row = results[0][key]
             scores = [f"{_accuracy_name(metric)} {percent(row[metric])}" for metric in _scores(row)]
             console.print(f"{name:27}  {'  '.join(scores)}  (epoch {row['epoch']})")
     else:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("seed")
-        columns = [(key, metric) for key in ("final", "best") for metric in _scores(results[0][key])]
+        table = Table("seed", **_PLAIN)
+        columns = [(key, metric) for key in names for metric in _scores(results[0][key])]
         for key, metric in columns:
-            table.add_column(f"{_accuracy_name(metric)}, {'final' if key == 'final' else best}", justify="right")
+            table.add_column(f"{_accuracy_name(metric)}, {names[key]}", justify="right")
         for result in results:
             table.add_row(str(result["config"]["seed"]), *(percent(result[key][metric]) for key, metric in columns))
         values = [[result[key][metric] for result in results] for key, metric in columns]
@@ -134,24 +127,12 @@ def _accuracy_name(metric: str) -> str:
     return f"{metric.removesuffix('/accuracy').replace('_', ' ')} accuracy"
 
 
-class Bar(Protocol):
-    """A function that moves the progress bar; see `progress_bar`."""
-
-    def __call__(self, metrics: Metrics, *, seconds: float) -> None:
-        """Shows the epoch's metrics so far, and the seconds that they took."""
-
-
 @contextmanager
-def progress_bar(epoch: int, num_epochs: int, *, total: int) -> Iterator[Bar]:
-    """Shows a bar over one epoch, only on a terminal; it disappears on exit.
-
-    Args:
-      epoch: from 1.
-      num_epochs: of the run.
-      total: images in an epoch.
+def progress_bar(epoch: int, num_epochs: int, *, total: int) -> Iterator[Callable[..., None]]:
+    """Shows a bar over one epoch, from 1, of `total` images, only on a terminal; it disappears on exit.
 
     Yields:
-      A function that moves it.
+      A function that moves it. It takes the epoch's metrics so far, and the `seconds` that they took.
     """
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[status]}"))
     with RichProgress(*columns, console=console, transient=True, disable=not _is_live()) as progress:
@@ -161,15 +142,10 @@ def progress_bar(epoch: int, num_epochs: int, *, total: int) -> Iterator[Bar]:
             count = int(metrics.count)
             if count == 0:
                 return
-            means = metrics.compute("train")
-            speed = count / seconds
-            remaining = total * (num_epochs - epoch + 1) - count
-            progress.update(
-                task,
-                completed=count,
-                status=f"loss {means['train/loss']:.4f}  accuracy {percent(means['train/accuracy'])}  "
-                f"{speed:,.0f} images/s  {duration(remaining / speed)} left",
-            )
+            loss, accuracy = metrics.compute("train").values()
+            speed, remaining = count / seconds, total * (num_epochs - epoch + 1) - count
+            status = f"loss {loss:.4f}  accuracy {percent(accuracy)}  {speed:,.0f} images/s"
+            progress.update(task, completed=count, status=f"{status}  {duration(remaining / speed)} left")
 
         yield bar
 

@@ -8,19 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 # Colors that color-blind readers can tell apart (Okabe & Ito 2008).
-_COLORS = {
-    "train": "#999999",
-    "test": "#0072B2",
-    "validation": "#009E73",
-    "test_augmented": "#D55E00",
-    "test_stream": "#CC79A7",
-}
-_LABELS = {
-    "train": "training images",
-    "test": "test images",
-    "validation": "held-out training images",
-    "test_augmented": "test images, augmented",
-    "test_stream": "stream of test images",
+_CURVES = {
+    "train": ("#999999", "training images"),
+    "test": ("#0072B2", "test images"),
+    "validation": ("#009E73", "held-out training images"),
+    "test_augmented": ("#D55E00", "test images, augmented"),
+    "test_stream": ("#CC79A7", "stream of test images"),
 }
 # Ticks for a wide and for a narrow range of values; those of the loss are factors of powers of ten.
 _ACCURACY_TICKS = (
@@ -35,25 +28,20 @@ def plot_curves(rows: list[dict[str, Any]], *, best_epoch: int, selected_by: str
 
     Args:
       rows: as in `metrics.jsonl`, at least one.
-      best_epoch: the epoch to mark.
-      selected_by: the metric that selected it.
-      title: of the figure.
-      path: of the file.
+      selected_by: the metric that selected the best epoch.
     """
     figure = Figure(figsize=(10, 4.2), dpi=150, layout="constrained")
     figure.suptitle(title)
     epochs = [row["epoch"] for row in rows]
     prefixes = [key.removesuffix("/loss") for key in rows[0] if key.endswith("/loss")]
+    selected = selected_by.removesuffix("/accuracy")
     for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for prefix in prefixes:
-            values = [row[f"{prefix}/{metric}"] for row in rows]
-            axes.plot(epochs, values, color=_COLORS[prefix], marker="o", markersize=3.5, label=_LABELS[prefix])
-        selected = next(key for key in prefixes if selected_by.startswith(f"{key}/"))
-        best = rows[best_epoch - 1][f"{selected}/{metric}"]
-        axes.plot(
-            best_epoch, best, marker="*", markersize=15, color=_COLORS[selected], markeredgecolor="white",
-            linestyle="none", zorder=3, label=f"best on the {_LABELS[selected]}",
-        )  # fmt: skip
+            values, (color, label) = [row[f"{prefix}/{metric}"] for row in rows], _CURVES[prefix]
+            axes.plot(epochs, values, color=color, marker="o", markersize=3.5, label=label)
+        best, (color, label) = rows[best_epoch - 1][f"{selected}/{metric}"], _CURVES[selected]
+        star = {"marker": "*", "markersize": 15, "markeredgecolor": "white", "linestyle": "none", "zorder": 3}
+        axes.plot(best_epoch, best, color=color, label=f"best on the {label}", **star)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -95,12 +83,10 @@ def scale_accuracies(axes: Any, values: Sequence[float]) -> None:
 def _mark_learning_rates(axes: Any, rows: list[dict[str, Any]]) -> None:
     """Marks where the learning rate changes, and prints the rate above each part."""
     rates = [row["train/learning_rate"] for row in rows]
-    starts = [i for i in range(len(rates)) if i == 0 or rates[i] != rates[i - 1]]
-    for start in starts:
-        if start:
-            axes.axvline(start + 0.5, color="black", linewidth=0.8, linestyle=":")
-        text = f"{rates[start]:.4g}" if start else f"rate {rates[start]:.4g}"
-        alignment = "left" if start else "right"
-        position = (start + 0.6, 1.01) if start else (1.45, 1.01)
-        axes.text(*position, text, transform=axes.get_xaxis_transform(), fontsize=7, ha=alignment)
+    above = {"y": 1.01, "transform": axes.get_xaxis_transform(), "fontsize": 7}
+    axes.text(1.45, s=f"rate {rates[0]:.4g}", ha="right", **above)
+    for i in range(1, len(rates)):
+        if rates[i] != rates[i - 1]:
+            axes.axvline(i + 0.5, color="black", linewidth=0.8, linestyle=":")
+            axes.text(i + 0.6, s=f"{rates[i]:.4g}", **above)
     axes.set_xlim(0.5, len(rows) + 0.5)

@@ -25,13 +25,7 @@ def build_single_steps(config: FrozenConfigDict, dataset: data.Dataset) -> Exper
 
 
 def single_steps(experiment: Experiment, start: TrainState, *, last: int) -> Iterator[tuple[int, Call]]:
-    """Yields the steps that a run takes from a state on, each as a call, with its number.
-
-    Args:
-      experiment: from `build_single_steps`.
-      start: the state before the first of them.
-      last: the number of the step before which they end.
-    """
+    """Yields number and call of each step that a run takes from a state on, before `last`; see `build_single_steps`."""
     step = int(start.step)
     order_key = create_keys(start.seed).order
     while step < last:
@@ -51,12 +45,7 @@ def largest_parameter(state: TrainState) -> float:
 
 
 def diagnose(run: Run, progress: Progress) -> DivergedError:
-    """Takes the steps since the latest checkpoint again, and names the first whose numbers are not finite.
-
-    Args:
-      run: the run.
-      progress: how far it is, with a loss or a parameter that is not finite.
-    """
+    """Takes the steps since the latest checkpoint again, and names the first whose numbers are not finite."""
     experiment = build_single_steps(run.config, run.dataset)
     start = run.restore(experiment.create_state(np.uint32(run.config.seed)))
     # A copy, because the steps are given their state's memory.

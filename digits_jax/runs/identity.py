@@ -5,10 +5,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax.config import FIELDS, SAME_BITS, get_config, validate
 from digits_jax.errors import ConfigError
+
+Difference = tuple[str, Any, Any]  # dotted name, our value, their value
 
 
 def config_hash(config: FrozenConfigDict) -> str:
@@ -22,21 +25,11 @@ def config_hash(config: FrozenConfigDict) -> str:
     return hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]
 
 
-def to_json(config: FrozenConfigDict) -> str:
-    """Returns a config as JSON with sorted keys."""
-    return json.dumps(config.to_dict(), sort_keys=True)
-
-
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Returns the leaves in which two nested dictionaries differ, as (dotted name, our value, their value)."""
-    found = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append((f"{prefix}{key}", a, b))
-    return found
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[Difference]:
+    """Returns the leaves in which two nested dictionaries differ, with their names under the prefix."""
+    ours, theirs = (flatten_dict(dict(values), sep=".") for values in (ours, theirs))
+    rows = [(name, ours.get(name), theirs.get(name)) for name in sorted(ours.keys() | theirs.keys())]
+    return [(f"{prefix}{name}", a, b) for name, a, b in rows if a != b]
 
 
 _RENAMED_FIELDS = {
@@ -50,12 +43,11 @@ _REMOVED_FIELDS = {"model.bn_groups": 1}  # with the only value that can still b
 def upgrade(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a recorded config, nested, with today's names and the defaults of fields that were declared since.
 
-    Raises:
-      ConfigError: it has a field that is unknown, or of another type.
+    Raises a ConfigError if it has a field that is unknown, or of another type.
     """
     config = get_config()
-    for old, value in _flatten(recorded).items():
-        name = _RENAMED_FIELDS.get(old, old)
+    for old, value in flatten_dict(dict(recorded), sep=".").items():
+        name, value = _RENAMED_FIELDS.get(old, old), _tuples(value)
         value = _RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
         if old in _REMOVED_FIELDS and value == _REMOVED_FIELDS[old]:
             continue
@@ -69,31 +61,18 @@ def upgrade(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_recorded(recorded: Mapping[str, Any]) -> FrozenConfigDict:
-    """Returns the resolved config that a `run.json` or `result.json` holds.
-
-    Raises:
-      ConfigError: a field is unknown, or out of bounds.
-    """
+    """Returns the resolved config of a `run.json` or `result.json`; raises a ConfigError as `upgrade` or `validate`."""
     config = ConfigDict(upgrade(recorded))
     validate(config)
     return FrozenConfigDict(config)
 
 
-def differences_to_recorded(config: FrozenConfigDict, recorded: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def differences_to_recorded(config: FrozenConfigDict, recorded: Mapping[str, Any]) -> list[Difference]:
     """Returns the differences to a recorded config in fields that decide a run's bits; see `differences`."""
     found = differences(config.to_dict(), upgrade(recorded), "config.")
     return [row for row in found if row[0].removeprefix("config.") not in SAME_BITS]
 
 
-def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the leaves by dotted name, with tuples for the lists that JSON makes of them."""
-    leaves: dict[str, Any] = {}
-    for key, value in nested.items():
-        leaves |= (
-            _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": _tuples(value)}
-        )
-    return leaves
-
-
 def _tuples(value: Any) -> Any:
+    """Returns the tuples that JSON has as lists."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -10,11 +10,7 @@ _EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}  # EX
 
 
 class Interrupted(Exception):
-    """Training stopped on request; everything up to this moment is saved.
-
-    Args:
-      signum: of the signal that asked for it.
-    """
+    """Training stopped on request; everything up to this moment is saved."""
 
     def __init__(self, signum: int = signal.SIGINT) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -24,14 +20,12 @@ class Interrupted(Exception):
 class StopRequest:
     """A context in which the first signal only sets `signum`; a second Ctrl-C interrupts at once.
 
-    Args:
-      agree: takes this process's `signum` and returns that of all processes of the program.
+    `agree` takes this process's `signum` and returns that of all processes of the program.
     """
 
     def __init__(self, agree: Callable[[int], int] = lambda signum: signum) -> None:
         self.signum = 0
         self._agree = agree
-        self._previous = {number: signal.getsignal(number) for number in _EXIT_CODES}
 
     def poll(self) -> bool:
         """Returns whether to stop; all processes have to ask at the same places, and get the same answer."""
@@ -40,15 +34,14 @@ class StopRequest:
         return agreed != 0
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # Python sets signal handlers in no other
-            for number in _EXIT_CODES:
-                signal.signal(number, self._handle)
+        # Python sets signal handlers in no other thread.
+        numbers = _EXIT_CODES if threading.current_thread() is threading.main_thread() else ()
+        self._previous = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in self._previous.items():
-                signal.signal(number, handler)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.signum = self.signum or signum

@@ -19,7 +19,7 @@ from digits_jax.runs.checkpoint import Checkpoints, Progress
 from digits_jax.runs.history import Row, best_row, score_key
 from digits_jax.runs.workdir import Workdir
 from digits_jax.runs.writers import Writer, create_writers
-from digits_jax.storage import PathLike
+from digits_jax.storage import Mirror, PathLike
 from digits_jax.train_step import TrainState
 
 
@@ -33,18 +33,9 @@ def open_runs(
     writers: Sequence[Writer] = (),
     wandb_project: str | None = None,
 ) -> Iterator[list["Run"]]:
-    """Opens a run for each config, and closes all of them on exit.
+    """Opens a run for each resolved config, and closes all of them on exit; takes arguments as `train.train_seeds`.
 
     Process 0 alone has the directories; the other processes write to temporary ones.
-
-    Args:
-      configs: resolved.
-      dataset: their data.
-      workdir_of: takes a config and returns its run's directory.
-      name, writers, wandb_project: as for `train.train_seeds`.
-
-    Raises:
-      UserError: a directory is not usable.
     """
     with contextlib.ExitStack() as stack:
         opened = []
@@ -62,57 +53,28 @@ def open_runs(
 
 
 class Run:
-    """A run whose directory is open, and locked.
-
-    Args:
-      config: resolved.
-      dataset: its data.
-      workdir: its directory; made where it is missing.
-      name: what to call the experiment in plots and on the terminal.
-      mirror: the directory's, where it is the copy of one on a bucket.
-
-    Attributes:
-      path: what a person calls the directory.
-      warnings: what a person should know of how the run was found.
-      result: the content of `result.json`, once the run is finished.
-      scores: of the latest epoch, where this process has evaluated it.
-      writers: of the rows of metrics.
-
-    Raises:
-      UserError: the directory is not usable.
-    """
+    """The run of a resolved config, with its directory open and locked; a UserError if that is not usable."""
 
     def __init__(
-        self,
-        config: FrozenConfigDict,
-        dataset: data.Dataset,
-        workdir: Path,
-        *,
-        name: str,
-        mirror: storage.Mirror | None = None,
+        self, config: FrozenConfigDict, dataset: data.Dataset, workdir: Path, *, name: str, mirror: Mirror | None = None
     ) -> None:
         self.config = config
         self.name = name
         self.dataset = dataset
         self.folder = Workdir(workdir)
-        self.path = str(mirror.remote if mirror else workdir)
-        self.result: dict[str, Any] | None = None
-        self.scores: Scores | None = None
-        self.writers: list[Writer] = []
+        self.path = str(mirror.remote if mirror else workdir)  # what a person calls it
+        self.profile = self.folder.profile
+        self.result: dict[str, Any] | None = None  # the content of `result.json`, once the run is finished
+        self.scores: Scores | None = None  # of the latest epoch, where this process has evaluated it
+        self.writers: list[Writer] = []  # besides `metrics.jsonl`
         self._mirror = mirror
-        self.folder.open(config, dataset)
         try:
-            self.warnings = self.folder.record_machine()
+            self.warnings = self.folder.open(config, dataset)
             self._checkpoints = Checkpoints(self.folder.checkpoints)
         except UserError:
             self.folder.close()
             raise
         self.warnings += self._checkpoints.set_aside
-
-    @property
-    def profile(self) -> Path:
-        """The directory for profiles of training steps."""
-        return self.folder.profile
 
     def is_finished(self, rows: list[Row]) -> bool:
         """Returns whether a run with these epochs has reached its end, or stopped early."""
@@ -128,10 +90,8 @@ class Run:
         """Restores the latest checkpoint, or saves the initial state, so that there always is one to fall back on.
 
         Where the checkpoint of the best epoch is gone (corrupted, or lost by an earlier version), an earlier one is
-        restored, and the run trains to the best epoch again.
-
-        Raises:
-          UserError: there is nothing to restore from, or the best epoch has still to be scored and cannot be reached.
+        restored, and the run trains to the best epoch again. Raises a UserError if none can be restored, or the best
+        epoch has still to be scored and cannot be reached.
         """
         start = Progress.at_the_start(initial_state)
         with parallel.together():
@@ -144,12 +104,13 @@ class Run:
         return Progress(state, metrics, seconds, rows)
 
     def _restore(self, start: Progress) -> Progress:
+        folder, metrics_file = self.folder.checkpoints, self.folder.metrics_file
         latest = self._checkpoints.restore(start)
         if latest is None:
-            if self.folder.has_metrics:
+            if metrics_file.exists() and metrics_file.stat().st_size:
                 raise UserError(
-                    f"{self.folder.metrics_file} has epochs but {self.folder.checkpoints} no checkpoint to resume "
-                    f"from; to train from the beginning, remove {self.folder.path}"
+                    f"{metrics_file} has epochs but {folder} no checkpoint to resume from; to train from the "
+                    f"beginning, remove {self.folder.path}"
                 )
             self._checkpoints.save(start, best=None)
             return start
@@ -158,7 +119,6 @@ class Run:
             return latest
         if earlier := self._checkpoints.restore(start, step=best):
             return earlier
-        folder = self.folder.checkpoints
         lost = f"{folder} has lost the checkpoint of the best epoch, step {best}, and has none before it"
         if self.config.dataset.validation_examples and not self.folder.result_file.exists():
             raise UserError(f"{lost}: its test score cannot be measured; remove {self.folder.path} to train again")
@@ -166,11 +126,7 @@ class Run:
         return latest
 
     def restore_step(self, template: Progress, step: int) -> Progress:
-        """Restores the checkpoint of a step.
-
-        Raises:
-          UserError: there is none.
-        """
+        """Restores the checkpoint of a step; raises a UserError where there is none."""
         with parallel.together():
             restored = self._checkpoints.restore(template, step=step)
             if parallel.is_first() and (restored is None or restored.step != step):
@@ -189,16 +145,18 @@ class Run:
 
     def write(self, rows: list[Row]) -> None:
         """Writes the rows of all epochs so far to `metrics.jsonl`, TensorBoard and the other writers."""
+        text = "".join(json.dumps(row) + "\n" for row in rows)
         with parallel.together():
-            for writer in self.writers:
-                try:
+            try:
+                storage.replace_text(self.folder.metrics_file, text)
+                for writer in self.writers:
                     writer.write(rows)
-                except OSError as error:
-                    refusal = storage.write_error(self.folder.path, error, needed=len(json.dumps(rows)))
-                    raise UserError(
-                        f"the metrics are not saved: {refusal}; checkpoints are intact: make room, then start the same "
-                        "command again"
-                    ) from None
+            except OSError as error:
+                refusal = storage.write_error(self.folder.path, error, needed=len(text))
+                raise UserError(
+                    f"the metrics are not saved: {refusal}; checkpoints are intact: make room, then start the same "
+                    "command again"
+                ) from None
             self._publish()
 
     def write_result(self, progress: Progress, *, final: Row, best: Row, test_errors: list[int]) -> None:
@@ -206,27 +164,19 @@ class Run:
 
         Args:
           progress: at the end of the run.
-          final: the last epoch's row, with the scores that are measured at the end only.
-          best: the same of the best epoch.
+          final, best: the rows of the last and the best epoch, with the scores that are measured at the end only.
           test_errors: the indices of the test images that the final state misclassifies.
         """
         from digits_jax.runs.curves import plot_curves  # takes 0.6 s, which a start need not wait for
 
-        plot_curves(
-            progress.rows,
-            best_epoch=best["epoch"],
-            selected_by=score_key(self.config),
-            title=f"{self.name} on {self.dataset.name}, seed {self.config.seed}",
-            path=self.folder.curves,
-        )
-        result = {
-            "selected_by": score_key(self.config),
-            "final": final,
-            "best": best,
-            "epochs": progress.rows,
-            "test_errors": test_errors,
-            "state_sha256": _sha256(progress.state),
-        }
+        selected_by, rows = score_key(self.config), progress.rows
+        title = f"{self.name} on {self.dataset.name}, seed {self.config.seed}"
+        plot_curves(rows, best_epoch=best["epoch"], selected_by=selected_by, title=title, path=self.folder.curves)
+        digest = hashlib.sha256()  # of all bits of the state: equal for two runs that end alike
+        for leaf in jax.tree.leaves(progress.state):
+            digest.update(np.asarray(leaf).tobytes())
+        result = {"selected_by": selected_by, "final": final, "best": best, "epochs": rows, "test_errors": test_errors}
+        result["state_sha256"] = digest.hexdigest()
         self.result = self.folder.write_result(self.config, self.dataset, result)
         with parallel.together():
             self._publish()
@@ -241,11 +191,3 @@ class Run:
         self.folder.close()
         for writer in self.writers:
             writer.close()
-
-
-def _sha256(state: TrainState) -> str:
-    """Returns the SHA-256 of all bits of a state: equal for two runs that end alike."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(state):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()

@@ -30,26 +30,17 @@ _CPU_PART, _PART = 64, 1024
 
 
 class TrainedModel:
-    """A model with the parameters of one checkpoint.
-
-    Attributes:
-      run: the content of `run.json`: config, data, versions.
-      config: the resolved config in it.
-      image_shape: (H, W, C) of the images that it takes.
-      num_classes: of its predictions.
-      step: training steps taken.
-      metrics: of the epoch that ended with this step, as in `metrics.jsonl` and `result.json`; {} in mid-epoch.
-      variables: the collections `params` and `batch_stats`, of NumPy arrays.
-    """
+    """A model with the parameters of one checkpoint."""
 
     def __init__(self, run: dict[str, Any], variables: dict[str, Any], *, step: int, metrics: dict[str, Any]) -> None:
-        self.run = run
+        self.run = run  # the content of `run.json`: config, data, versions
         self.config: FrozenConfigDict = from_recorded(run["config"])
-        self.image_shape: tuple[int, ...] = tuple(run["image_shape"])
+        self.image_shape: tuple[int, ...] = tuple(run["image_shape"])  # (H, W, C)
         self.num_classes: int = run["num_classes"]
-        self.step = step
+        self.step = step  # training steps taken
+        # Of the epoch that ended with this step, as in `metrics.jsonl` and `result.json`; {} in mid-epoch.
         self.metrics = metrics
-        self.variables = variables
+        self.variables = variables  # the collections `params` and `batch_stats`, of NumPy arrays
         self._on_device = jax.device_put(variables)
         apply = self.function()
 
@@ -67,28 +58,20 @@ class TrainedModel:
         return [self]
 
     def function(self, *, test_time_augmentation: str | None = None) -> Callable[[Any, jax.Array], jax.Array]:
-        """Returns the function from variables and images `[B, H, W, C]` to logits `[B, num_classes]`, to be traced.
-
-        Args:
-          test_time_augmentation: as in the config; None: the config's.
-        """
+        """Returns the function from variables and images `[B, H, W, C]` to logits `[B, num_classes]`, to be traced."""
         module = create_model(self.config.model, self.num_classes)
         name = test_time_augmentation or self.config.test_time_augmentation
-        return lambda variables, images: average_over_versions(partial(module.apply, variables, train=False), name)(
-            images
-        )
+
+        def logits(variables: Any, images: jax.Array) -> jax.Array:
+            return average_over_versions(partial(module.apply, variables, train=False), name)(images)
+
+        return logits
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Returns the probability of each class.
+        """Returns the probability of each class, float32 `[N, num_classes]`.
 
-        Args:
-          images: uint8 `[N, H, W, C]`, or `[N, H, W]` where C is 1: raw pixels, as in the data that it was trained on.
-
-        Returns:
-          float32 `[N, num_classes]`; each row sums to 1.
-
-        Raises:
-          ValueError: the images are of another type or shape.
+        The images are uint8 `[N, H, W, C]`, or `[N, H, W]` where C is 1: raw pixels, as in the data that it was trained
+        on. Raises a ValueError if they are of another type or shape.
         """
         return self._answers(images)[1]
 
@@ -108,21 +91,18 @@ class TrainedModel:
         count = len(images)
         parts = np.zeros((-(-count // self._part), self._part, *self.image_shape), np.uint8)
         parts.reshape(-1, *self.image_shape)[:count] = images
-        results = [self._answer(self._on_device, part) for part in parts]
         nothing = np.zeros((0, self.num_classes), np.float32)
-        logits, probabilities = (
-            np.concatenate([nothing, *(np.asarray(result[i]) for result in results)])[:count] for i in (0, 1)
-        )
+        results = [(nothing, nothing), *jax.device_get([self._answer(self._on_device, part) for part in parts])]
+        logits, probabilities = (np.concatenate(arrays)[:count] for arrays in zip(*results, strict=True))
         return logits, probabilities
 
 
 def load_model(
     workdir: PathLike, *, checkpoint: str = "best", test_time_augmentation: str | None = None
 ) -> TrainedModel:
-    """Loads the model of a run.
+    """Loads the model of a run, whose directory may be on a bucket (`gs://`).
 
     Args:
-      workdir: the run's directory, which may be on a bucket (`gs://`).
       checkpoint: "best", of the epoch that the run selects; "latest"; or a step, such as "938".
       test_time_augmentation: instead of that of the run's config.
 
@@ -165,7 +145,11 @@ def _load(workdir: Workdir, checkpoint: str, test_time_augmentation: str | None)
     state, rows = contents.arrays["state"], contents.history["rows"]
     params = averaged_params(state["params"], state.get("opt_state", {}))
     variables = {"params": params, "batch_stats": state.get("batch_stats", {})}
-    check_arrays(variables, _expected(run), workdir.checkpoints / str(step))
+    module = create_model(from_recorded(run["config"]).model, run["num_classes"])
+    images = jax.ShapeDtypeStruct((1, *run["image_shape"]), jnp.uint8)
+    with ops.using("lax"):  # traced in a fraction of the time
+        shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    check_arrays(variables, {"batch_stats": {}, **shapes}, workdir.checkpoints / str(step))
     result = workdir.read_result() or {}  # of the final and the best epoch it says more than the rows
     rows += [result[key] for key in ("final", "best") if key in result]
     metrics = {key: value for row in rows if row["step"] == step for key, value in row.items()}
@@ -178,22 +162,10 @@ def _read(checkpoints: Path, step: int, *items: str) -> Any:
     """Restores items, "arrays" and "history", of a checkpoint that is as it was written."""
     import orbax.checkpoint as ocp  # late: a command that has cached the model starts without it
 
-    wrong = storage.find_damage(checkpoints / str(step))
-    if wrong:
+    if wrong := storage.find_damage(checkpoints / str(step)):
         raise UserError(f"the checkpoint of step {step} in {checkpoints} is corrupted ({wrong}): choose another")
-    handler = ocp.CompositeCheckpointHandler(
-        arrays=ocp.StandardCheckpointHandler(), history=ocp.JsonCheckpointHandler()
-    )
+    handlers = {"arrays": ocp.StandardCheckpointHandler(), "history": ocp.JsonCheckpointHandler()}
     restore = {"arrays": ocp.args.StandardRestore(), "history": ocp.args.JsonRestore()}
     args = ocp.args.Composite(**{item: restore[item] for item in items})
-    with ocp.Checkpointer(handler) as checkpointer:
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
         return checkpointer.restore((checkpoints / str(step)).absolute(), args=args)
-
-
-def _expected(run: dict[str, Any]) -> dict[str, Any]:
-    """Returns the shapes and types of the variables that a run's model has."""
-    module = create_model(from_recorded(run["config"]).model, run["num_classes"])
-    images = jax.ShapeDtypeStruct((1, *run["image_shape"]), jnp.uint8)
-    with ops.using("lax"):  # traced in a fraction of the time
-        shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
-    return {"batch_stats": {}, **shapes}

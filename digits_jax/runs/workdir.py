@@ -17,11 +17,11 @@ import digits_jax
 from digits_jax import storage
 from digits_jax.data import Dataset
 from digits_jax.errors import InUseError, UserError
-from digits_jax.runs.identity import config_hash, differences, differences_to_recorded, to_json
+from digits_jax.runs.identity import Difference, config_hash, differences, differences_to_recorded
 from digits_jax.storage import num_cores, replace_text
 
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
-GIT_REVISION = "DIGITS_JAX_GIT_REVISION"  # environment variable with the code's revision, for a copy outside a clone
+GIT_REVISION = "DIGITS_JAX_GIT_REVISION"  # environment variable, see `git_revision`
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -44,8 +44,10 @@ class Workdir:
         self.checkpoints = path / "checkpoints"
         self._lock = filelock.FileLock(path / "lock", timeout=0)
 
-    def open(self, config: FrozenConfigDict, dataset: Dataset) -> None:
+    def open(self, config: FrozenConfigDict, dataset: Dataset) -> list[str]:
         """Locks the directory; writes `run.json` to a new one, or checks that it holds this run.
+
+        A machine that is not the run's last one is added to `run.json`. Returns warnings of what differs.
 
         Raises:
           InUseError: another process has locked it.
@@ -55,36 +57,45 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()  # the operating system takes it back when this process ends, however it ends
             if self.run_file.exists():
-                self._check_same_run(config, dataset)
-            else:
-                _write_json(self.run_file, describe_run(config, dataset))
+                return self._reopen(config, dataset)
+            self._write_run(describe_run(config, dataset))
+            return []
         except filelock.Timeout:
             raise InUseError(
                 f"{self.path} is in use by another process: wait for its end, or give another, --workdir=DIR"
             ) from None
         except OSError as error:
-            raise self._unwritable(error) from None
+            refusal = storage.write_error(self.path, error)
+            raise UserError(f"the workdir {refusal}: give another, --workdir=DIR") from None
+
+    def _reopen(self, config: FrozenConfigDict, dataset: Dataset) -> list[str]:
+        before = self.read_run()
+        for field, ours, theirs in differences_to_run(config, dataset, before):
+            raise UserError(
+                f"{self.path} holds a run with {field} = {theirs!r}, this one has {ours!r}: give another --workdir"
+            )
+        machine = describe_machine()
+        machines = [before, *before.get("resumed_on", [])]
+        changed = differences(machine, {key: machines[-1].get(key) for key in machine})
+        if not changed:
+            return []
+        self._write_run({**before, "resumed_on": [*machines[1:], machine]})
+        what = ", ".join(f"{name} from {theirs} to {ours}" for name, ours, theirs in changed)
+        return [f"{what}: from here on, the run may not be bit-identical to an uninterrupted one"]
+
+    def _write_run(self, run: dict[str, Any]) -> None:
+        replace_text(self.run_file, json.dumps(run, indent=2) + "\n")
 
     def close(self) -> None:
         """Unlocks the directory."""
         self._lock.release()
 
-    @property
-    def has_metrics(self) -> bool:
-        """True once an epoch is finished."""
-        return self.metrics_file.exists() and self.metrics_file.stat().st_size > 0
-
     def write_result(self, config: FrozenConfigDict, dataset: Dataset, result: dict[str, Any]) -> dict[str, Any]:
-        """Writes `result.json`, which is all of a finished run that is kept in a study, and returns its content.
-
-        Args:
-          config: the resolved config.
-          dataset: its data.
-          result: `selected_by`, the rows `final` and `best`, all rows as `epochs`, `test_errors`, the indices of the
-            test images that the final state misclassifies, and `state_sha256`, that of the final state's bits.
-        """
+        """Writes `result.json`, one field or epoch per line, and returns its content: run, machine and `result`."""
         result = {**describe_run(config, dataset), **result}
-        write_result_file(self.result_file, result)
+        rows = ",\n".join(f"  {json.dumps(row)}" for row in result["epochs"])
+        fields = [f' "{key}": {json.dumps(value)}' for key, value in result.items() if key != "epochs"]
+        replace_text(self.result_file, "{\n" + ",\n".join([*fields, f' "epochs": [\n{rows}\n ]']) + "\n}\n")
         return result
 
     def read_result(self) -> dict[str, Any] | None:
@@ -95,11 +106,7 @@ class Workdir:
             return None
 
     def read_run(self) -> dict[str, Any]:
-        """Returns the content of `run.json`.
-
-        Raises:
-          UserError: there is no such file, or a corrupted one.
-        """
+        """Returns the content of `run.json`; raises a UserError if there is no such file, or a corrupted one."""
         try:
             run = json.loads(self.run_file.read_text())
             if not all(isinstance(run.get(key), dict) for key in ("config", "dataset")):
@@ -110,52 +117,9 @@ class Workdir:
             ) from None
         return run
 
-    def record_machine(self) -> list[str]:
-        """Adds this machine to `run.json` if the run was on another one before; returns warnings of what differs.
 
-        Raises:
-          UserError: the directory cannot be written.
-        """
-        before = self.read_run()
-        machine = describe_machine()
-        machines = [before, *before.get("resumed_on", [])]
-        changed = [
-            f"{name} from {theirs} to {ours}"
-            for name, ours, theirs in differences(machine, {key: machines[-1].get(key) for key in machine})
-        ]
-        if not changed:
-            return []
-        try:
-            _write_json(self.run_file, {**before, "resumed_on": [*machines[1:], machine]})
-        except OSError as error:
-            raise self._unwritable(error) from None
-        return [f"{', '.join(changed)}: from here on, the run may not be bit-identical to an uninterrupted one"]
-
-    def _unwritable(self, error: OSError) -> UserError:
-        return UserError(f"the workdir {storage.write_error(self.path, error)}: give another, --workdir=DIR")
-
-    def _check_same_run(self, config: FrozenConfigDict, dataset: Dataset) -> None:
-        for field, ours, theirs in differences_to_run(config, dataset, self.read_run()):
-            raise UserError(
-                f"{self.path} holds a run with {field} = {theirs!r}, this one has {ours!r}: give another --workdir"
-            )
-
-
-def write_result_file(path: Path, result: dict[str, Any]) -> None:
-    """Writes a result as JSON with one field or epoch per line."""
-    rows = ",\n".join(f"  {json.dumps(row)}" for row in result["epochs"])
-    fields = [f' "{key}": {json.dumps(value)}' for key, value in result.items() if key != "epochs"]
-    replace_text(path, "{\n" + ",\n".join([*fields, f' "epochs": [\n{rows}\n ]']) + "\n}\n")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    replace_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def differences_to_run(
-    config: FrozenConfigDict, dataset: Dataset, recorded: dict[str, Any]
-) -> list[tuple[str, Any, Any]]:
-    """Returns where a run differs from that of a `run.json` or `result.json`: (name, value, recorded value)."""
+def differences_to_run(config: FrozenConfigDict, dataset: Dataset, recorded: dict[str, Any]) -> list[Difference]:
+    """Returns where a run differs from that of a `run.json` or `result.json`."""
     data_differences = differences(describe_dataset(dataset), recorded["dataset"], "dataset.")
     return differences_to_recorded(config, recorded["config"]) + data_differences
 
@@ -169,7 +133,7 @@ def describe_run(config: FrozenConfigDict, dataset: Dataset) -> dict[str, Any]:
     """Returns what identifies a run and what it was computed with; nothing names the machine."""
     return {
         "config_hash": config_hash(config),
-        "config": json.loads(to_json(config)),
+        "config": json.loads(json.dumps(config.to_dict(), sort_keys=True)),
         "dataset": describe_dataset(dataset),
         "image_shape": list(dataset.image_shape),
         "num_classes": dataset.num_classes,
@@ -212,7 +176,7 @@ def _cpu_model() -> str:
 def git_revision() -> str | None:
     """Returns the commit that the code comes from, with "+changes" if files differ from it; None outside a clone.
 
-    For a copy of a clone's code, the environment variable `GIT_REVISION` names it.
+    The environment variable `DIGITS_JAX_GIT_REVISION` names it for a copy of a clone's code.
     """
     if GIT_REVISION in os.environ:
         return os.environ[GIT_REVISION]

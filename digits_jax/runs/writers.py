@@ -1,4 +1,4 @@
-"""Writers of a run's metrics: `metrics.jsonl`, TensorBoard, Weights & Biases."""
+"""Writers of a run's metrics besides `metrics.jsonl`: TensorBoard, Weights & Biases."""
 
 import importlib.util
 import json
@@ -9,49 +9,33 @@ from typing import Any, Protocol
 from ml_collections import FrozenConfigDict
 
 from digits_jax.errors import UserError
+from digits_jax.runs.history import Row
 from digits_jax.runs.identity import config_hash
 from digits_jax.runs.workdir import Workdir
-from digits_jax.storage import replace_text
 
 
 class Writer(Protocol):
     """A receiver of all rows of a run so far, after each epoch and at the start of a process."""
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
+    def write(self, rows: list[Row]) -> None:
         """Writes the rows that are new."""
 
     def close(self) -> None:
         """Closes files and connections."""
 
 
-class JsonlWriter:
-    """A writer of one JSON object per line."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        replace_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
-
-    def close(self) -> None:
-        pass
-
-
 class TensorBoardWriter:
-    """A writer of TensorBoard event files, rewritten by each process, so that a resumed run has no row twice.
-
-    They hold the config as a text, so that runs side by side can be told apart.
-    """
+    """A writer of TensorBoard event files, rewritten by each process, so that a resumed run has no row twice."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         from tensorboardX import SummaryWriter
 
         shutil.rmtree(folder, ignore_errors=True)
         self._writer = SummaryWriter(str(folder))
-        self._writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```")  # shown as Markdown
+        self._writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```")  # as Markdown
         self._num_written = 0
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
+    def write(self, rows: list[Row]) -> None:
         for row in rows[self._num_written :]:
             for key, value in row.items():
                 if key not in ("step", "epoch"):
@@ -70,12 +54,11 @@ class WandbWriter:
         try:
             import wandb
         except ImportError:
-            raise UserError(
-                f"--wandb_project={project} needs Weights & Biases: ./launch.sh setup wandb, or drop the flag"
-            ) from None
+            needed = f"--wandb_project={project} needs Weights & Biases"
+            raise UserError(f"{needed}: ./launch.sh setup wandb, or drop the flag") from None
         self._run = wandb.init(project=project, id=run_id, name=name, config=config, dir=str(folder), resume="allow")
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
+    def write(self, rows: list[Row]) -> None:
         for row in rows:
             if row["step"] >= self._run.step:  # W&B counts one past the last step it has
                 self._run.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
@@ -86,11 +69,10 @@ class WandbWriter:
 
 def create_writers(folder: Workdir, config: FrozenConfigDict, *, name: str, wandb_project: str | None) -> list[Writer]:
     """Creates a run's writers: TensorBoard if tensorboardX is installed, Weights & Biases if a project is given."""
-    writers: list[Writer] = [JsonlWriter(folder.metrics_file)]
+    writers: list[Writer] = []
     if importlib.util.find_spec("tensorboardX"):
         writers.append(TensorBoardWriter(folder.tensorboard, config.to_dict()))
     if wandb_project:
-        run_id = config_hash(config)
-        fields = {"run_id": run_id, "name": f"{name} {run_id}", "config": config.to_dict(), "folder": folder.path}
-        writers.append(WandbWriter(project=wandb_project, **fields))
+        fields = {"name": f"{name} {config_hash(config)}", "config": config.to_dict(), "folder": folder.path}
+        writers.append(WandbWriter(project=wandb_project, run_id=config_hash(config), **fields))
     return writers

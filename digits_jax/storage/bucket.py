@@ -23,11 +23,7 @@ def is_bucket(path: PathLike) -> bool:
 
 
 def open_path(path: PathLike) -> Any:
-    """Returns a path object: a `pathlib.Path`, or for a bucket one with the same methods.
-
-    Raises:
-      UserError: it is on a bucket, and the extra `gcs` is missing.
-    """
+    """Returns a `pathlib.Path`, or for a bucket a path with the same methods, for which the extra `gcs` is needed."""
     if not is_bucket(path):
         return Path(path)
     try:
@@ -39,25 +35,14 @@ def open_path(path: PathLike) -> Any:
 
 
 def local_folder(flag: str, path: str) -> Path:
-    """Returns the directory that a flag names.
-
-    Raises:
-      ConfigError: it is on a bucket, which this flag does not support.
-    """
+    """Returns the directory that a flag names; raises a ConfigError if it is on a bucket."""
     if is_bucket(path):
         raise ConfigError(f"--{flag} is {path!r}: expected a local folder")
     return Path(path)
 
 
 class Mirror:
-    """A directory on a bucket and its local copy.
-
-    Args:
-      remote: starts with `gs://`.
-      local: the copy; created by `pull`.
-
-    All methods raise a UserError if the bucket cannot be used.
-    """
+    """A directory on a bucket and its local copy. All methods raise a UserError if the bucket cannot be used."""
 
     def __init__(self, remote: PathLike, local: Path) -> None:
         self.local = local
@@ -119,20 +104,15 @@ class Mirror:
 
 def _files(folder: Any) -> list[str]:
     """Returns the relative paths of all files below a directory, sorted; none if it does not exist."""
-    if not folder.exists():
-        return []
     names = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir()) if folder.exists() else ():
         names += [f"{path.name}/{name}" for name in _files(path)] if path.is_dir() else [path.name]
     return names
 
 
 @contextlib.contextmanager
 def local_copy(path: PathLike) -> Iterator[Mirror | None]:
-    """Yields a temporary copy of a directory on a bucket, or None for a local directory.
-
-    A UserError raised meanwhile names the directory on the bucket instead of the copy.
-    """
+    """Yields a temporary copy of a directory on a bucket, or None for a local one; UserErrors name the original."""
     if not is_bucket(path):
         yield None
         return

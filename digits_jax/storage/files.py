@@ -16,8 +16,7 @@ def replace_text(path: Path, text: str) -> None:
 def replace_bytes(path: Path, content: bytes | memoryview) -> None:
     """Writes a file atomically: a process that dies meanwhile leaves the old content, never part of the new.
 
-    Raises:
-      OSError: the file cannot be written. The old one is unchanged, and nothing is left beside it.
+    If it raises an OSError, the old content is unchanged, and nothing is left beside it.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -48,14 +47,14 @@ def write_manifest(folder: Path) -> None:
     a directory copied over another is detected.
     """
     sums = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
-    replace_text(folder / MANIFEST, "".join([_title(folder), *sums]))
+    replace_text(folder / MANIFEST, "".join([f"# {folder.name}\n", *sums]))
 
 
 def find_damage(folder: Path) -> str | None:
     """Returns how a directory differs from its manifest, or None if it does not."""
     try:
         title, *lines = (folder / MANIFEST).read_bytes().decode().splitlines(keepends=True)
-        if title != _title(folder):
+        if title != f"# {folder.name}\n":
             return f"{MANIFEST} is of another folder: {title.strip()!r}"
         recorded = {name: digest for digest, _, name in (line.rstrip("\n").partition("  ") for line in lines)}
         found = _files(folder)
@@ -69,10 +68,6 @@ def find_damage(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"it cannot be read ({error})"
     return f"{changed} has another SHA-256 than in {MANIFEST}" if changed else None
-
-
-def _title(folder: Path) -> str:
-    return f"# {folder.name}\n"
 
 
 def _files(folder: Path) -> list[str]:
