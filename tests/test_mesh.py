@@ -20,7 +20,7 @@ from digits_jax.evaluate import make_eval_steps
 from digits_jax.input_pipeline import Examples
 from digits_jax.losses import create_loss
 from digits_jax.metrics import Metrics
-from digits_jax.parallel.mesh import create_mesh, put, shard_batch
+from digits_jax.parallel import create_mesh, describe_uneven_batch, put, shard_batch
 from digits_jax.train_step import Recipe, TrainState
 
 pytestmark = pytest.mark.devices
@@ -127,6 +127,16 @@ def test_batches_are_sharded_where_they_divide() -> None:
     replicated = jax.jit(partial(shard_batch, mesh=mesh))(jnp.zeros((12, 2)))
     assert replicated.sharding.is_fully_replicated
     assert len(replicated.sharding.device_set) == 8
+
+
+def test_a_batch_size_that_does_not_divide_is_reported() -> None:
+    mesh = create_mesh(num_devices=8)
+    assert describe_uneven_batch(64, mesh) is None
+    assert describe_uneven_batch(37, mesh) == (
+        "config.batch_size is 37, which 8 devices cannot share evenly, so that each computes every batch: "
+        "32 or 40 would be shared"
+    )
+    assert str(describe_uneven_batch(5, mesh)).endswith(": 8 would be shared")
 
 
 @pytest.mark.parametrize("batch_size", [64, 100, 37])

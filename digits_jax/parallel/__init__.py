@@ -13,10 +13,10 @@ from digits_jax.parallel.distributed import (
     is_first,
     together,
 )  # fmt: skip
-from digits_jax.parallel.mesh import create_mesh, put, shard_batch
+from digits_jax.parallel.mesh import create_mesh, describe_uneven_batch, put, shard_batch
 from digits_jax.parallel.replicas import seeds_at_once, stack, unstack
 
 __all__ = [
-    "Agreement", "check_same", "create_mesh", "ending_with_others", "from_first", "initialize", "is_first", "put",
-    "seeds_at_once", "shard_batch", "stack", "together", "unstack",
+    "Agreement", "check_same", "create_mesh", "describe_uneven_batch", "ending_with_others", "from_first", "initialize",
+    "is_first", "put", "seeds_at_once", "shard_batch", "stack", "together", "unstack",
 ]  # fmt: skip

@@ -38,3 +38,16 @@ def shard_batch(tree: Any, mesh: Mesh) -> Any:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))
 
     return jax.tree.map(shard, tree)
+
+
+def describe_uneven_batch(batch_size: int, mesh: Mesh) -> str | None:
+    """Returns a warning with the sizes next to a batch size that the devices can share; None if they can share it."""
+    devices = mesh.shape["data"]
+    if batch_size % devices == 0:
+        return None
+    below = batch_size // devices * devices
+    sizes = " or ".join(str(size) for size in (below, below + devices) if size)
+    return (
+        f"config.batch_size is {batch_size}, which {devices} devices cannot share evenly, so that each computes "
+        f"every batch: {sizes} would be shared"
+    )

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 
+from digits_jax import parallel
 from digits_jax.cli import console, duration, percent, warn
 from digits_jax.experiment import Experiment
 from digits_jax.metrics import Metrics
@@ -35,6 +36,9 @@ def announce(experiment: Experiment, progress: Mapping["Run", Progress], *, is_f
             + f"{len(run.dataset.arrays.test_labels):,} test images, on {jax.devices()[0].device_kind}\n"
         )
         show_parameters(experiment.model, run.dataset.image_shape)
+        uneven = parallel.describe_uneven_batch(run.config.batch_size, parallel.create_mesh(len(progress)))
+        if uneven and parallel.is_first():
+            warn(uneven)
     for run, done in progress.items():
         status = f"; resuming from step {done.step:,} ({len(done.rows)} epochs done)" if done.step else ""
         if run.is_finished(done.rows):
