@@ -107,7 +107,7 @@ def test_a_run_on_a_bucket_stops_goes_on_elsewhere_and_ends_as_on_a_disk(
     with pytest.raises(Interrupted):
         train_and_evaluate(small_config, "gs://digits/run", writers=[StopAfterAnEpoch()])
     found = train_and_evaluate(small_config, "gs://digits/run")
-    assert "seed 0 in gs://digits/run; going on from step" in capsys.readouterr().out
+    assert "seed 0 in gs://digits/run; resuming from step" in capsys.readouterr().out
     untimed = [[{**row, "train/seconds": 0} for row in rows] for rows in (found, expected)]
     assert untimed[0] == untimed[1]
     assert _names(epath.Path("gs://digits/run")) == _names(tmp_path / "run") - {"lock"}

@@ -249,8 +249,8 @@ def test_twenty_losses_agree_with_xlas_convolution(small_dataset: Dataset) -> No
 
 
 @pytest.mark.slow
-def test_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source: Path, tmp_path: Path) -> None:
-    arrays = DATASETS["mnist"].read(source_dir=mnist_source, download_dir=tmp_path)
+def test_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source: Path) -> None:
+    arrays = DATASETS["mnist"].read(mnist_source)
     test = Examples(jnp.asarray(arrays.test_images), jnp.asarray(arrays.test_labels, jnp.int32))
     batches = np.random.default_rng(0).permutation(60_000)[: 937 * 64].reshape(937, 64)
     accuracies = {}
