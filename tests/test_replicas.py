@@ -73,7 +73,7 @@ def test_a_replicas_first_step_is_that_of_its_seed_alone(regularised: ConfigDict
 def test_replicas_are_spread_over_devices_and_never_talk(
     regularised: ConfigDict, small_dataset: Dataset, conv: str
 ) -> None:
-    regularised.model.conv = conv
+    regularised.execution.kernels = conv
     steps, arguments = first_call(regularised, small_dataset, SEEDS)
     kernel = jax.tree.leaves(arguments[0].params)[-1]
     assert len(kernel.sharding.device_set) == 8
