@@ -1,6 +1,7 @@
-"""Bounds of config fields, as predicates and in the words of error messages."""
+"""Bounds of fields, of configs and of JSON files, as predicates and in the words of error messages."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,6 +50,23 @@ def none_or(names: Any) -> Bounds:
     return Bounds(lambda x: isinstance(x, tuple) and len(x) in (0, len(names)), expected)
 
 
+def list_of(item: Bounds, *, shortest: int = 0, longest: int | None = None) -> Bounds:
+    """Accepts lists of items."""
+    size = f" {shortest} to {longest or 'any number of'}" if shortest or longest else ""
+
+    def accepts(x: Any) -> bool:
+        return isinstance(x, list) and shortest <= len(x) <= (longest or len(x)) and all(map(item.accepts, x))
+
+    return Bounds(accepts, f"a list of{size} items, each {item.expected}")
+
+
+# A name becomes a directory or file: no separators, no parent directories.
+NAME = Bounds(
+    lambda x: isinstance(x, str) and re.fullmatch(r"[\w-][\w.+-]{0,99}", x) is not None, "a name, such as vgg"
+)
+TEXT = Bounds(lambda x: isinstance(x, str) and len(x) < 10_000, "text")
+OBJECT = Bounds(lambda x: isinstance(x, dict), "fields and values")
+SHA256 = Bounds(lambda x: isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) is not None, "64 hexadecimal digits")
 FLAG = Bounds(lambda x: isinstance(x, bool), "True or False")
 PATH = optional(Bounds(lambda x: isinstance(x, str), "a path"))
 PROBABILITY = number(0, 1, open_end=True)

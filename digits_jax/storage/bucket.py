@@ -23,9 +23,9 @@ def is_bucket(path: PathLike) -> bool:
 
 
 def open_path(path: PathLike) -> Any:
-    """Returns a `pathlib.Path`, or for a bucket a path with the same methods, for which the extra `gcs` is needed."""
+    """Returns a `pathlib.Path` with `~` expanded, or for a bucket a path with the same methods, by the extra `gcs`."""
     if not is_bucket(path):
-        return Path(path)
+        return Path(path).expanduser()
     try:
         import gcsfs  # noqa: F401 - used by etils, which reports its absence late and in several lines
         from etils import epath
@@ -38,7 +38,7 @@ def local_folder(flag: str, path: str) -> Path:
     """Returns the directory that a flag names; raises a ConfigError if it is on a bucket."""
     if is_bucket(path):
         raise ConfigError(f"--{flag} is {path!r}: expected a local folder")
-    return Path(path)
+    return open_path(path)
 
 
 class Mirror:
