@@ -26,7 +26,7 @@ def progress(step: int, *, ends: Sequence[int] = ()) -> Progress:
         opt_state=(),
     )
     metrics = Metrics(jnp.asarray(step / 3, jnp.float32), jnp.asarray(step, jnp.int32), jnp.asarray(9, jnp.int32))
-    rows = [{"step": end, "loss": 0.1 + 0.2} for end in ends]
+    rows = [{"epoch": epoch, "step": end, "loss": 0.1 + 0.2} for epoch, end in enumerate(ends, 1)]
     return Progress(state=state, metrics=metrics, seconds=0.125 * step, rows=rows)
 
 
@@ -147,7 +147,7 @@ def test_a_flipped_bit_in_any_file_is_found(folder: Path) -> None:
     [
         (lambda step: (step / "arrays/_METADATA").unlink(), "arrays/_METADATA is missing"),
         (lambda step: (step / "arrays/new").write_text(""), "arrays/new is not in SHA256SUMS"),
-        (lambda step: (step / "SHA256SUMS").unlink(), "it is incomplete: SHA256SUMS is missing"),
+        (lambda step: (step / "SHA256SUMS").unlink(), "the checkpoint of step 3 is incomplete (SHA256SUMS is missing: "),
         (lambda step: (step / "SHA256SUMS").write_bytes(b"\xff"), "it cannot be read"),
         (lambda step: os.truncate(step / "history/metadata", 3), "history/metadata has another SHA-256"),
     ],

@@ -1,10 +1,11 @@
 """Orbax checkpoints with SHA-256 manifests; keeps those of the last two epochs, the best and the latest."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from orbax.checkpoint import checkpoint_managers
 from digits_jax import storage
 from digits_jax.errors import UserError
 from digits_jax.metrics import Metrics
-from digits_jax.runs.history import Row
+from digits_jax.runs.history import HISTORY, Row
 from digits_jax.train_step import TrainState
 
 _MARGIN = 2_000_000  # bytes for what a checkpoint holds besides its arrays
@@ -42,6 +43,14 @@ class Progress(NamedTuple):
         return int(self.state.step)
 
 
+def state_hash(state: TrainState) -> str:
+    """Returns the SHA-256 of all bits of a state: equal for two runs that end alike."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
 class _KeptSteps(checkpoint_managers.PreservationPolicy):
     """Keeps the checkpoints of the given steps.
 
@@ -57,12 +66,15 @@ class _KeptSteps(checkpoint_managers.PreservationPolicy):
 class Checkpoints:
     """The checkpoints of one run, one directory per step.
 
-    Corrupted ones are moved to a directory `damaged` beside theirs and never deleted. If all are, opening them raises a
-    UserError: nothing is silently trained again.
+    A manifest vouches for each: for its files, for the run that it belongs to, by the facts in `identity`, and for the
+    state in it, which was read back before. Those that are corrupted, incomplete or of another run are moved to a
+    directory `damaged` beside theirs and never deleted. If all are, opening them raises a UserError: nothing is
+    silently trained again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, str] | None = None) -> None:
         self._folder = folder
+        self._identity = dict(identity or {})
         self.set_aside: list[str] = []  # what is wrong with which checkpoints, a sentence each
         self._check()
         self._kept = _KeptSteps()
@@ -78,14 +90,13 @@ class Checkpoints:
             multiprocessing_options=alone,
             create=False,
         )
-        handlers = {"arrays": ocp.StandardCheckpointHandler(), "history": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=_handlers())
 
     def _check(self) -> None:
         self._remove_leftovers()
-        steps = sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
+        steps = saved_steps(self._folder)
         for step in steps:
-            if wrong := storage.find_damage(self._folder / str(step)):
+            if wrong := storage.find_damage(self._folder / str(step), self._identity):
                 self._set_aside(step, wrong)
         # A run saves its state at step 0. Where only that one is damaged, nothing has been trained yet.
         if len(self.set_aside) == len(steps) and any(steps):
@@ -107,7 +118,7 @@ class Checkpoints:
             os.replace(self._folder / str(step), place)
         except OSError as error:
             raise UserError(storage.write_error(damaged, error)) from None
-        self.set_aside.append(f"the checkpoint of step {step} is corrupted ({wrong}) and is now {place}")
+        self.set_aside.append(f"the checkpoint of step {step} {wrong} and is now {place}")
 
     def save(self, progress: Progress, *, best: int | None) -> None:
         """Saves the progress, and deletes all checkpoints but it, those of the last two epochs and the best.
@@ -116,7 +127,8 @@ class Checkpoints:
         the latest: an interrupted and resumed run ends with the same checkpoints as an uninterrupted one.
         `best` is the step of the best epoch so far, None before the end of the first.
 
-        Raises a UserError if the disk is full, or cannot be written. Earlier checkpoints are left as they were.
+        What was written is read back and compared before the manifest vouches for it. Raises a UserError if it differs,
+        or the disk is full or cannot be written. Earlier checkpoints are left as they were.
         """
         step = progress.step
         if self.has(step):
@@ -130,12 +142,14 @@ class Checkpoints:
             arrays=ocp.args.StandardSave(arrays),
             history=ocp.args.JsonSave({"seconds": progress.seconds, "rows": progress.rows}),
         )
+        facts = {**self._identity, "state": state_hash(arrays["state"])}
         try:
             # Asked first, because TensorStore's threads print a page when a write fails.
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, "there is too little room")
             self._manager.save(step, args=contents)
-            storage.write_manifest(self._folder / str(step))
+            self._read_back(step, progress, facts["state"])
+            storage.write_manifest(self._folder / str(step), facts)
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError):
                 # TensorStore raises it for what the operating system refuses, with the code in its text.
@@ -150,6 +164,20 @@ class Checkpoints:
                 "start the same command again"
             ) from None
 
+    def _read_back(self, step: int, progress: Progress, expected: str) -> None:
+        folder = self._folder / str(step)
+        try:
+            found = state_hash(_read_arrays(folder, progress).state)
+            wrong = None if found == expected else "other values come back"
+        except UserError as error:
+            wrong = str(error)
+        if wrong:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(
+                f"the checkpoint of step {step} cannot be read back: {wrong}; earlier ones are intact. Expected a sound "
+                "disk, and a path without *, ? and [, which Orbax cannot read: give another --workdir"
+            )
+
     def has(self, step: int) -> bool:
         """Returns whether there is a checkpoint of this step."""
         return step in self._manager.all_steps()
@@ -157,26 +185,68 @@ class Checkpoints:
     def restore(self, template: Progress, *, step: int | None = None) -> Progress | None:
         """Restores the latest checkpoint, or with `step` the latest up to it; returns None where there is none.
 
-        Raises a UserError if it is of another model than the `template`, or of another step than its folder says.
+        Raises a UserError as `read_checkpoint`.
         """
         steps = [saved for saved in self._manager.all_steps() if step is None or saved <= step]
-        if not steps:
-            return None
-        step = max(steps)
-        folder = self._folder / str(step)
-        shapes = {"state": template.state, "metrics": template.metrics}
-        check_arrays(self._manager.item_metadata(step).arrays, shapes, folder)  # before anything of their size is made
-        arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
-        contents = ocp.args.Composite(arrays=ocp.args.StandardRestore(arrays), history=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=contents)
-        progress = Progress(**jax.tree.map(jnp.asarray, restored.arrays), **restored.history)
-        if progress.step != step:
-            raise UserError(f"{folder} holds step {progress.step}: expected {step}; put it back")
-        return progress
+        return read_checkpoint(self._folder / str(max(steps)), template) if steps else None
 
     def close(self) -> None:
         """Closes Orbax's manager."""
         self._manager.close()
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Returns the steps of a folder's checkpoints, sorted."""
+    return sorted(int(path.name) for path in folder.glob("*") if re.fullmatch("0|[1-9][0-9]{0,17}", path.name))
+
+
+def read_checkpoint(folder: Path, template: Progress) -> Progress:
+    """Reads a checkpoint that is as it was written; see `storage.find_damage`.
+
+    Raises a UserError if it is of another model than the `template`, of another step than its folder says, or has
+    another state or history than its manifest says.
+    """
+    read, history = _read_arrays(folder, template), read_history(folder)
+    progress = Progress(*jax.tree.map(jnp.asarray, read[:2]), history["seconds"], history["rows"])
+    if progress.step != int(folder.name):
+        raise UserError(f"{folder} holds step {progress.step}: expected {folder.name}; put it back")
+    if storage.read_facts(folder).get("state", state := state_hash(read.state)) != state:
+        raise UserError(f"{folder} holds a state with SHA-256 {state}: expected what its manifest says")
+    return progress
+
+
+def read_history(folder: Path) -> dict[str, Any]:
+    """Returns what a checkpoint has besides its arrays, `seconds` and `rows`; a UserError if they are not valid."""
+    try:
+        history = storage.read_json(folder / "history" / "metadata", HISTORY)
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no history: it is no checkpoint of this project") from None
+    places = [(row["epoch"], row["step"]) for row in history["rows"]]
+    if [epoch for epoch, _ in places] != [*range(1, len(places) + 1)] or any(end > int(folder.name) for _, end in places):
+        raise UserError(f"{folder} has epochs that do not end at its step: put it back where it belongs")
+    return history
+
+
+def _read_arrays(folder: Path, template: Progress) -> Progress:
+    """Returns the template with the state and metrics of a checkpoint, as NumPy arrays."""
+    shapes = {"state": template.state, "metrics": template.metrics}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**_handlers())) as checkpointer:
+        try:
+            metadata = checkpointer.metadata(folder.absolute()).item_metadata["arrays"]
+            check_arrays(metadata, shapes, folder)  # before anything of their size is made
+            arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
+            args = ocp.args.Composite(arrays=ocp.args.StandardRestore(arrays))
+            restored = checkpointer.restore(folder.absolute(), args=args).arrays
+        except UserError:
+            raise
+        except Exception as error:  # a library may raise anything on a file that it did not write
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise UserError(f"{folder} cannot be read ({reason})") from None
+    return template._replace(**restored)
+
+
+def _handlers() -> dict[str, Any]:
+    return {"arrays": ocp.StandardCheckpointHandler(), "history": ocp.JsonCheckpointHandler()}
 
 
 def check_arrays(saved: Any, expected: Any, place: Path) -> None:

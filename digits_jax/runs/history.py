@@ -4,7 +4,19 @@ from typing import Any
 
 from ml_collections import FrozenConfigDict
 
+from digits_jax.bounds import FINITE, Bounds, integer, list_of, number
+from digits_jax.storage import Schema
+
 Row = dict[str, Any]  # the metrics of one epoch, a line of `metrics.jsonl`
+
+
+def _is_row(value: Any) -> bool:
+    places = isinstance(value, dict) and all(integer(1).accepts(value.get(name)) for name in ("epoch", "step"))
+    return places and all(FINITE.accepts(metric) for metric in value.values())
+
+
+ROW = Bounds(_is_row, "a row of metrics with its epoch and step")
+HISTORY: Schema = {"seconds": number(0), "rows": list_of(ROW)}  # of a checkpoint
 
 
 def score_key(config: FrozenConfigDict) -> str:

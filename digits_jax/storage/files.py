@@ -1,9 +1,13 @@
-"""Atomic writes, and SHA-256 manifests that reveal a corrupted directory."""
+"""Atomic writes, and SHA-256 manifests that reveal a corrupted or foreign directory."""
 
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+
+from digits_jax.errors import UserError
+from digits_jax.storage.json_file import read_text
 
 MANIFEST = "SHA256SUMS"
 
@@ -40,34 +44,54 @@ def write_error(path: Path, error: OSError, *, needed: int = 0) -> str:
     return f"{path} cannot be written ({error.strerror or error}; {space})"
 
 
-def write_manifest(folder: Path) -> None:
+def write_manifest(folder: Path, facts: Mapping[str, str] | None = None) -> None:
     """Writes `SHA256SUMS` of all files in a directory, atomically and last: without it, the directory is incomplete.
 
-    `sha256sum --check SHA256SUMS` in the directory checks it, too. The first line is the directory's own name, so that
-    a directory copied over another is detected.
+    `sha256sum --check SHA256SUMS` in the directory checks it, too. Above the checksums, as comments, are the directory's
+    own name and the given facts, by which a directory that was copied from elsewhere is detected.
     """
+    lines = [f"# {folder.name}\n", *(f"# {name}: {value}\n" for name, value in (facts or {}).items())]
     sums = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
-    replace_text(folder / MANIFEST, "".join([f"# {folder.name}\n", *sums]))
+    replace_text(folder / MANIFEST, "".join(lines + sums))
 
 
-def find_damage(folder: Path) -> str | None:
-    """Returns how a directory differs from its manifest, or None if it does not."""
+def read_facts(folder: Path) -> dict[str, str]:
+    """Returns the facts in the manifest of a directory; raises as `read_text`."""
+    pairs = (line[2:].split(": ", 1) for line in _lines(folder) if line.startswith("# ") and ": " in line)
+    return {name: value.rstrip("\n") for name, value in pairs}
+
+
+def find_damage(folder: Path, facts: Mapping[str, str] | None = None) -> str | None:
+    """Returns what is wrong with a directory, such as "is corrupted (...)", or None if it is as it was written.
+
+    It is foreign if its manifest has other values for the given facts. Those that it lacks were not recorded by the
+    version that wrote it.
+    """
     try:
-        title, *lines = (folder / MANIFEST).read_bytes().decode().splitlines(keepends=True)
+        title, *lines = _lines(folder)
         if title != f"# {folder.name}\n":
-            return f"{MANIFEST} is of another folder: {title.strip()!r}"
-        recorded = {name: digest for digest, _, name in (line.rstrip("\n").partition("  ") for line in lines)}
+            return f"is corrupted ({MANIFEST} is of another folder: {title.strip()!r})"
+        recorded = {name: digest for digest, _, name in (x.rstrip("\n").partition("  ") for x in lines if x[0] != "#")}
         found = _files(folder)
         if missing := sorted(recorded.keys() - set(found)):
-            return f"{missing[0]} is missing"
+            return f"is corrupted ({missing[0]} is missing)"
         if unknown := sorted(set(found) - recorded.keys()):
-            return f"{unknown[0]} is not in {MANIFEST}"
-        changed = next((name for name in found if _sha256(folder / name) != recorded[name]), None)
+            return f"is corrupted ({unknown[0]} is not in {MANIFEST})"
+        if changed := next((name for name in found if _sha256(folder / name) != recorded[name]), None):
+            return f"is corrupted ({changed} has another SHA-256 than in {MANIFEST})"
     except FileNotFoundError:
-        return f"it is incomplete: {MANIFEST} is missing"
-    except (OSError, ValueError) as error:
-        return f"it cannot be read ({error})"
-    return f"{changed} has another SHA-256 than in {MANIFEST}" if changed else None
+        return f"is incomplete ({MANIFEST} is missing: the process ended while it was saved)"
+    except (OSError, ValueError, UserError) as error:
+        return f"is corrupted (it cannot be read: {error})"
+    theirs = read_facts(folder)
+    for name, ours in (facts or {}).items():
+        if theirs.get(name, ours) != ours:
+            return f"is of another run ({name} {theirs[name]}: expected {ours})"
+    return None
+
+
+def _lines(folder: Path) -> list[str]:
+    return read_text(folder / MANIFEST).splitlines(keepends=True)
 
 
 def _files(folder: Path) -> list[str]:
