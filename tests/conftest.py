@@ -20,9 +20,10 @@ from digits_jax.config import get_config, resolve
 from digits_jax.evaluate import evaluate
 from digits_jax.experiment import build
 from digits_jax.metrics import Metrics
-from digits_jax.runs.checkpoint import Checkpoints, Progress
+from digits_jax.runs.checkpoint import Checkpoints, Progress, state_hash
 from digits_jax.runs.history import best_row
-from digits_jax.runs.workdir import Workdir
+from digits_jax.runs.result import write_result
+from digits_jax.runs.workdir import Workdir, describe_run
 
 ROOT = Path(__file__).parents[1]
 TINY = """{
@@ -56,11 +57,11 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of prepared data that the whole session shares: no test is the first, which would say so on stderr."""
     folder = tmp_path_factory.mktemp("data")
-    data.load_configured(_small_config(folder).dataset)
+    data.load_configured(new_small_config(folder).dataset)
     return folder
 
 
-def _small_config(data_dir: Path) -> ConfigDict:
+def new_small_config(data_dir: Path) -> ConfigDict:
     config = get_config()
     config.dataset.name = "optical_digits"
     config.dataset.data_dir = str(data_dir)
@@ -76,7 +77,7 @@ def _small_config(data_dir: Path) -> ConfigDict:
 @pytest.fixture
 def small_config(data_dir: Path) -> ConfigDict:
     """Softmax regression on 100 optical digits for two epochs: seven steps each, the last one short."""
-    return _small_config(data_dir)
+    return new_small_config(data_dir)
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Its weights are drawn, which takes a fraction of the time that training takes. It was scored as any.
     """
-    config = _small_config(data_dir)
+    config = new_small_config(data_dir)
     config.model.update(name="vgg", widths=((4,), (4,)), hidden_width=8, batch_norm="after", bn_momentum=0.0)
     config.epochs = (1, 2)
     dataset = data.load_configured(config.dataset)
@@ -105,7 +106,7 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     forward = jax.jit(partial(experiment.model.apply, train=True, mutable=["batch_stats"]))
     folder = Workdir(tmp_path_factory.mktemp("trained"))
     folder.open(resolved, dataset)
-    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints = Checkpoints(folder.checkpoints, folder.identity)
     rows: list[dict[str, Any]] = []
     for epoch in (1, 2, 3):
         random = np.random.default_rng(4 - epoch)  # so that the first epoch is the best
@@ -117,8 +118,9 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append({"epoch": epoch, "step": 7 * epoch, **scores.metrics})
         checkpoints.save(Progress(state, Metrics.zero(), 0.0, list(rows)), best=best_row(rows, "test/accuracy")["step"])
     best = best_row(rows, "test/accuracy")
-    result = {"selected_by": "test/accuracy", "final": rows[-1], "best": best, "epochs": rows, "test_errors": []}
-    folder.write_result(resolved, dataset, result)
+    result = {"selected_by": "test/accuracy", "final": rows[-1], "best": best, "epochs": rows}
+    result |= {"test_errors": scores.misclassified["test"], "state_sha256": state_hash(state)}
+    write_result(folder, {**describe_run(resolved, dataset), **result})
     checkpoints.close()
     folder.close()
     return folder.path

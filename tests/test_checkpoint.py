@@ -147,7 +147,10 @@ def test_a_flipped_bit_in_any_file_is_found(folder: Path) -> None:
     [
         (lambda step: (step / "arrays/_METADATA").unlink(), "arrays/_METADATA is missing"),
         (lambda step: (step / "arrays/new").write_text(""), "arrays/new is not in SHA256SUMS"),
-        (lambda step: (step / "SHA256SUMS").unlink(), "the checkpoint of step 3 is incomplete (SHA256SUMS is missing: "),
+        (
+            lambda step: (step / "SHA256SUMS").unlink(),
+            "the checkpoint of step 3 is incomplete (SHA256SUMS is missing: ",
+        ),
         (lambda step: (step / "SHA256SUMS").write_bytes(b"\xff"), "it cannot be read"),
         (lambda step: os.truncate(step / "history/metadata", 3), "history/metadata has another SHA-256"),
     ],

@@ -78,7 +78,7 @@ def _show(folder: Workdir, first: int, last: int) -> None:
     config = from_recorded(folder.read_run()["config"])
     dataset = data.load_configured(config.dataset)
     folder.open(config, dataset)
-    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints = Checkpoints(folder.checkpoints, folder.identity)
     try:
         initial_state = build_single_steps(config, dataset).create_state(np.uint32(config.seed))
         start = checkpoints.restore(Progress.at_the_start(initial_state), step=first)

@@ -1,6 +1,7 @@
 """Orbax checkpoints with SHA-256 manifests; keeps those of the last two epochs, the best and the latest."""
 
 import errno
+import glob
 import hashlib
 import os
 import re
@@ -72,10 +73,12 @@ class Checkpoints:
     silently trained again.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, str] | None = None, *, code: str | None = None) -> None:
         self._folder = folder
-        self._identity = dict(identity or {})
+        self._identity = dict(identity or {})  # see `Workdir.identity`
+        self._code = {"code": code} if code else {}  # the git revision, which the manifest records
         self.set_aside: list[str] = []  # what is wrong with which checkpoints, a sentence each
+        _check_path(folder)
         self._check()
         self._kept = _KeptSteps()
         # Each process has a directory of its own; Orbax would have all write to one.
@@ -142,7 +145,7 @@ class Checkpoints:
             arrays=ocp.args.StandardSave(arrays),
             history=ocp.args.JsonSave({"seconds": progress.seconds, "rows": progress.rows}),
         )
-        facts = {**self._identity, "state": state_hash(arrays["state"])}
+        facts = {**self._identity, **self._code, "state": state_hash(arrays["state"])}
         try:
             # Asked first, because TensorStore's threads print a page when a write fails.
             if shutil.disk_usage(self._folder).free < needed:
@@ -174,8 +177,8 @@ class Checkpoints:
         if wrong:
             shutil.rmtree(folder, ignore_errors=True)
             raise UserError(
-                f"the checkpoint of step {step} cannot be read back: {wrong}; earlier ones are intact. Expected a sound "
-                "disk, and a path without *, ? and [, which Orbax cannot read: give another --workdir"
+                f"the checkpoint of step {step} is not saved: {wrong}; earlier ones are intact: expected a disk that "
+                "returns what was written, give another --workdir"
             )
 
     def has(self, step: int) -> bool:
@@ -203,15 +206,17 @@ def saved_steps(folder: Path) -> list[int]:
 def read_checkpoint(folder: Path, template: Progress) -> Progress:
     """Reads a checkpoint that is as it was written; see `storage.find_damage`.
 
-    Raises a UserError if it is of another model than the `template`, of another step than its folder says, or has
-    another state or history than its manifest says.
+    Raises a UserError if it is of another model than the `template`, or of another step than its folder says, or has
+    another state than its manifest says.
     """
     read, history = _read_arrays(folder, template), read_history(folder)
-    progress = Progress(*jax.tree.map(jnp.asarray, read[:2]), history["seconds"], history["rows"])
+    state, metrics = jax.tree.map(jnp.asarray, (read.state, read.metrics))
+    progress = Progress(state, metrics, history["seconds"], history["rows"])
     if progress.step != int(folder.name):
         raise UserError(f"{folder} holds step {progress.step}: expected {folder.name}; put it back")
-    if storage.read_facts(folder).get("state", state := state_hash(read.state)) != state:
-        raise UserError(f"{folder} holds a state with SHA-256 {state}: expected what its manifest says")
+    found = state_hash(read.state)
+    if (expected := storage.read_facts(folder).get("state", found)) != found:
+        raise UserError(f"{folder} holds a state with SHA-256 {found}: expected {expected}, as its manifest says")
     return progress
 
 
@@ -222,13 +227,21 @@ def read_history(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{folder} has no history: it is no checkpoint of this project") from None
     places = [(row["epoch"], row["step"]) for row in history["rows"]]
-    if [epoch for epoch, _ in places] != [*range(1, len(places) + 1)] or any(end > int(folder.name) for _, end in places):
+    if [epoch for epoch, _ in places] != [*range(1, len(places) + 1)] or any(
+        end > int(folder.name) for _, end in places
+    ):
         raise UserError(f"{folder} has epochs that do not end at its step: put it back where it belongs")
     return history
 
 
+def _check_path(folder: Path) -> None:
+    if glob.has_magic(str(folder.absolute())):  # Orbax takes the path for a pattern, and restores nothing
+        raise UserError(f"{folder.absolute()} has one of *, ? and [, with which nothing can be restored: give another path")
+
+
 def _read_arrays(folder: Path, template: Progress) -> Progress:
     """Returns the template with the state and metrics of a checkpoint, as NumPy arrays."""
+    _check_path(folder)
     shapes = {"state": template.state, "metrics": template.metrics}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**_handlers())) as checkpointer:
         try:

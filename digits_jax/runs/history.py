@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import FrozenConfigDict
 
 from digits_jax.bounds import FINITE, Bounds, integer, list_of, number
+from digits_jax.errors import UserError
 from digits_jax.storage import Schema
 
 Row = dict[str, Any]  # the metrics of one epoch, a line of `metrics.jsonl`
@@ -25,5 +26,8 @@ def score_key(config: FrozenConfigDict) -> str:
 
 
 def best_row(rows: list[Row], key: str) -> Row:
-    """Returns the first epoch's row with the highest score."""
+    """Returns the first epoch's row with the highest score; raises a UserError if one has none."""
+    for row in rows:
+        if key not in row:
+            raise UserError(f"epoch {row['epoch']} of the run has no {key}, which selects its best epoch")
     return max(rows, key=lambda row: row[key])

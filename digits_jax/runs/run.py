@@ -1,23 +1,21 @@
 """One seed's run: its directory, its checkpoints and its metric writers. It saves what it is given."""
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import jax
-import numpy as np
 from ml_collections import FrozenConfigDict
 
 from digits_jax import data, parallel, storage
 from digits_jax.errors import UserError
 from digits_jax.evaluate import Scores
-from digits_jax.runs.checkpoint import Checkpoints, Progress
+from digits_jax.runs.checkpoint import Checkpoints, Progress, state_hash
 from digits_jax.runs.history import Row, best_row, score_key
-from digits_jax.runs.workdir import Workdir
+from digits_jax.runs.result import read_result, write_result
+from digits_jax.runs.workdir import Workdir, describe_run, git_revision
 from digits_jax.runs.writers import Writer, create_writers
 from digits_jax.storage import Mirror, PathLike
 from digits_jax.train_step import TrainState
@@ -47,7 +45,11 @@ def open_runs(
                 mirror = stack.enter_context(storage.local_copy(workdir))
                 run = Run(config, dataset, mirror.local if mirror else Path(workdir), name=name, mirror=mirror)
                 stack.callback(run.close)
-                run.writers = [*create_writers(run.folder, config, name=name, wandb_project=wandb_project), *writers]
+                with run.saving("the metrics"):
+                    run.writers = [
+                        *create_writers(run.folder, config, name=name, wandb_project=wandb_project),
+                        *writers,
+                    ]
             opened.append(run)
         yield opened
 
@@ -70,8 +72,9 @@ class Run:
         self._mirror = mirror
         try:
             self.warnings = self.folder.open(config, dataset)
-            self._checkpoints = Checkpoints(self.folder.checkpoints)
-        except UserError:
+            with self.saving("the workdir"):
+                self._checkpoints = Checkpoints(self.folder.checkpoints, self.folder.identity, code=git_revision())
+        except BaseException:  # in a notebook, the exception keeps this object, and with it the lock
             self.folder.close()
             raise
         self.warnings += self._checkpoints.set_aside
@@ -100,20 +103,28 @@ class Run:
         arrays, facts = (progress.state, progress.metrics), (progress.seconds, progress.rows)
         (state, metrics), (seconds, rows) = parallel.from_first(arrays, facts)
         if self.is_finished(rows):
-            self.result = parallel.from_first((), self.folder.read_result())[1]
+            with parallel.together():
+                result = read_result(self.folder) if parallel.is_first() else None
+            self.result = parallel.from_first((), result)[1]
         return Progress(state, metrics, seconds, rows)
 
     def _restore(self, start: Progress) -> Progress:
         folder, metrics_file = self.folder.checkpoints, self.folder.metrics_file
         latest = self._checkpoints.restore(start)
+        written = self.folder.read_metrics()
         if latest is None:
-            if metrics_file.exists() and metrics_file.stat().st_size:
+            if written:
                 raise UserError(
                     f"{metrics_file} has epochs but {folder} no checkpoint to resume from; to train from the "
                     f"beginning, remove {self.folder.path}"
                 )
             self._checkpoints.save(start, best=None)
             return start
+        # Fewer were written if a process ended between a checkpoint and its row; more, if a later checkpoint is gone.
+        for saved, row in zip(latest.rows, written, strict=False):
+            if saved != row:
+                what = f"has another epoch {saved['epoch']} than the checkpoint of step {latest.step}"
+                raise UserError(f"{metrics_file} {what}: remove it, and the same command writes it again")
         best = self._best(latest.rows)["step"] if latest.rows else 0
         if not latest.rows or self._checkpoints.has(best):
             return latest
@@ -145,19 +156,21 @@ class Run:
 
     def write(self, rows: list[Row]) -> None:
         """Writes the rows of all epochs so far to `metrics.jsonl`, TensorBoard and the other writers."""
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        with parallel.together():
-            try:
-                storage.replace_text(self.folder.metrics_file, text)
-                for writer in self.writers:
-                    writer.write(rows)
-            except OSError as error:
-                refusal = storage.write_error(self.folder.path, error, needed=len(text))
-                raise UserError(
-                    f"the metrics are not saved: {refusal}; checkpoints are intact: make room, then start the same "
-                    "command again"
-                ) from None
+        with parallel.together(), self.saving("the metrics"):
+            storage.replace_text(self.folder.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+            for writer in self.writers:
+                writer.write(rows)
             self._publish()
+
+    @contextlib.contextmanager
+    def saving(self, what: str) -> Iterator[None]:
+        """Turns the operating system's refusal to write into one line."""
+        try:
+            yield
+        except OSError as error:
+            refusal = storage.write_error(Path(str(error.filename or self.folder.path)), error)
+            remedy = "checkpoints are intact: make room, then start the same command again"
+            raise UserError(f"{what} cannot be saved: {refusal}; {remedy}") from None
 
     def write_result(self, progress: Progress, *, final: Row, best: Row, test_errors: list[int]) -> None:
         """Plots the learning curves and writes `result.json`.
@@ -171,14 +184,11 @@ class Run:
 
         selected_by, rows = score_key(self.config), progress.rows
         title = f"{self.name} on {self.dataset.name}, seed {self.config.seed}"
-        plot_curves(rows, best_epoch=best["epoch"], selected_by=selected_by, title=title, path=self.folder.curves)
-        digest = hashlib.sha256()  # of all bits of the state: equal for two runs that end alike
-        for leaf in jax.tree.leaves(progress.state):
-            digest.update(np.asarray(leaf).tobytes())
         result = {"selected_by": selected_by, "final": final, "best": best, "epochs": rows, "test_errors": test_errors}
-        result["state_sha256"] = digest.hexdigest()
-        self.result = self.folder.write_result(self.config, self.dataset, result)
-        with parallel.together():
+        result["state_sha256"] = state_hash(progress.state)
+        with parallel.together(), self.saving("the result"):
+            plot_curves(rows, best_epoch=best["epoch"], selected_by=selected_by, title=title, path=self.folder.curves)
+            self.result = write_result(self.folder, {**describe_run(self.config, self.dataset), **result})
             self._publish()
 
     def _publish(self) -> None:

@@ -3,13 +3,13 @@
 Loading only reads: a run that is still training is not disturbed, and a corrupted checkpoint is reported, not moved.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from ml_collections import FrozenConfigDict
@@ -17,12 +17,15 @@ from ml_collections import FrozenConfigDict
 from digits_jax import ops, storage
 from digits_jax.augment import average_over_versions
 from digits_jax.errors import ConfigError, UserError
+from digits_jax.experiment import create_recipe
 from digits_jax.models import create_model
-from digits_jax.optimizer import averaged_params
+from digits_jax.runs.checkpoint import Progress, read_checkpoint, read_history, saved_steps
 from digits_jax.runs.history import best_row, score_key
 from digits_jax.runs.identity import from_recorded, upgrade
+from digits_jax.runs.result import read_result
 from digits_jax.runs.workdir import Workdir
 from digits_jax.storage import PathLike
+from digits_jax.train_step import create_train_state
 
 # Images in one compiled call. There is one such size, so that nothing is compiled twice and the prediction for an image
 # has the same bits whatever comes with it. On a CPU the activations of so many fit its cache.
@@ -98,74 +101,70 @@ class TrainedModel:
 
 
 def load_model(
-    workdir: PathLike, *, checkpoint: str = "best", test_time_augmentation: str | None = None
+    workdir: PathLike, *, checkpoint: str | int = "best", test_time_augmentation: str | None = None
 ) -> TrainedModel:
     """Loads the model of a run, whose directory may be on a bucket (`gs://`).
 
     Args:
-      checkpoint: "best", of the epoch that the run selects; "latest"; or a step, such as "938".
+      checkpoint: "best", of the epoch that the run selects; "latest"; or a step, such as 938.
       test_time_augmentation: instead of that of the run's config.
 
     Raises:
-      UserError: there is no run, no such checkpoint, or a corrupted one.
+      UserError: there is no run, no such checkpoint, or one that is corrupted or of another run.
       ConfigError: `checkpoint` is none of these words and no number, or there is no such augmentation.
     """
-    if checkpoint not in ("best", "latest") and not checkpoint.isdecimal():
+    checkpoint = str(checkpoint)
+    if checkpoint not in ("best", "latest") and not re.fullmatch("0|[1-9][0-9]{0,17}", checkpoint):
         raise ConfigError(f"checkpoint is {checkpoint!r}: expected 'best', 'latest' or a step, such as '938'")
     with storage.local_copy(workdir) as mirror:
-        return _load(Workdir(mirror.local if mirror else Path(workdir)), checkpoint, test_time_augmentation)
+        return _load(
+            Workdir(mirror.local if mirror else storage.open_path(workdir)), checkpoint, test_time_augmentation
+        )
 
 
 def _load(workdir: Workdir, checkpoint: str, test_time_augmentation: str | None) -> TrainedModel:
-    from digits_jax.runs.checkpoint import check_arrays  # imports Orbax
-
     if not workdir.path.is_dir():
         raise UserError(f"{workdir.path} does not exist: expected the directory of a run, such as runs/vgg/0123abcd")
     run = workdir.read_run()
-    if not (isinstance(run.get("image_shape"), list) and isinstance(run.get("num_classes"), int)):
+    if run.get("image_shape") is None or run.get("num_classes") is None:
         raise UserError(
             f"{workdir.run_file} is of a version that recorded no shapes: add those of its data, such as "
             '"image_shape": [28, 28, 1], "num_classes": 10'
         )
     # A checkpoint counts once its manifest is there: the run may be writing another.
-    steps = sorted(int(file.parent.name) for file in workdir.checkpoints.glob(f"*/{storage.MANIFEST}"))
+    files = (workdir.checkpoints / str(step) / storage.MANIFEST for step in saved_steps(workdir.checkpoints))
+    steps = [int(file.parent.name) for file in files if file.exists()]
     if not steps:
         raise UserError(f"{workdir.checkpoints} holds no checkpoint: expected those of a run that has begun to train")
-    step = int(checkpoint) if checkpoint.isdecimal() else steps[-1]
+    step, config = int(checkpoint) if checkpoint.isdecimal() else steps[-1], from_recorded(run["config"])
     if checkpoint == "best":
-        rows = _read(workdir.checkpoints, step, "history").history["rows"]
+        rows, key = read_history(_checked(workdir, step))["rows"], score_key(config)
         if not rows:
             raise UserError(f"{workdir.path} has no finished epoch yet that could be the best: use 'latest', or wait")
-        step = best_row(rows, score_key(from_recorded(run["config"])))["step"]
+        step = best_row(rows, key)["step"]
     if step not in steps:
         raise UserError(
             f"{workdir.checkpoints} has no checkpoint of step {step}: expected one of {', '.join(map(str, steps))}"
         )
-    contents = _read(workdir.checkpoints, step, "arrays", "history")
-    state, rows = contents.arrays["state"], contents.history["rows"]
-    params = averaged_params(state["params"], state.get("opt_state", {}))
-    variables = {"params": params, "batch_stats": state.get("batch_stats", {})}
-    module = create_model(from_recorded(run["config"]).model, run["num_classes"])
-    images = jax.ShapeDtypeStruct((1, *run["image_shape"]), jnp.uint8)
-    with ops.using("lax"):  # traced in a fraction of the time
-        shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
-    check_arrays(variables, {"batch_stats": {}, **shapes}, workdir.checkpoints / str(step))
-    result = workdir.read_result() or {}  # of the final and the best epoch it says more than the rows
-    rows += [result[key] for key in ("final", "best") if key in result]
+    saved = read_checkpoint(_checked(workdir, step), Progress.at_the_start(_state_shapes(config, run)))
+    result = read_result(workdir, step=step) or {}  # of the final and the best epoch it says more than the rows
+    rows = saved.rows + [result[key] for key in ("final", "best") if key in result]
     metrics = {key: value for row in rows if row["step"] == step for key, value in row.items()}
     if test_time_augmentation:
         run["config"] = {**upgrade(run["config"]), "test_time_augmentation": test_time_augmentation}
-    return TrainedModel(run, variables, step=step, metrics=metrics)
+    return TrainedModel(run, jax.device_get(saved.state.eval_variables), step=step, metrics=metrics)
 
 
-def _read(checkpoints: Path, step: int, *items: str) -> Any:
-    """Restores items, "arrays" and "history", of a checkpoint that is as it was written."""
-    import orbax.checkpoint as ocp  # late: a command that has cached the model starts without it
+def _checked(workdir: Workdir, step: int) -> Path:
+    folder = workdir.checkpoints / str(step)
+    if wrong := storage.find_damage(folder, workdir.identity):
+        raise UserError(f"the checkpoint of step {step} in {workdir.checkpoints} {wrong}: choose another")
+    return folder
 
-    if wrong := storage.find_damage(checkpoints / str(step)):
-        raise UserError(f"the checkpoint of step {step} in {checkpoints} is corrupted ({wrong}): choose another")
-    handlers = {"arrays": ocp.StandardCheckpointHandler(), "history": ocp.JsonCheckpointHandler()}
-    restore = {"arrays": ocp.args.StandardRestore(), "history": ocp.args.JsonRestore()}
-    args = ocp.args.Composite(**{item: restore[item] for item in items})
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:
-        return checkpointer.restore((checkpoints / str(step)).absolute(), args=args)
+
+def _state_shapes(config: FrozenConfigDict, run: dict[str, Any]) -> Any:
+    """Returns the shapes of a run's state."""
+    recipe = create_recipe(config, run["num_classes"], epoch_steps=1)
+    create_state = partial(create_train_state, recipe, image_shape=tuple(run["image_shape"]))
+    with ops.using("lax"):  # traced in a fraction of the time
+        return jax.eval_shape(create_state, np.uint32(0))

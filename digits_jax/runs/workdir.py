@@ -1,5 +1,6 @@
 """A run's directory, and `run.json`, which describes the run."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -15,14 +16,24 @@ from ml_collections import FrozenConfigDict
 
 import digits_jax
 from digits_jax import storage
+from digits_jax.bounds import NAME, OBJECT, SHA256, integer, list_of, optional
 from digits_jax.data import Dataset
 from digits_jax.errors import InUseError, UserError
-from digits_jax.runs.identity import Difference, config_hash, differences, differences_to_recorded
-from digits_jax.storage import num_cores, replace_text
+from digits_jax.runs.history import Row
+from digits_jax.runs.identity import Difference, config_hash, differences, differences_to_recorded, from_recorded
+from digits_jax.storage import Schema, num_cores, replace_text
 
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 GIT_REVISION = "DIGITS_JAX_GIT_REVISION"  # environment variable, see `git_revision`
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_NUMERICS = {  # JAX's settings that change a run's bits, with their defaults
+    "jax_enable_x64": False,
+    "jax_default_matmul_precision": None,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_numpy_dtype_promotion": "standard",
+}
+_SAME_BITS_FLAGS = ("--xla_dump", "--xla_force_host_platform_device_count")  # devices are recorded anyway
 
 
 def default_workdir(name: str, config: FrozenConfigDict) -> Path:
@@ -30,11 +41,22 @@ def default_workdir(name: str, config: FrozenConfigDict) -> Path:
     return Path("runs") / name / config_hash(config)
 
 
+_RUN: Schema = {
+    "config": OBJECT,
+    "dataset": {"name": NAME, "sha256": SHA256, "test_examples": integer(0)},
+    "image_shape": optional(list_of(integer(1, 1024), shortest=3, longest=3)),
+    "num_classes": optional(integer(1, 1000)),
+    "resumed_on": optional(list_of(OBJECT)),
+}
+_OURS = re.compile(r"lock|run\.json\..*\.tmp")  # of a process that ended before it wrote `run.json`
+
+
 class Workdir:
     """The directory of one run, and the paths in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.run: dict[str, Any] = {}  # the content of `run.json`, after `open` or `read_run`
         self.run_file = path / "run.json"
         self.metrics_file = path / "metrics.jsonl"
         self.result_file = path / "result.json"
@@ -51,15 +73,16 @@ class Workdir:
 
         Raises:
           InUseError: another process has locked it.
-          UserError: it cannot be written, or holds a run with another config or other data.
+          UserError: it cannot be written, or holds something else, or a run with another config or other data.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()  # the operating system takes it back when this process ends, however it ends
+            self._check_contents()
             if self.run_file.exists():
                 return self._reopen(config, dataset)
             self._write_run(describe_run(config, dataset))
-            return []
+            return [f"{line}: results differ from those of JAX's defaults" for line in unusual_numerics()]
         except filelock.Timeout:
             raise InUseError(
                 f"{self.path} is in use by another process: wait for its end, or give another, --workdir=DIR"
@@ -67,6 +90,23 @@ class Workdir:
         except OSError as error:
             refusal = storage.write_error(self.path, error)
             raise UserError(f"the workdir {refusal}: give another, --workdir=DIR") from None
+
+    def _check_contents(self) -> None:
+        found = sorted(path.name for path in self.path.iterdir() if not _OURS.fullmatch(path.name))
+        if found and self.run_file.name not in found:
+            raise UserError(
+                f"{self.path} holds {', '.join(found[:3])} but no run: expected an empty directory or that of a run; "
+                "give another, --workdir=DIR"
+            )
+        files, folders = (
+            (self.run_file, self.metrics_file, self.result_file, self.curves),
+            (self.tensorboard, self.checkpoints),
+        )
+        for path in (*files, *folders):
+            if path.exists() and path.is_dir() != (path in folders):
+                raise UserError(
+                    f"{path} is in the way: expected {'a directory' if path in folders else 'a file'}; move it"
+                )
 
     def _reopen(self, config: FrozenConfigDict, dataset: Dataset) -> list[str]:
         before = self.read_run()
@@ -76,7 +116,9 @@ class Workdir:
             )
         machine = describe_machine()
         machines = [before, *before.get("resumed_on", [])]
-        changed = differences(machine, {key: machines[-1].get(key) for key in machine})
+        numerics = {**_NUMERICS, "XLA_FLAGS": ""}  # presumably, where an earlier version did not record them
+        last = {"numerics": numerics, **machines[-1]}
+        changed = differences(machine, {key: last.get(key) for key in machine})
         if not changed:
             return []
         self._write_run({**before, "resumed_on": [*machines[1:], machine]})
@@ -85,37 +127,46 @@ class Workdir:
 
     def _write_run(self, run: dict[str, Any]) -> None:
         replace_text(self.run_file, json.dumps(run, indent=2) + "\n")
+        self.run = json.loads(json.dumps(run))
 
     def close(self) -> None:
         """Unlocks the directory."""
         self._lock.release()
 
-    def write_result(self, config: FrozenConfigDict, dataset: Dataset, result: dict[str, Any]) -> dict[str, Any]:
-        """Writes `result.json`, one field or epoch per line, and returns its content: run, machine and `result`."""
-        result = {**describe_run(config, dataset), **result}
-        rows = ",\n".join(f"  {json.dumps(row)}" for row in result["epochs"])
-        fields = [f' "{key}": {json.dumps(value)}' for key, value in result.items() if key != "epochs"]
-        replace_text(self.result_file, "{\n" + ",\n".join([*fields, f' "epochs": [\n{rows}\n ]']) + "\n}\n")
-        return result
+    @property
+    def identity(self) -> dict[str, str]:
+        """The facts by which the manifest of a checkpoint names its run, as recorded in `run.json`."""
+        config, dataset = self.run["config"], self.run["dataset"]
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        return {"seed": str(config.get("seed")), "data": dataset["sha256"], "config": digest}
 
-    def read_result(self) -> dict[str, Any] | None:
-        """Returns what `write_result` wrote; None where there is no such file, or a corrupted one."""
+    def differences(self, result: dict[str, Any]) -> list[Difference]:
+        """Returns where the config and the data of a `result.json` differ from those of `run.json`."""
+        data_differences = differences(self.run["dataset"], result["dataset"], "dataset.")
+        return differences_to_recorded(from_recorded(self.run["config"]), result["config"]) + data_differences
+
+    def read_metrics(self) -> list[Row]:
+        """Returns the rows of `metrics.jsonl`, none if it does not exist; raises a UserError if they are not valid."""
         try:
-            return json.loads(self.result_file.read_text())
-        except (OSError, ValueError):
-            return None
+            lines = storage.read_text(self.metrics_file).splitlines()
+        except FileNotFoundError:
+            return []
+        schema, name = (
+            {"epoch": integer(1), "step": integer(1)},
+            f"{self.metrics_file} (without which it is written again)",
+        )
+        return [storage.parse_json(line, schema, f"{name}, line {number},") for number, line in enumerate(lines, 1)]
 
     def read_run(self) -> dict[str, Any]:
-        """Returns the content of `run.json`; raises a UserError if there is no such file, or a corrupted one."""
+        """Returns the content of `run.json`; raises a UserError if there is no such file, or it is not valid."""
         try:
-            run = json.loads(self.run_file.read_text())
-            if not all(isinstance(run.get(key), dict) for key in ("config", "dataset")):
-                raise ValueError("it has no config or no dataset")
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{self.run_file} cannot be read ({error}): expected what a run writes there, or another directory"
-            ) from None
-        return run
+            self.run = storage.read_json(self.run_file, _RUN)
+        except (FileNotFoundError, UserError) as error:
+            reason = (
+                "no such file" if isinstance(error, FileNotFoundError) else str(error).removeprefix(f"{self.run_file} ")
+            )
+            raise UserError(f"{self.run_file} cannot be read ({reason}): expected what a run writes there") from None
+        return self.run
 
 
 def differences_to_run(config: FrozenConfigDict, dataset: Dataset, recorded: dict[str, Any]) -> list[Difference]:
@@ -154,12 +205,25 @@ def describe_machine() -> dict[str, Any]:
         "devices": [device.device_kind for device in jax.devices()],
         "cpu": _cpu_model(),
         "cores": num_cores(),
+        "numerics": describe_numerics(),
         "versions": {
             "digits_jax": digits_jax.__version__,
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in _PACKAGES},
         },
     }
+
+
+def describe_numerics() -> dict[str, Any]:
+    """Returns the settings that decide how JAX and XLA compute on this machine."""
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_SAME_BITS_FLAGS)]
+    return {**{name: getattr(jax.config, name) for name in _NUMERICS}, "XLA_FLAGS": " ".join(sorted(set(flags)))}
+
+
+def unusual_numerics() -> list[str]:
+    """Returns the settings of JAX, such as "jax_enable_x64 is True", that differ from their defaults."""
+    given = describe_numerics()
+    return [f"{name} is {given[name]}" for name, default in _NUMERICS.items() if given[name] != default]
 
 
 def _cpu_model() -> str:

@@ -47,8 +47,8 @@ def write_error(path: Path, error: OSError, *, needed: int = 0) -> str:
 def write_manifest(folder: Path, facts: Mapping[str, str] | None = None) -> None:
     """Writes `SHA256SUMS` of all files in a directory, atomically and last: without it, the directory is incomplete.
 
-    `sha256sum --check SHA256SUMS` in the directory checks it, too. Above the checksums, as comments, are the directory's
-    own name and the given facts, by which a directory that was copied from elsewhere is detected.
+    `sha256sum --check SHA256SUMS` in the directory checks it, too. Above the checksums, as comments, are the name of
+    the directory and the given facts, by which a directory that was copied from elsewhere is detected.
     """
     lines = [f"# {folder.name}\n", *(f"# {name}: {value}\n" for name, value in (facts or {}).items())]
     sums = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]

@@ -20,7 +20,8 @@ from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
 from digits_jax.runs.identity import config_hash, from_recorded
 from digits_jax.runs.interrupts import Interrupted, StopRequest
-from digits_jax.runs.workdir import differences_to_run
+from digits_jax.runs.result import read_result as check_result
+from digits_jax.runs.workdir import Workdir, differences_to_run
 from digits_jax.storage import PathLike, is_bucket, open_path
 from digits_jax.studies.results import FILE, Result, add_results, read_file, read_result
 from digits_jax.studies.sweep.definition import Sweep
@@ -85,9 +86,13 @@ def _by_config(results: list[Result]) -> dict[tuple[str, str], Result]:
 
 
 def _in_workdir(run: PlannedRun, dataset: Dataset, runs: PathLike) -> Result | None:
-    files = () if is_bucket(runs) else Path(runs).glob(f"*/{run.hash}/result.json")
-    results = map(read_result, files)
-    return next((result for result in results if not differences_to_run(run.config, dataset, result)), None)
+    for file in () if is_bucket(runs) else Path(runs).glob(f"*/{run.hash}/result.json"):
+        result, workdir = read_result(file), Workdir(file.parent)
+        workdir.read_run()
+        check_result(workdir)
+        if not differences_to_run(run.config, dataset, result):
+            return result
+    return None
 
 
 def _publish(sweep: Sweep, finished: Sequence[tuple[Task, Result]]) -> None:
