@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,6 +282,21 @@ def test_a_damaged_result_is_named(write_sweep: Callable[..., str], tmp_path: Pa
         create_tasks(file, tmp_path)
     path.write_text(head + line.replace("test_errors", "errors"))
     with pytest.raises(UserError, match=rf"^{path}, line 2 cannot be read as a result \(it has no 'test_errors'\)$"):
+        create_tasks(file, tmp_path)
+
+
+def test_an_edited_or_foreign_result_is_not_reused(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    file = write_sweep(num_seeds="1", variants='"low": SMALL')
+    finish(file, tmp_path)
+    shutil.rmtree(tmp_path / "results")
+    (result,) = tmp_path.glob("runs/*/*/result.json")
+    content, manifest = result.read_text(), result.parent / "checkpoints/4/SHA256SUMS"
+    result.write_text(content.replace('"test/accuracy": 0', '"test/accuracy": 1'))
+    with pytest.raises(UserError, match=r"result.json was edited: its checksum is not that of its fields: remove it"):
+        create_tasks(file, tmp_path)
+    result.write_text(content)
+    manifest.write_text(manifest.read_text().replace("# seed: 0", "# seed: 1"))
+    with pytest.raises(UserError, match=r"result.json cannot be confirmed: the checkpoint of step 4 is of another run"):
         create_tasks(file, tmp_path)
 
 

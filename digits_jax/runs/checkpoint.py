@@ -235,8 +235,9 @@ def read_history(folder: Path) -> dict[str, Any]:
 
 
 def _check_path(folder: Path) -> None:
-    if glob.has_magic(str(folder.absolute())):  # Orbax takes the path for a pattern, and restores nothing
-        raise UserError(f"{folder.absolute()} has one of *, ? and [, with which nothing can be restored: give another path")
+    path = folder.absolute()
+    if glob.has_magic(str(path)):  # Orbax takes the path for a pattern, and restores nothing
+        raise UserError(f"{path} has one of *, ? and [, with which nothing can be restored: give another path")
 
 
 def _read_arrays(folder: Path, template: Progress) -> Progress:
