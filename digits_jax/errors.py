@@ -6,6 +6,10 @@ class UserError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        line = "\\n".join(message.splitlines())  # a value from a file may have several
+        super().__init__(line if len(line) <= 1000 else f"{line[:700]} ... {line[-300:]}")
+
 
 class ConfigError(UserError):
     """A config's field is out of bounds, or contradicts another."""

@@ -12,6 +12,7 @@ from digits_jax.studies.benchmark import page as benchmark
 from digits_jax.studies.docs import with_sections
 from digits_jax.studies.report.page import build_page
 from digits_jax.studies.reproduce import page as reproduce
+from tests.chaos import page as chaos
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -37,6 +38,11 @@ def _reproduction(_: Path) -> Iterator[tuple[Path, str]]:
     yield readme, with_sections(readme, {"results": reproduce.readme_section(data)})
 
 
+def _reliability(_: Path) -> Iterator[tuple[Path, str]]:
+    page = DOCS / "reliability.md"
+    yield page, with_sections(page, {"chaos": chaos.section(DOCS / "reliability.jsonl")})
+
+
 def _by_command(page: str, main: Callable[[list[str]], None]) -> Callable[[Path], Iterator[tuple[Path, str]]]:
     """Returns what a command writes that has no function for its text: it rewrites a copy of the page."""
 
@@ -58,6 +64,7 @@ def _by_command(page: str, main: Callable[[list[str]], None]) -> Callable[[Path]
         pytest.param(_ablations, id="ablations"),
         pytest.param(_accuracy, id="accuracy"),
         pytest.param(_reproduction, id="reproduction"),
+        pytest.param(_reliability, id="reliability"),
         pytest.param(_by_command("scaling.md", scaling.main), id="scaling"),
         pytest.param(_by_command("benchmarks.md", benchmark.main), id="benchmarks"),
         pytest.param(_by_command("predict.md", fonts.main), id="predict"),

@@ -51,7 +51,7 @@ def write_manifest(folder: Path, facts: Mapping[str, str] | None = None) -> None
     the directory and the given facts, by which a directory that was copied from elsewhere is detected.
     """
     lines = [f"# {folder.name}\n", *(f"# {name}: {value}\n" for name, value in (facts or {}).items())]
-    sums = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
+    sums = [f"{_sha256(folder / name, sync=True)}  {name}\n" for name in _files(folder)]
     replace_text(folder / MANIFEST, "".join(lines + sums))
 
 
@@ -99,7 +99,8 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.as_posix() for path in paths if path.name != MANIFEST)
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, *, sync: bool = False) -> str:
     with path.open("rb") as file:
-        os.fsync(file.fileno())  # the manifest must not vouch for bytes that are not on the disk yet
+        if sync:
+            os.fsync(file.fileno())  # the manifest must not vouch for bytes that are not on the disk yet
         return hashlib.file_digest(file, "sha256").hexdigest()
