@@ -333,7 +333,7 @@ def test_a_disk_that_returns_other_values(
         return restored
 
     monkeypatch.setattr(ocp.Checkpointer, "restore", other)
-    with pytest.raises(UserError, match="step 0 is not saved: other values come back; earlier ones are intact"):
+    with pytest.raises(UserError, match="checkpoints/0 holds other values than were saved: expected a sound disk"):
         train.train_and_evaluate(small_config, tmp_path / "run")
 
 

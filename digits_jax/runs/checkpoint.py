@@ -133,7 +133,7 @@ class Checkpoints:
         What was written is read back and compared before the manifest vouches for it. Raises a UserError if it differs,
         or the disk is full or cannot be written. Earlier checkpoints are left as they were.
         """
-        step = progress.step
+        step, folder = progress.step, self._folder / str(progress.step)
         if self.has(step):
             return
         ends = [0, *(row["step"] for row in progress.rows)]
@@ -151,8 +151,9 @@ class Checkpoints:
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, "there is too little room")
             self._manager.save(step, args=contents)
-            self._read_back(step, progress, facts["state"])
-            storage.write_manifest(self._folder / str(step), facts)
+            if state_hash(_read_arrays(folder, progress).state) != facts["state"]:
+                raise UserError(f"{folder} holds other values than were saved: expected a sound disk, give another")
+            storage.write_manifest(folder, facts)
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError):
                 # TensorStore raises it for what the operating system refuses, with the code in its text.
@@ -166,20 +167,6 @@ class Checkpoints:
                 f"the checkpoint of step {step} is not saved: {refusal}; earlier ones are intact: make room, then "
                 "start the same command again"
             ) from None
-
-    def _read_back(self, step: int, progress: Progress, expected: str) -> None:
-        folder = self._folder / str(step)
-        try:
-            found = state_hash(_read_arrays(folder, progress).state)
-            wrong = None if found == expected else "other values come back"
-        except UserError as error:
-            wrong = str(error)
-        if wrong:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(
-                f"the checkpoint of step {step} is not saved: {wrong}; earlier ones are intact: expected a disk that "
-                "returns what was written, give another --workdir"
-            )
 
     def has(self, step: int) -> bool:
         """Returns whether there is a checkpoint of this step."""

@@ -8,7 +8,8 @@ from digits_jax.bounds import FINITE, OBJECT, SHA256, Bounds, integer, list_of
 from digits_jax.errors import UserError
 from digits_jax.runs.checkpoint import read_history, saved_steps
 from digits_jax.runs.history import ROW, Row, best_row
-from digits_jax.runs.workdir import Workdir
+from digits_jax.runs.identity import from_recorded
+from digits_jax.runs.workdir import Workdir, differences_to_run
 from digits_jax.storage import Schema, find_damage, read_facts, read_json, replace_text
 
 _METRIC = Bounds(lambda x: x in ("test/accuracy", "validation/accuracy"), "test/accuracy or validation/accuracy")
@@ -60,7 +61,8 @@ def read_result(workdir: Workdir, *, step: int | None = None) -> dict[str, Any] 
 def _contradiction(workdir: Workdir, result: dict[str, Any], step: int | None) -> str | None:
     if result.get("checksum", checksum := _checksum(result)) != checksum:
         return "was edited: its checksum is not that of its fields"
-    for field, ours, theirs in workdir.differences(result):
+    config = from_recorded(workdir.run["config"])
+    for field, ours, theirs in differences_to_run(config, workdir.run["dataset"], result):
         return f"has {field} = {theirs!r}, and {workdir.run_file.name} {ours!r}"
     rows, key, final, best = result["epochs"], result["selected_by"], result["final"], result["best"]
     if any(key not in row for row in rows) or not _extends(final, rows[-1]) or not _extends(best, best_row(rows, key)):

@@ -20,7 +20,7 @@ from digits_jax.bounds import NAME, OBJECT, SHA256, integer, list_of, optional
 from digits_jax.data import Dataset
 from digits_jax.errors import InUseError, UserError
 from digits_jax.runs.history import Row
-from digits_jax.runs.identity import Difference, config_hash, differences, differences_to_recorded, from_recorded
+from digits_jax.runs.identity import Difference, config_hash, differences, differences_to_recorded
 from digits_jax.storage import Schema, num_cores, replace_text
 
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
@@ -94,19 +94,18 @@ class Workdir:
     def _check_contents(self) -> None:
         found = sorted(path.name for path in self.path.iterdir() if not _OURS.fullmatch(path.name))
         if found and self.run_file.name not in found:
-            raise UserError(
-                f"{self.path} holds {', '.join(found[:3])} but no run: expected an empty directory or that of a run; "
-                "give another, --workdir=DIR"
-            )
-        files, folders = (
-            (self.run_file, self.metrics_file, self.result_file, self.curves),
-            (self.tensorboard, self.checkpoints),
-        )
-        for path in (*files, *folders):
-            if path.exists() and path.is_dir() != (path in folders):
-                raise UserError(
-                    f"{path} is in the way: expected {'a directory' if path in folders else 'a file'}; move it"
-                )
+            expected = "an empty directory or that of a run; give another, --workdir=DIR"
+            raise UserError(f"{self.path} holds {', '.join(found[:3])} but no run: expected {expected}")
+        for path in (
+            self.run_file,
+            self.metrics_file,
+            self.result_file,
+            self.curves,
+            self.tensorboard,
+            self.checkpoints,
+        ):
+            if path.exists() and path.is_dir() == bool(path.suffix):
+                raise UserError(f"{path} is in the way: expected a {'file' if path.suffix else 'directory'}; move it")
 
     def _reopen(self, config: FrozenConfigDict, dataset: Dataset) -> list[str]:
         before = self.read_run()
@@ -115,9 +114,8 @@ class Workdir:
                 f"{self.path} holds a run with {field} = {theirs!r}, this one has {ours!r}: give another --workdir"
             )
         machine = describe_machine()
-        machines = [before, *before.get("resumed_on", [])]
-        numerics = {**_NUMERICS, "XLA_FLAGS": ""}  # presumably, where an earlier version did not record them
-        last = {"numerics": numerics, **machines[-1]}
+        machines = [before, *(before.get("resumed_on") or [])]
+        last = {"numerics": {**_NUMERICS, "XLA_FLAGS": ""}, **machines[-1]}  # defaults, if an earlier version had none
         changed = differences(machine, {key: last.get(key) for key in machine})
         if not changed:
             return []
@@ -140,22 +138,14 @@ class Workdir:
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         return {"seed": str(config.get("seed")), "data": dataset["sha256"], "config": digest}
 
-    def differences(self, result: dict[str, Any]) -> list[Difference]:
-        """Returns where the config and the data of a `result.json` differ from those of `run.json`."""
-        data_differences = differences(self.run["dataset"], result["dataset"], "dataset.")
-        return differences_to_recorded(from_recorded(self.run["config"]), result["config"]) + data_differences
-
     def read_metrics(self) -> list[Row]:
         """Returns the rows of `metrics.jsonl`, none if it does not exist; raises a UserError if they are not valid."""
         try:
             lines = storage.read_text(self.metrics_file).splitlines()
         except FileNotFoundError:
             return []
-        schema, name = (
-            {"epoch": integer(1), "step": integer(1)},
-            f"{self.metrics_file} (without which it is written again)",
-        )
-        return [storage.parse_json(line, schema, f"{name}, line {number},") for number, line in enumerate(lines, 1)]
+        name = f"{self.metrics_file} (removed, it is written again)"
+        return [storage.parse_json(line, {}, f"{name}, line {number},") for number, line in enumerate(lines, 1)]
 
     def read_run(self) -> dict[str, Any]:
         """Returns the content of `run.json`; raises a UserError if there is no such file, or it is not valid."""
@@ -169,9 +159,12 @@ class Workdir:
         return self.run
 
 
-def differences_to_run(config: FrozenConfigDict, dataset: Dataset, recorded: dict[str, Any]) -> list[Difference]:
-    """Returns where a run differs from that of a `run.json` or `result.json`."""
-    data_differences = differences(describe_dataset(dataset), recorded["dataset"], "dataset.")
+def differences_to_run(
+    config: FrozenConfigDict, dataset: Dataset | dict[str, Any], recorded: dict[str, Any]
+) -> list[Difference]:
+    """Returns where a run with a config and a data set, or its description, differs from that of a recorded one."""
+    described = dataset if isinstance(dataset, dict) else describe_dataset(dataset)
+    data_differences = differences(described, recorded["dataset"], "dataset.")
     return differences_to_recorded(config, recorded["config"]) + data_differences
 
 
