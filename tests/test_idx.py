@@ -53,6 +53,71 @@ def test_missing_file(idx_files: Files, write_idx: Write) -> None:
         read(write_idx(idx_files))
 
 
+NAMES = [TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS]
+KAGGLE = [name.replace("-idx", ".idx") for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        KAGGLE,
+        [f"MNIST/raw/{name}" for name in NAMES],
+        [f"{name}/{name}" for name in NAMES],
+        [f"archive/{folder}/{name}" for folder, name in zip(NAMES, KAGGLE, strict=True)],
+        [f"gzip/emnist-digits-{name.replace('t10k', 'test')}.gz" for name in NAMES],
+        [f"{name.upper()}.GZ" for name in NAMES],
+    ],
+    ids=lambda names: names[2],
+)
+def test_names_that_the_files_have_elsewhere(idx_files: Files, tmp_path: Path, names: list[str]) -> None:
+    for name, original in zip(names, NAMES, strict=True):
+        content = idx_files[original]
+        write(tmp_path / name, gzip.compress(content) if name.lower().endswith(".gz") else content)
+    arrays = read(tmp_path)
+    assert arrays.train_images.tobytes() == idx_files[TRAIN_IMAGES][16:]
+    assert arrays.test_labels.tobytes() == idx_files[TEST_LABELS][8:]
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def test_the_nearest_files_of_the_usual_names_are_read(idx_files: Files, write_idx: Write) -> None:
+    folder = write_idx(idx_files)
+    for name in NAMES:  # as Kaggle and EMNIST distribute them
+        for other in (f"{name}/{name}", f"emnist-letters-{name}", f".{name}"):
+            write(folder / other, b"another")
+    assert read(folder).train_images.tobytes() == idx_files[TRAIN_IMAGES][16:]
+
+
+@pytest.mark.parametrize("names", [("MNIST/raw/{}", "FashionMNIST/raw/{}"), ("emnist-digits-{}", "emnist-letters-{}")])
+def test_two_data_sets_in_one_folder_are_refused(idx_files: Files, tmp_path: Path, names: tuple[str, str]) -> None:
+    for name, content in idx_files.items():
+        for pattern in names:
+            write(tmp_path / pattern.format(name), content)
+    with pytest.raises(UserError, match=r"has .*train-im.* and .*train-im.*: expected the folder of one data set"):
+        read(tmp_path)
+
+
+def test_files_of_two_data_sets_are_not_mixed(idx_files: Files, tmp_path: Path) -> None:
+    for name, content in idx_files.items():
+        write(tmp_path / ("a" if "train" in name else "b") / name, content)
+    with pytest.raises(
+        UserError, match=r"t10k-images-idx3-ubyte \(or .gz\) is missing in .* holds a/train-images-idx3"
+    ):
+        read(tmp_path)
+
+
+def test_the_message_lists_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte \(or .gz\) is missing in .*, which holds no files$"):
+        read(tmp_path)
+    for i in range(7):
+        write(tmp_path / f"deep/{i}.png", b"")
+    with pytest.raises(UserError, match=r", which holds deep/0.png, deep/1.png, .*deep/4.png, \.\.\.$"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("keep", [1_000, 9])
 def test_truncated_gzip(idx_files: Files, write_idx: Write, keep: int) -> None:
     folder = write_idx(idx_files)
@@ -78,7 +143,9 @@ def test_damaged_gzip(idx_files: Files, write_idx: Write) -> None:
         (b"<!DOCTYPE html><p>Not found", r"neither gzip nor IDX \(magic number 0x3c21444f\)"),
         (b"", r"neither gzip nor IDX"),
         (b"\x00\x00\x08\x03\x00\x00", r"ends within its header \(6 bytes\)"),
-        (b"\x00\x00\x0d\x03" + bytes(12), r"magic number 0x00000d03"),
+        (b"\x00\x00\x0d\x03" + bytes(12), r"an IDX file of 32-bit float values in 3 dimensions \(.* 0x00000d03\)"),
+        (b"\x00\x00\x0c\x01" + bytes(12), r"32-bit values in 1 .*: expected an IDX file of images, 8-bit values in 3"),
+        (idx_bytes(np.zeros((1, 28, 28, 1), np.uint8)), r"an IDX file of 8-bit values in 4 dimensions"),
         (idx_bytes(np.zeros((30, 28, 28), np.uint8))[:-1], r"holds 23,535 bytes unpacked: its header announces 23,536"),
         (idx_bytes(np.zeros((30, 28, 28), np.uint8)) + b"x", r"holds 23,537 bytes unpacked"),
         (b"\x00\x00\x08\x03" + b"\xff" * 12, r"its header announces 79,"),

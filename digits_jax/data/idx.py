@@ -7,9 +7,12 @@ size per dimension, then one byte per value.
 import gzip
 import hashlib
 import math
+import os
+import re
 import struct
 import urllib.request
 import zlib
+from collections import defaultdict
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -26,7 +29,10 @@ FILES = {
     "test_images": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
+# In lower case, a file's name or that of a folder for it: `train-images.idx3-ubyte`, `emnist-digits-test-labels...`.
+_NAME = re.compile(r"(?:(.+)[-_.])?(train|t10k|test)[-_.](images|labels)(?:[-_.]idx[13][-_.]ubyte)?(?:\.gz)?")
 _MAGIC = {0x803: "images", 0x801: "labels"}
+_TYPES = {8: "8-bit", 9: "signed 8-bit", 11: "16-bit", 12: "32-bit", 13: "32-bit float", 14: "64-bit float"}
 _TIMEOUT_SECONDS = 10
 
 
@@ -42,9 +48,10 @@ class IdxFiles:
 
     def read(self, source_dir: Path | None) -> Arrays:
         """Reads the files from `source_dir`, or downloads them into memory; a UserError says what is wrong with one."""
+        found = _find(source_dir) if source_dir else {}
         paths, parsed = {}, {}
         for name, file in FILES.items():
-            paths[name], content = _read(source_dir, file) if source_dir else _download(f"{self.url}{file}.gz")
+            paths[name], content = _read(found[name]) if source_dir else _download(f"{self.url}{file}.gz")
             parsed[name] = self._parse(paths[name], name, content)
         arrays = Arrays(**parsed)
         for split, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
@@ -74,8 +81,10 @@ class IdxFiles:
             raise UserError(f"{path} cannot be unpacked ({error}): it is truncated or damaged") from None
         magic = int.from_bytes(content[:4], "big")
         if _MAGIC.get(magic) != kind:
-            what = f"an IDX file of {_MAGIC[magic]}" if magic in _MAGIC else "neither gzip nor IDX"
-            raise UserError(f"{path} is {what} (magic number {magic:#010x}): expected an IDX file of {kind}")
+            content_type = _MAGIC.get(magic, f"{_TYPES.get(magic >> 8)} values in {magic & 0xFF} dimensions")
+            what = f"an IDX file of {content_type}" if magic >> 8 in _TYPES else "neither gzip nor IDX"
+            expected = f"an IDX file of {kind}, 8-bit values in {3 if kind == 'images' else 1} dimensions"
+            raise UserError(f"{path} is {what} (magic number {magic:#010x}): expected {expected}")
         header = 4 + 4 * (3 if kind == "images" else 1)
         if len(content) < header:
             raise UserError(f"{path} ends within its header ({len(content)} bytes): it is truncated")
@@ -93,13 +102,35 @@ class IdxFiles:
         return values[..., np.newaxis] if kind == "images" else values
 
 
-def _read(folder: Path, file: str) -> tuple[str, bytes]:
-    """Returns the path and the content of a file, gzipped or not."""
-    if not folder.is_dir():
+def _find(folder: Path) -> dict[str, Path]:
+    """Returns the paths of the four files, gzipped or not, in a directory or up to two levels below.
+
+    They are in one directory, or each in one of its own, and have the same prefix, so that data sets are not mixed.
+    """
+    if not os.path.isdir(folder):  # False, too, where it cannot be read
         raise UserError(f"config.dataset.source_dir is {str(folder)!r}: no such folder")
-    path = next((path for path in (folder / file, folder / f"{file}.gz") if path.is_file()), None)
-    if path is None:
-        raise UserError(f"{file} (or {file}.gz) is missing in config.dataset.source_dir={str(folder)!r}")
+    files = [path for pattern in ("*", "*/*", "*/*/*") for path in sorted(folder.glob(pattern)) if os.path.isfile(path)]
+    sets: dict[tuple[Path, str], dict[str, Path]] = defaultdict(dict)
+    for path in files:
+        if match := _NAME.fullmatch(path.name.lower()):
+            prefix, split, kind = match.groups("")
+            parent = path.parent.parent if _NAME.fullmatch(path.parent.name.lower()) else path.parent
+            # Of two that differ in `.gz` the first, which has none.
+            sets[parent, prefix].setdefault(f"{split.replace('t10k', 'test')}_{kind}", path)
+    ranks = {key: (-len(paths), len(key[0].parts), key[1] > "") for key, paths in sets.items()}
+    best, *others = sorted(ranks, key=ranks.__getitem__) or [(folder, "")]
+    if missing := [file for name, file in FILES.items() if name not in sets[best]]:
+        names = ", ".join(str(path.relative_to(folder)) for path in files[:5]) + ", ..." * (len(files) > 5)
+        where = f"config.dataset.source_dir={str(folder)!r}, which holds {names or 'no files'}"
+        raise UserError(f"{missing[0]} (or .gz) is missing in {where}")
+    if others and ranks[others[0]] == ranks[best]:
+        paths = " and ".join(str(sets[key]["train_images"]) for key in (best, others[0]))
+        raise UserError(f"config.dataset.source_dir has {paths}: expected the folder of one data set")
+    return sets[best]
+
+
+def _read(path: Path) -> tuple[str, bytes]:
+    """Returns the path and the content of a file."""
     try:
         return str(path), path.read_bytes()
     except OSError as error:
