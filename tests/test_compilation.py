@@ -72,6 +72,21 @@ def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path: Path) -> None:
     assert message.count("\n") == 1
 
 
+def test_failures_of_the_cache_are_one_line_and_damaged_programs_are_replaced(tmp_path: Path) -> None:
+    program = f"{PROGRAM}jax.numpy.tanh(1.0)"
+    full_disk = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    messages = [run({"XDG_CACHE_HOME": str(tmp_path)}, program=full_disk + program)]
+    truncated = programs(tmp_path)
+    assert len(truncated) > 1
+    assert {path.stat().st_size for path in truncated} == {100}
+    messages.append(run({"XDG_CACHE_HOME": str(tmp_path)}, program=program))
+    for message in messages:
+        assert message.startswith("warning: ")
+        assert message.count("\n") == 1
+    assert programs(tmp_path).keys() == truncated.keys()
+    assert min(path.stat().st_size for path in truncated) > 100
+
+
 def test_a_version_of_xla_without_the_option_compiles_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def old_jit(function: Any, *, compiler_options: dict[str, Any], **options: Any) -> Any:
         names = {name.replace("ynn", "nonesuch"): value for name, value in compiler_options.items()}

@@ -1,10 +1,14 @@
 """The directory of JAX's persistent compilation cache."""
 
+import contextlib
+import functools
 import hashlib
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 
 def enable_compilation_cache() -> None:
@@ -29,6 +33,24 @@ def enable_compilation_cache() -> None:
             return
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    warnings.showwarning = functools.partial(_repair, folder, warnings.showwarning, [])
+
+
+def _repair(folder: str, show: Any, reported: list[str], message: Warning | str, *args: Any, **named: Any) -> None:
+    """Stands in for `warnings.showwarning`: reports failures of the cache once, and removes damaged entries.
+
+    JAX reports each program and never overwrites its entry; it does not name the entry, so all of a program's go.
+    """
+    found = re.match(r"Error (read|writ)ing persistent compilation cache entry for '([^']*)': (.*)", str(message))
+    if not found:
+        return show(message, *args, **named)
+    if not reported:
+        print(f"warning: {folder} holds damaged programs or cannot be written ({found[3]}): they compile again; "
+              "JAX_COMPILATION_CACHE_DIR=FOLDER names another", file=sys.stderr)  # fmt: skip
+    reported.append(found[2])
+    for path in Path(folder).glob(f"{found[2]}-*-cache") if found[1] == "read" else ():
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def num_cores() -> int:
