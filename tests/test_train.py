@@ -1,11 +1,13 @@
 """Whole runs in this process: determinism, interruption, and what a run leaves behind."""
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
 import signal
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import input_pipeline, load_model, train
 from digits_jax.config import resolve
-from digits_jax.data import Dataset
+from digits_jax.data import Dataset, load_configured
 from digits_jax.errors import UserError
 from digits_jax.experiment import build
 from digits_jax.metrics import Metrics
@@ -415,3 +417,18 @@ def test_host_feeding_without_the_prepared_files(
 def test_a_profile_of_the_first_steps(small_config: ConfigDict, tmp_path: Path) -> None:
     train.train_and_evaluate(small_config, tmp_path, profile_steps=3)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_call_keeps_neither_its_data_nor_its_arrays(small_config: ConfigDict, tmp_path: Path) -> None:
+    dataset = load_configured(small_config.dataset)
+    alive: list[Any] = [weakref.ref(dataset), weakref.ref(dataset.arrays.train_images)]
+
+    def on_device() -> int:
+        return sum(array.shape == (100, 28, 28, 1) for array in jax.live_arrays())
+
+    before = on_device()
+    train.train_and_evaluate(small_config, tmp_path, dataset=dataset)
+    del dataset
+    gc.collect()
+    assert [reference() for reference in alive] == [None, None]
+    assert on_device() == before
