@@ -151,6 +151,7 @@ def test_data_on_a_bucket_are_left_there_and_found_there(
     second = data.load_configured(small_config.dataset)
     assert second.sha256 == first.sha256
     assert second.folder.is_relative_to(tmp_path / "other")
+    assert data.is_prepared(second.folder)  # not only its cached arrays
 
 
 def test_a_sweep_has_its_runs_on_a_bucket_and_finds_them_there(

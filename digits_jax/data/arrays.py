@@ -49,6 +49,8 @@ def write_cache(path: Path, arrays: Arrays, sha256: str) -> None:
     file.seek(0, io.SEEK_END)
     file.write(checksum)
     try:
+        for left in path.parent.glob(f"{path.name}.*.tmp"):  # by a process that was killed while it wrote
+            left.unlink()
         replace_bytes(path, file.getbuffer())
     except OSError as error:
         print(f"warning: the decoded images cannot be cached in {path} ({error.strerror})", file=sys.stderr)
@@ -57,16 +59,17 @@ def write_cache(path: Path, arrays: Arrays, sha256: str) -> None:
 def read_cache(path: Path) -> tuple[Arrays, str] | None:
     """Returns the cached arrays and their hash, or None if there is no cache or, with a warning, if it is corrupted.
 
-    The checksum is compared first, because NumPy parses a corrupted file with almost any exception, or none.
+    The checksum is compared first, because NumPy parses some corrupted files without an exception.
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            print(f"warning: the cache {path} cannot be read ({error.strerror})", file=sys.stderr)
+        if hashlib.sha256(memoryview(content)[:-_CHECKSUM_BYTES]).digest() != content[-_CHECKSUM_BYTES:]:
+            raise ValueError("it fails its checksum")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:  # what follows the archive is ignored
+            return Arrays(**{name: file[name] for name in Arrays._fields}), file["sha256"].tobytes().hex()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    if hashlib.sha256(memoryview(content)[:-_CHECKSUM_BYTES]).digest() != content[-_CHECKSUM_BYTES:]:
-        print(f"warning: the cache {path} fails its checksum; loading the data set writes it again", file=sys.stderr)
+    except Exception as error:  # NumPy and zipfile raise almost any
+        reason = f"{type(error).__name__}: {error}"
+        print(f"warning: {path} cannot be read ({reason}); loading the data set writes it again", file=sys.stderr)
         return None
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:  # what follows the archive is ignored
-        return Arrays(**{name: file[name] for name in Arrays._fields}), file["sha256"].tobytes().hex()

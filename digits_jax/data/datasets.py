@@ -105,13 +105,8 @@ def load(
 
 def load_configured(dataset_config: Any) -> Dataset:
     """Loads the data set of a config's section `dataset`."""
-    return load(
-        dataset_config.name,
-        data_dir=dataset_config.data_dir,
-        source_dir=dataset_config.source_dir,
-        train_examples=dataset_config.train_examples,
-        validation_examples=dataset_config.validation_examples,
-    )
+    names = ("name", "data_dir", "source_dir", "train_examples", "validation_examples")
+    return load(**{name: dataset_config[name] for name in names})
 
 
 def resolve_data_dir(data_dir: str | None = None) -> Path:
@@ -178,8 +173,6 @@ def _load_all(name: str, root: Path, source: Path | None) -> tuple[Arrays, str]:
     else:
         try:
             arrays = spec.read(source)
-            print(f"preparing {name} in {prepared} (once; about ten seconds)", file=sys.stderr)
-            tfds_store.prepare(root, name, spec, arrays)
         except UserError as error:
             if source:
                 raise
@@ -187,11 +180,8 @@ def _load_all(name: str, root: Path, source: Path | None) -> tuple[Arrays, str]:
                 f"{name} is not prepared in {root} and {error}: give --config.dataset.source_dir=FOLDER with its IDX "
                 "files, or --config.dataset.name=optical_digits, which needs no network"
             ) from None
-        except OSError as error:
-            raise UserError(
-                f"{name} cannot be prepared in {root} ({error.strerror or error}): give a folder that can be written, "
-                "--config.dataset.data_dir=FOLDER"
-            ) from None
+        print(f"preparing {name} in {prepared} (once; about ten seconds)", file=sys.stderr)
+        tfds_store.prepare(root, name, spec, arrays)
     sha256 = content_hash(arrays)
     write_cache(prepared / _CACHE_FILE, arrays, sha256)
     return arrays, sha256

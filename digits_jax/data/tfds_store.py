@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +20,11 @@ INFO_FILE = "dataset_info.json"
 
 def is_prepared(folder: Path) -> bool:
     """Returns True if a directory holds a prepared data set."""
-    return (folder / INFO_FILE).exists()
+    return os.path.exists(folder / INFO_FILE)  # False, too, where it cannot be read
 
 
 def prepare(root: Path, name: str, spec: DatasetSpec, arrays: Arrays) -> None:
-    """Writes `arrays` as the TFDS data set `name` into `root/name/version`; raises an OSError if it cannot."""
+    """Writes `arrays` as the TFDS data set `name` into `root/name/version`; raises a UserError if it cannot."""
     import tensorflow_datasets as tfds
 
     image = tfds.features.Image(shape=arrays.train_images.shape[1:])
@@ -52,8 +54,18 @@ def prepare(root: Path, name: str, spec: DatasetSpec, arrays: Arrays) -> None:
 
     Builder.name = name
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints a paragraph
-        Builder(data_dir=root, file_format="array_record").download_and_prepare()
+    try:
+        for left in (root / name).glob(f"incomplete.*_{spec.version}"):  # by an interrupted preparation
+            shutil.rmtree(left)
+        with contextlib.suppress(FileNotFoundError):
+            (root / name / spec.version).rmdir()  # TFDS takes a folder without files, too, for a prepared data set
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints a paragraph
+            Builder(data_dir=root, file_format="array_record").download_and_prepare()
+    except Exception as error:  # Riegeli does not raise OSErrors
+        raise UserError(
+            f"{name} cannot be prepared in {root} ({type(error).__name__}: {error}): make room there, or give another "
+            "folder, --config.dataset.data_dir=FOLDER"
+        ) from None
 
 
 def _png(image: np.ndarray) -> io.BytesIO:
@@ -104,14 +116,11 @@ def open_split(prepared: Path, split: str) -> Callable[[np.ndarray | None], tupl
 
 @contextlib.contextmanager
 def _explained(prepared: Path, *files: Any) -> Iterator[None]:
-    """Turns whatever the decoders were seen to raise on corrupted files into a UserError that names the files."""
-    from google.protobuf import json_format, message
-
-    of_protobuf = (json_format.Error, message.Error)
+    """Turns any exception of the decoders (Riegeli, protobuf, PIL) into a UserError that names the files."""
     try:
         yield
-    except (OSError, EOFError, ValueError, TypeError, LookupError, ImportError, RuntimeError, *of_protobuf) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
         raise UserError(
             f"{', '.join(map(str, files))} cannot be decoded ({reason}): it is corrupted; delete {prepared} to prepare "
             "the data set again"

@@ -89,17 +89,10 @@ class Mirror:
     @contextlib.contextmanager
     def _explained(self, verb: str) -> Iterator[None]:
         """Turns the exceptions of gcsfs and of the libraries below it into one line."""
-        from aiohttp import ClientError
-        from gcsfs.retry import ChecksumError, HttpError, NonRetryableError
-        from google.api_core.exceptions import GoogleAPIError
-        from google.auth.exceptions import GoogleAuthError
-
-        of_google = (ChecksumError, HttpError, NonRetryableError, GoogleAPIError, GoogleAuthError)
         try:
             yield
-        except (OSError, ValueError, RuntimeError, ClientError, *of_google) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise UserError(f"{self.remote} cannot be {verb} ({reason})") from None
+        except Exception as error:
+            raise UserError(f"{self.remote} cannot be {verb} ({type(error).__name__}: {error})") from None
 
 
 def _files(folder: Any) -> list[str]:
