@@ -1,9 +1,11 @@
 """`results.jsonl`: nothing is lost, nothing is there twice, and several processes can write it."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def results() -> list[dict[str, Any]]:
-    made = [make_result(v, seed, a) for v, accuracies in ACCURACIES.items() for seed, a in enumerate(accuracies)]
-    return [
-        {
-            **r,
-            "config": {**r["config"], "average_decay": {"none": 0.0, "half": 0.5, "some": 0.2}[r["variant"]]},
-        }
-        for r in made
-    ]
+    return [make_result(v, seed, a) for v, accuracies in ACCURACIES.items() for seed, a in enumerate(accuracies)]
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path: Path, results: list[dict[str, Any]]) -> None:
@@ -75,7 +70,8 @@ def test_a_variant_that_was_renamed_or_dropped(tmp_path: Path, results: list[dic
 
 def test_two_configs_of_a_variant_and_seed_are_an_error(tmp_path: Path, results: list[dict[str, Any]]) -> None:
     other = {**results[0], "config": {**results[0]["config"], "batch_size": 7}, "config_hash": "other"}
-    expected = "has two configs for variant 'none' with seed 0, none0 and other: expected one, delete the other"
+    found = "'none0' with seed 0 and 'other' with seed 0: expected one, delete the others"
+    expected = f"has two configs for variant 'none', {found}"
     for name, result in (("a", results[0]), ("b", other)):
         add_results(tmp_path / name / "results.jsonl", [result])
     with pytest.raises(UserError, match=f"^dropout {expected}$"):
@@ -88,13 +84,108 @@ def test_two_configs_of_a_variant_and_seed_are_an_error(tmp_path: Path, results:
     file.write_text(
         before + before.splitlines()[1].replace('{"variant"', '{"config":{"batch_size":7},"variant"') + "\n"
     )
-    with pytest.raises(UserError, match=f"^{file} has two configs for variant 'none' with seed 0"):
+    with pytest.raises(UserError, match=f"^{file} has two configs for variant 'none', 'none0' with seed 0 and"):
         read_results([file])
+    # Another seed's config may differ in nothing but the seed.
+    file.write_text(before)
+    with pytest.raises(UserError, match="'none0' with seed 0 and 'other' with seed 1: expected one"):
+        add_results(file, [{**other, "config": {**other["config"], "seed": 1}}])
     # A config that lacks fields which were declared later is the same.
     with_default = {**results[0], "config": {**results[0]["config"], "batch_size": 64}}
     file.write_text(before)
     add_results(file, [with_default])
     assert [result["config"] for result in read_file(file)] == [with_default["config"]]
+
+
+def _set(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(result: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            result = result[key]
+        result[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set("sweep", "name", value="../../x"), r'sweep.name is "../../x": expected a name, such as vgg'),
+        (_set("sweep", "name", value="/tmp/x"), r'sweep.name is "/tmp/x": expected a name'),
+        (_set("sweep", "name", value=".."), r'sweep.name is "..": expected a name'),
+        (_set("sweep", "baseline", value="nope"), r'sweep.baseline is "nope": expected one of none, half, some'),
+        (_set("sweep", "num_seeds", value="x"), r'sweep.num_seeds is "x": expected an integer >= 1'),
+        (_set("sweep", "question", value="\ud800"), r".*surrogates not allowed"),
+        (_set("dataset", "name", value="../x"), r'dataset.name is "../x": expected a name'),
+        (_set("dataset", "sha256", value=5), r"dataset.sha256 is 5: expected 64 hexadecimal digits"),
+        (_set("config", "seed", value=-1), r"config.seed is -1: expected an integer >= 0"),
+        (_set("epochs", 1, "test/accuracy", value=float("nan")), r"it has the number NaN: expected finite ones"),
+        (_set("epochs", 1, "train/loss", value=float("inf")), r"it has the number Infinity: expected finite ones"),
+        (
+            _set("epochs", 1, "test/accuracy", value=1.5),
+            r"epochs.2.test/accuracy is 1.5: expected a number in \[0, 1\]",
+        ),
+        (_set("epochs", 0, "train/seconds", value=1e300), r".*1e\+300: expected a number in "),
+        (_set("epochs", 0, "epoch", value=2), r"epochs.1.epoch is 2: expected an integer from 1 to 1"),
+        (_set("final", value={}), r"final.epoch is missing: expected an integer >= 1"),
+        (_set("final", value={"epoch": 3}), r"final.epoch is 3: expected an integer from 1 to 2"),
+        (_set("test_errors", value=[7, 7]), r"test_errors is .*: expected "),
+        (_set("test_errors", value=[10_000]), r"test_errors is \[10000\]: expected .* integer from 0 to 9999"),
+        (_set("versions", value=[]), r"versions is \[\]: expected fields and values"),
+    ],
+)
+def test_a_field_out_of_bounds_is_named(
+    tmp_path: Path, results: list[dict[str, Any]], change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    result = json.loads(json.dumps(results[0]))
+    change(result)
+    file = tmp_path / "run" / "result.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(result))
+    with pytest.raises(UserError, match=rf"^{file} cannot be read \({message}.*\)$"):
+        read_results([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("number", "before", "after", "message"),
+    [
+        (1, '"name":"dropout"', '"name":"../x"', r'sweep.name is "../x": expected a name, such as vgg'),
+        (1, '"runs":{', '"runs":5,"x":{', r"runs is 5: expected fields and values"),
+        (1, '"columns":', '"c":', r"columns is missing: expected a list"),
+        (2, '"variant":"none"', '"variant":"x"', r"variants.x is missing: expected fields and values"),
+        (2, '"test_errors":"', '"test_errors":"gggggggg', r'test_errors is "ggg.*: expected unsigned base64 VLQ'),
+        (2, '"rows":[[1,', '"rows":[[', r"zip\(\) argument 2 is shorter than argument 1"),
+        (2, '"final":{"epoch":2}', '"final":{"epoch":9}', r"final.epoch is 9: expected an integer from 1 to 2"),
+        (2, '"final":{"epoch":2}', '"final":{}', r"final.epoch is missing: expected an integer >= 1"),
+        (2, "0.1,", "Infinity,", r"it has the number Infinity: expected finite ones"),
+        (2, '"rows"', '"dataset":5,"rows"', r"dataset is 5: expected fields and values"),
+    ],
+)
+def test_a_line_that_is_no_result(
+    tmp_path: Path, results: list[dict[str, Any]], number: int, before: str, after: str, message: str
+) -> None:
+    file = tmp_path / "results.jsonl"
+    add_results(file, results[:1])
+    lines = file.read_text().splitlines(keepends=True)
+    assert before in lines[number - 1]
+    lines[number - 1] = lines[number - 1].replace(before, after)
+    file.write_text("".join(lines))
+    with pytest.raises(UserError, match=rf"^{file}, line [12] cannot be read \({message}.*\)$"):
+        read_results([file])
+
+
+def test_results_that_cannot_be_written(tmp_path: Path, results: list[dict[str, Any]]) -> None:
+    folder, full = tmp_path / "folder", tmp_path / "full"
+    (folder / "results.jsonl").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    full.mkdir()
+    (full / f"results.jsonl.{os.getpid()}.tmp").symlink_to("/dev/full")
+    for path, reason in (
+        (folder, r"cannot be read \(Is a directory\)"),
+        (tmp_path / "file", r"cannot be written \(File exists; .*\): give another --results"),
+        (full, r"cannot be written \(No space left on device; .* MB are free\): give another --results"),
+    ):
+        with pytest.raises(UserError, match=rf"^{path}/results.jsonl {reason}$"):
+            add_results(path / "results.jsonl", results)
 
 
 def test_the_committed_results_are_written_as_this_version_writes_them(tmp_path: Path) -> None:

@@ -20,11 +20,13 @@ from digits_jax import train
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.evaluate import Scores, evaluate
 from digits_jax.runs.interrupts import Interrupted
+from digits_jax.runs.workdir import describe_run
 from digits_jax.studies.results import add_results, read_results
 from digits_jax.studies.sweep import Sweep, load_sweep
 from digits_jax.studies.sweep import __main__ as sweep
 from digits_jax.studies.sweep import tasks as sweep_tasks
 from tests.conftest import RATES
+from tests.test_report import make_result
 from tests.test_train import press_ctrl_c, without_clock
 
 ROOT = Path(__file__).parents[1]
@@ -185,7 +187,7 @@ def test_a_variant_has_its_own_base_and_number_of_seeds(write_sweep: Callable[..
     [
         ({"doc": ""}, "the docstring is missing: expected the question that the sweep asks"),
         ({"variants": ""}, r"variants is \{\}: expected at least one"),
-        ({"baseline": "lwo"}, "baseline is 'lwo': expected one of low, high"),
+        ({"baseline": "lwo"}, "baseline is .lwo.: expected one of low, high"),
         ({"num_seeds": "0"}, "num_seeds is 0: expected an integer >= 1"),
         ({"variants": '"low": SMALL | {"num_seeds": 0.5}'}, "num_seeds is 0.5: expected an integer >= 1"),
         ({"num_seeds": "zero"}, "rates.py, line 12: NameError: name 'zero' is not defined"),
@@ -211,6 +213,30 @@ def test_a_missing_sweep(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ConfigError, match=r"empty.py: expected a function get_sweep\(\)"):
         load_sweep(str(tmp_path / "empty.py"))
+
+
+def test_a_sweep_whose_name_would_be_no_name(write_sweep: Callable[..., str]) -> None:
+    with pytest.raises(ConfigError, match=r'my rates.py: name is "my rates": expected a name, such as vgg'):
+        load_sweep(write_sweep("my rates"))
+
+
+def test_results_that_cannot_be_written_stop_it_before_it_trains(
+    write_sweep: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "results").touch()
+    with pytest.raises(UserError, match=r"results.jsonl cannot be written \(.*\): give another --results"):
+        create_tasks(write_sweep(), tmp_path)
+
+
+def test_an_edited_variant_is_refused_by_every_shard(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    loaded, (_, high) = create_tasks(write_sweep(num_seeds="1"), tmp_path)
+    result = make_result("high", 0, 0.9) | describe_run(high.run.config, high.dataset)
+    add_results(high.results_file, [result | {"sweep": loaded._asdict()}])
+    edited = write_sweep(num_seeds="1", variants=RATES.replace("(0.1,)", "(0.2,)"))
+    message = r"has variant 'high' with config.learning_rates = \(0.1,\), this one has \(0.2,\): give another --results"
+    for shard in ((0, 2), (1, 2)):
+        with pytest.raises(UserError, match=message):
+            create_tasks(edited, tmp_path, shard=shard)
 
 
 @pytest.mark.usefixtures("parsed_flags")
@@ -278,10 +304,10 @@ def test_a_damaged_result_is_named(write_sweep: Callable[..., str], tmp_path: Pa
     path = tmp_path / "results/rates/results.jsonl"
     head, line = path.read_text().splitlines(keepends=True)
     path.write_text(head[:100])
-    with pytest.raises(UserError, match=f"^{path}, line 1 cannot be read as a result"):
+    with pytest.raises(UserError, match=f"^{path}, line 1 cannot be read"):
         create_tasks(file, tmp_path)
     path.write_text(head + line.replace("test_errors", "errors"))
-    with pytest.raises(UserError, match=rf"^{path}, line 2 cannot be read as a result \(it has no 'test_errors'\)$"):
+    with pytest.raises(UserError, match=rf"^{path}, line 2 cannot be read \(test_errors is missing: expected .*\)$"):
         create_tasks(file, tmp_path)
 
 

@@ -78,10 +78,12 @@ def _check_values(value: Any, depth: int) -> None:
     if depth == 0:
         raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
     if isinstance(value, dict | list):
-        for child in value.values() if isinstance(value, dict) else value:
+        for child in [*value, *value.values()] if isinstance(value, dict) else value:
             _check_values(child, depth - 1)
     elif isinstance(value, float) and not math.isfinite(value):
         _refuse(str(value))
+    elif isinstance(value, str):
+        value.encode()  # JSON can describe lone surrogates, which no file can hold
     elif isinstance(value, int) and abs(value) >= 2**63:
         raise ValueError(f"it has the number {_short(value)}: expected 64-bit integers")
 
@@ -91,5 +93,5 @@ def _refuse(number: str) -> NoReturn:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value, default=repr)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -14,6 +14,7 @@ dictionaries too. Three are shorter than in `result.json`:
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,28 @@ from typing import Any
 import filelock
 
 from digits_jax import cli
-from digits_jax.errors import UserError
-from digits_jax.storage import replace_text
-from digits_jax.studies.sweep import Sweep
+from digits_jax.bounds import NAME, OBJECT, SHA256, TEXT, Bounds, integer, list_of, number, optional
+from digits_jax.errors import ConfigError, UserError
+from digits_jax.storage import Schema, check_fields, is_bucket, parse_json, read_text, replace_text, write_error
+from digits_jax.studies.sweep import Sweep, check_sweep
 
 FILE = "results.jsonl"
 Result = dict[str, Any]
 
-_NEEDED = ("config_hash", "config", "dataset", "final", "best", "epochs", "test_errors")
+# The fields that readers rely on. Numbers are bounded so that statistics of them are finite.
+_RESULT: Schema = {
+    "config_hash": TEXT, "config": {"seed": integer(0), "dataset": {"train_examples": integer(1)}},
+    "dataset": {"name": NAME, "sha256": SHA256, "test_examples": integer(1)},
+    "cpu": TEXT, "cores": integer(1), "versions": {"jax": TEXT}, "git_revision": optional(TEXT),
+    "final": {"epoch": integer(1)}, "best": {"epoch": integer(1)}, "epochs": list_of(OBJECT, shortest=1),
+}  # fmt: skip
+_METRIC = number(-1e100, 1e100)
+_METRICS = {"accuracy": number(0, 1), "seconds": number(0, 1e9)}  # by the end of their name
+_VLQ = re.compile("([g-z0-9+/]{0,6}[A-Za-f])*")
+_ENCODED: Schema = {
+    "columns": list_of(TEXT), "rows": list_of(list_of(optional(_METRIC))),
+    "test_errors": Bounds(lambda x: isinstance(x, str) and _VLQ.fullmatch(x) is not None, "unsigned base64 VLQ"),
+}  # fmt: skip
 _OWN = ("variant", "config_hash", "state_sha256", "final", "best", "test_errors", "rows")  # never in the first line
 _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # base64's, RFC 4648
 
@@ -49,32 +64,33 @@ def read_results(paths: Iterable[str | Path]) -> list[Result]:
 
 
 def read_result(file: Path) -> Result:
-    """Reads the `result.json` of a run; raises a UserError if it cannot be read, or lacks a field."""
+    """Reads the `result.json` of a run; raises a UserError if it cannot be read, or a field is missing or wrong."""
     try:
-        return _checked(json.loads(file.read_text()))
+        text = file.read_text() if is_bucket(file) else read_text(file)
+        return _checked(parse_json(text, _RESULT, str(file)))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as a result ({error})") from None
+        raise UserError(f"{file} cannot be read ({getattr(error, 'strerror', error)})") from None
 
 
 def read_file(file: Path) -> list[Result]:
     """Reads a `results.jsonl`. A truncated last line is reported and ignored, so that its run counts as unfinished.
 
-    Raises a UserError if it cannot be read, a line is corrupted, or a variant has two configs for a seed.
+    Raises a UserError if it cannot be read, a line is corrupted, or a variant has two configs.
     """
-    results, number = [], 1
+    results, where = [], str(file)
     try:
-        first, *lines = file.read_text().splitlines(keepends=True) or [""]
-        head = json.loads(first)
-        for number, line in enumerate(lines, 2):
+        first, *lines = read_text(file).splitlines(keepends=True) or [""]
+        where = f"{file}, line 1"
+        head = parse_json(first, {"sweep": OBJECT, "runs": OBJECT, "variants": OBJECT}, where)
+        head["sweep"] = check_sweep(head["sweep"], "sweep.")
+        for index, line in enumerate(lines, 2):
+            where = f"{file}, line {index}"
             if line.endswith("\n"):
-                results.append(_checked(_decode(head, json.loads(line))))
+                results.append(_checked(_decode(head, parse_json(line, {"variant": TEXT}, where))))
             else:
-                cli.warn(f"{file}, line {number} is truncated: its run is ignored")
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror})") from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{file}, line {number} cannot be read as a result ({reason})") from None
+                cli.warn(f"{where} is truncated: its run is ignored")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where} cannot be read ({getattr(error, 'strerror', error)})") from None
     return _each_once(results, file)
 
 
@@ -82,19 +98,22 @@ def add_results(file: Path, results: list[Result]) -> None:
     """Adds results of a sweep to its `results.jsonl`, in place of those that it has of the same runs.
 
     The file is replaced atomically and under a lock, so that several processes can add to it. Its `sweep` becomes that
-    of the new results. Runs are sorted by variant and seed: the content does not depend on the order of the calls.
-    Raises a UserError if it cannot be written; and as `read_file`.
+    of the new results; runs of variants that this no longer has are kept. Runs are sorted by variant and seed: the
+    content does not depend on the order of the calls. Without results, it only checks that it can write there. Raises
+    a UserError if it cannot; and as `read_file`.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(file.with_suffix(".lock")):
             before = read_file(file) if file.exists() else []
+            if not results:
+                return
             kept = [old for old in before if all(old["config"] != new["config"] for new in results)]
             text = _to_text(_each_once([*kept, *results], file))
             if not file.exists() or text != file.read_text():
                 replace_text(file, text)
     except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}): give another --results") from None
+        raise UserError(f"{write_error(file, error)}: give another --results") from None
 
 
 def load_runs(path: str | Path) -> Any:
@@ -117,42 +136,59 @@ def load_runs(path: str | Path) -> Any:
     return pd.DataFrame(rows)
 
 
-def _checked(result: Any) -> Result:
-    missing = [key for key in _NEEDED if not isinstance(result, dict) or key not in result]
-    if missing:
-        raise ValueError(f"it has no {missing[0]!r}")
+def _checked(result: Result) -> Result:
+    """Returns a result; raises a ValueError that names a field which is missing or out of bounds."""
+    check_fields(result, _RESULT)
+    if "sweep" in result:
+        check_fields(result, {"variant": TEXT})
+        result["sweep"] = check_sweep(result["sweep"], "sweep.")
+    epochs, index = result["epochs"], integer(0, result["dataset"]["test_examples"] - 1)
+    after_each = "validation/accuracy" if "validation/accuracy" in epochs[0] else "test/accuracy"
+    rows = [(f"epochs.{n}", row, integer(n, n), ("train/seconds", after_each)) for n, row in enumerate(epochs, 1)]
+    rows += [(key, result[key], integer(1, len(epochs)), ("test/accuracy",)) for key in ("final", "best")]
+    for where, row, epoch, needed in rows:
+        metrics = {name: _METRICS.get(re.split("[/_]", name)[-1], _METRIC) for name in (*row, *needed)}
+        check_fields(row, {**metrics, "epoch": epoch}, f"{where}.")
+    expected = f"a list of distinct items, each {index.expected}"
+    errors = Bounds(lambda x: isinstance(x, list) and len({*filter(index.accepts, x)}) == len(x), expected)
+    check_fields(result, {"test_errors": errors})
     return result
 
 
 def _each_once(results: Iterable[Result], file: Path | None = None) -> list[Result]:
-    """Returns the last result of each run; raises a UserError if a variant has two configs for a seed."""
+    """Returns the last result of each run; raises a UserError if a variant has two configs, but for the seed."""
     found: dict[Any, Result] = {}
+    first_of: dict[Any, Result] = {}
     for result in results:
-        seed, variant, sweep = result["config"]["seed"], result.get("variant"), result.get("sweep", {}).get("name")
-        key = (sweep, variant, seed) if sweep else json.dumps(result["config"], sort_keys=True)
-        if key in found and not _same_config(found[key]["config"], result["config"]):
-            hashes = f"{found[key]['config_hash']} and {result['config_hash']}: expected one, delete the other"
-            raise UserError(f"{file or sweep} has two configs for variant {variant!r} with seed {seed}, {hashes}")
-        found[key] = result
+        config, variant, sweep = result["config"], result.get("variant"), result.get("sweep", {}).get("name")
+        if sweep:
+            first = first_of.setdefault((sweep, variant), result)
+            if not _same_config(first["config"], {**config, "seed": first["config"]["seed"]}):
+                two = " and ".join(f"{r['config_hash']!r} with seed {r['config']['seed']}" for r in (first, result))
+                raise UserError(
+                    f"{file or sweep} has two configs for variant {variant!r}, {two}: expected one, delete the others"
+                )
+        found[(sweep, variant, config["seed"]) if sweep else json.dumps(config, sort_keys=True)] = result
     return list(found.values())
 
 
 def _same_config(a: dict[str, Any], b: dict[str, Any]) -> bool:
     from digits_jax.runs.identity import config_hash, from_recorded  # late: they import JAX
 
-    return a == b or config_hash(from_recorded(a)) == config_hash(from_recorded(b))
+    try:
+        return a == b or config_hash(from_recorded(a)) == config_hash(from_recorded(b))
+    except ConfigError:  # of another version
+        return False
 
 
 def _to_text(results: list[Result]) -> str:
-    variants = dict(results[-1]["sweep"]["variants"])
-    for result in results:  # a variant that the sweep no longer has stays
-        variants.setdefault(result["variant"], result["sweep"]["variants"][result["variant"]])
-    order = list(variants)
+    sweep = results[-1]["sweep"]
+    order = list(dict.fromkeys([*sweep["variants"], *(result["variant"] for result in results)]))
     runs = [_encode(r) for r in sorted(results, key=lambda r: (order.index(r["variant"]), r["config"]["seed"]))]
     shared = _common(runs)
     runs = [_minus(run, shared) for run in runs]
-    of_variant = {name: _common([run for run in runs if run["variant"] == name]) for name in variants}
-    head = {"sweep": {**results[-1]["sweep"], "variants": variants}, "runs": shared, "variants": of_variant}
+    of_variant = {name: _common([run for run in runs if run["variant"] == name]) for name in order}
+    head = {"sweep": sweep, "runs": shared, "variants": of_variant}
     lines = [head, *(_minus(run, of_variant[run["variant"]]) for run in runs)]
     return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
 
@@ -171,11 +207,14 @@ def _encode(result: Result) -> dict[str, Any]:
 
 
 def _decode(head: dict[str, Any], line: dict[str, Any]) -> Result:
+    check_fields(head["variants"], {line["variant"]: OBJECT}, "variants.")
     run = _merge(_merge(head["runs"], head["variants"][line["variant"]]), line)
+    check_fields(run, _ENCODED | {key: _RESULT[key] for key in ("final", "best")})
     columns, rows = run.pop("columns"), run.pop("rows")
     epochs = [{key: value for key, value in zip(columns, row, strict=True) if value is not None} for row in rows]
     for key in ("final", "best"):
-        run[key] = {**epochs[run[key]["epoch"] - 1], **run[key]}
+        epoch = run[key]["epoch"]
+        run[key] = {**dict(*epochs[epoch - 1 : epoch]), **run[key]}
     return {**run, "test_errors": list(_from_vlq(run["test_errors"])), "epochs": epochs, "sweep": head["sweep"]}
 
 
@@ -205,7 +244,7 @@ def _minus(run: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    both = {key: _merge(old[key], value) for key, value in new.items() if isinstance(old.get(key), dict)}
+    both = {key: _merge(old[key], value) for key, value in new.items() if type(old.get(key)) is type(value) is dict}
     return {**old, **new, **both}
 
 

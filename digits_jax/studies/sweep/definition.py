@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from digits_jax import cli
+from digits_jax.bounds import NAME, OBJECT, TEXT, integer, one_of, optional
 from digits_jax.errors import ConfigError
+from digits_jax.storage import Schema, check_fields
+
+_SCHEMA: Schema = {
+    "name": NAME, "question": TEXT, "config": TEXT, "baseline": TEXT, "num_seeds": integer(1), "variants": OBJECT
+}  # fmt: skip
+_VARIANT: Schema = {"config": optional(TEXT), "num_seeds": optional(integer(1))}
 
 
 class Sweep(NamedTuple):
@@ -27,8 +34,13 @@ class Sweep(NamedTuple):
         return self.variants[variant].get("config", self.config)
 
     def overrides(self, variant: str) -> dict[str, Any]:
-        """Returns the fields that a variant changes."""
-        return {name: value for name, value in self.variants[variant].items() if name not in ("config", "num_seeds")}
+        """Returns the fields that a variant changes; none if the sweep has no such variant any more."""
+        changes = self.variants.get(variant, {})
+        return {name: value for name, value in changes.items() if name not in ("config", "num_seeds")}
+
+    def seeds(self, variant: str) -> range:
+        """Returns the seeds of a variant."""
+        return range(self.variants[variant].get("num_seeds", self.num_seeds))
 
     def command(self, variant: str, seed: int) -> str:
         """Returns the command that trains one run alone."""
@@ -60,14 +72,21 @@ def load_sweep(file: str) -> Sweep:
         raise ConfigError(f"{file}: get_sweep() returns {sweep!r}: expected a digits_jax.studies.Sweep")
     if not sweep.variants:
         raise ConfigError(f"{file}: variants is {sweep.variants!r}: expected at least one")
-    if sweep.baseline not in sweep.variants:
-        raise ConfigError(f"{file}: baseline is {sweep.baseline!r}: expected one of {', '.join(sweep.variants)}")
-    for seeds in (sweep.num_seeds, *(variant.get("num_seeds", 1) for variant in sweep.variants.values())):
-        if not isinstance(seeds, int) or seeds < 1:
-            raise ConfigError(f"{file}: num_seeds is {seeds!r}: expected an integer >= 1")
     if not names["__doc__"]:
         raise ConfigError(f"{file}: the docstring is missing: expected the question that the sweep asks")
-    return sweep._replace(question=" ".join(names["__doc__"].split()), name=Path(file).stem)
+    sweep = sweep._replace(question=" ".join(names["__doc__"].split()), name=Path(file).stem)
+    try:
+        return Sweep(**check_sweep(sweep._asdict()))
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def check_sweep(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the fields of a sweep; raises a ValueError that names one which is missing or out of bounds."""
+    check_fields(fields, _SCHEMA, prefix)
+    check_fields(fields, {"baseline": one_of(fields["variants"])}, prefix)
+    check_fields(fields["variants"], dict.fromkeys(fields["variants"], _VARIANT), f"{prefix}variants.")
+    return {name: fields[name] for name in Sweep._fields}
 
 
 def call(file: str, function: Callable[[], Any]) -> Any:

@@ -34,9 +34,8 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRu
     load = functools.cache(data.load_configured)
     planned: list[tuple[PlannedRun, Dataset]] = []
     variants: dict[str, str] = {}  # by hash
-    num_seeds = {name: variant.get("num_seeds", sweep.num_seeds) for name, variant in sweep.variants.items()}
-    for seed in range(max(num_seeds.values())):
-        for name in (name for name, count in num_seeds.items() if seed < count):
+    for seed in range(max(len(sweep.seeds(name)) for name in sweep.variants)):
+        for name in (name for name in sweep.variants if seed in sweep.seeds(name)):
             base = sweep.base(name)
             path = cli.config_path(base)
             config = call(path.partition(":")[0], functools.partial(load_config, path))

@@ -53,25 +53,28 @@ def create_tasks(
     A run is found by its config and data in the results of this and other sweeps, then by its workdir. The hash that
     was recorded does not count: an earlier version may have computed it in another way. A bucket with workdirs is not
     searched; a run that is finished there is found when it is its turn to be trained. Raises a UserError if the sweep's
-    results have the variant and seed of a run with another config or other data.
+    results cannot be written, or have the variant of a run with another config, but for the seed, or other data.
     """
     file = results / sweep.name / FILE
     own = read_file(file) if file.exists() else []
     others = [result for other in results.glob(f"*/{FILE}") if other != file for result in read_file(other)]
     done, elsewhere = _by_config(own), _by_config(others)
-    recorded = {(result["variant"], result["config"]["seed"]): result for result in own}
-    tasks, finished = [], []
-    for run, dataset in plan(sweep, source_dir=source_dir)[shard[0] :: shard[1]]:
+    recorded = {result["variant"]: result for result in own}
+    planned, tasks, finished = plan(sweep, source_dir=source_dir), [], []
+    for run, dataset in planned:
+        other_run = recorded.get(run.variant) if (run.hash, dataset.sha256) not in done else None
+        for field, ours, theirs in differences_to_run(run.config, dataset, other_run) if other_run else ():
+            if field != "config.seed":
+                where = f"{file} has variant {run.variant!r} with {field} = {theirs!r}"
+                raise UserError(f"{where}, this one has {ours!r}: give another --results")
+    for run, dataset in planned[shard[0] :: shard[1]]:
         task = Task(run, dataset, file, folder=f"{runs}/{run.experiment}")
         tasks.append(task)
         key = (run.hash, dataset.sha256)
-        if key not in done and (other_run := recorded.get((run.variant, run.seed))):
-            for field, ours, theirs in differences_to_run(run.config, dataset, other_run):
-                where = f"{file} has variant {run.variant!r}, seed {run.seed} with {field} = {theirs!r}"
-                raise UserError(f"{where}, this one has {ours!r}: give another --results")
         if result := done.get(key) or elsewhere.get(key) or _in_workdir(run, dataset, runs):
             task.status = "done" if key in done else "reused"
             finished.append((task, result))
+    add_results(file, [])  # fails before anything is trained
     _publish(sweep, finished)
     return tasks
 
