@@ -1,7 +1,7 @@
 """Markdown pages, and the same as one self-contained HTML file."""
 
 import base64
-import html
+import hashlib
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +11,7 @@ import numpy as np
 from markdown_it import MarkdownIt
 from PIL import Image
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
+_STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .wide { overflow-x: auto; }
@@ -27,15 +22,29 @@ td { white-space: nowrap; } code { font-size: .85em; }
 p img { width: 100%; min-width: 40rem; max-width: 50rem; }
 .digits img { width: 84px; image-rendering: pixelated; } .digits figure { display: inline-block; margin: .4rem; }
 .digits figcaption { font-size: .75rem; text-align: center; }
-</style>
+.right { text-align: right; }
+"""
+# What escaping misses, the browser refuses: scripts, styles but this one, images from elsewhere, forms.
+_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'; "
+    "img-src data:; base-uri 'none'; form-action 'none'"
+)
+_PAGE = Template(f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>{_STYLE}</style>
 $body
 </html>
 """)
+_MARKUP = re.compile(r"[\\`*<\[\]|~&]|(?<![^\W_])_|_(?![^\W_])|^[#>+=-]")
 
 
 def escape(text: object) -> str:
-    """Escapes text of unknown origin, so that it adds no HTML, link, image, paragraph or table cell to a page."""
-    return re.sub(r"([\\<\[\]|])", r"\\\1", " ".join(str(text).split()))
+    """Escapes text of unknown origin, so that it is shown as it is: as no HTML, link, emphasis, list or table cell."""
+    return re.sub(r"^(\d+)([.)])(?= |$)", r"\1\\\2", _MARKUP.sub(r"\\\g<0>", " ".join(str(text).split())))
 
 
 def code(text: str) -> str:
@@ -52,12 +61,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, text
 def to_html(markdown: str, images: Mapping[str, bytes], *, appendix: str = "") -> str:
     """Converts a page to one self-contained file, with PNGs by name, and HTML to add at the end; escapes other HTML."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
-    body = body.replace("<p><img", '<p class="wide"><img')
+    title = re.sub("<[^>]*>", "", body.partition("</h1>")[0])
+    body = body.replace("<p><img", '<p class="wide"><img').replace('style="text-align:right"', 'class="right"')
     body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
     for name, data in images.items():
         body = body.replace(f'src="{name}"', f'src="{_data_uri(data)}"')
-    title = markdown.partition("\n")[0].removeprefix("# ")
-    return _PAGE.substitute(title=html.escape(title), body=body + appendix)
+    return _PAGE.substitute(title=title, body=body + appendix)
 
 
 def _data_uri(png: bytes) -> str:

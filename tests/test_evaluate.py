@@ -18,12 +18,14 @@ from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
 from digits_jax import load_model
+from digits_jax.apps.evaluate import page
 from digits_jax.apps.evaluate.evaluation import CORRUPTIONS, Accuracy, Evaluation, compute_scores, evaluate
 from digits_jax.apps.evaluate.page import write_evaluation
 from digits_jax.data import datasets
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.train import train_and_evaluate
+from tests.test_report import PAYLOADS, tags
 
 _CORRUPTIONS = {corruption.name: corruption for corruption in CORRUPTIONS}
 
@@ -151,6 +153,20 @@ def test_the_files(
     assert [case["strength"] for case in numbers["robustness"]["blur"]] == [0.5, 1, 1.25, 1.5, 2]
     assert len(numbers["mistakes"]) == len(evaluation.mistakes)
     assert str(Path.home()) not in json.dumps(numbers)
+
+
+def test_no_string_of_a_run_adds_an_element(
+    evaluation: Evaluation, model: TrainedModel, small_dataset: datasets.Dataset, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(page, "_PLOTS", {})  # they have no text of the run, and take seconds
+    run = {**model.run, "config_hash": "0", "dataset": {**model.run["dataset"], "name": "a name"}}
+    monkeypatch.setattr(model, "run", run)
+    for path, text in (("harmless", "x"), *((str(n), payload) for n, payload in enumerate(PAYLOADS))):
+        run["config_hash"] = run["dataset"]["name"] = text
+        write_evaluation(evaluation, model, small_dataset, tmp_path / path)
+    found = {tuple(map(str, tags((path / "evaluation.html").read_text()))) for path in tmp_path.iterdir()}
+    assert len(found) == 1
 
 
 def test_data_that_do_not_fit(model: TrainedModel, small_dataset: datasets.Dataset) -> None:

@@ -1,8 +1,11 @@
 """The page of a sweep and the table for notebooks, from result files made up here."""
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from absl.testing import flagsaver
 
 from digits_jax.data import Arrays
 from digits_jax.errors import ConfigError, UserError
+from digits_jax.pages import to_html
 from digits_jax.studies import ablations, load_runs
 from digits_jax.studies.report import __main__ as report
 from digits_jax.studies.report import page as report_page
@@ -34,9 +38,10 @@ def make_result(variant: str, seed: int, accuracy: float, *, sweep: str = "dropo
          "test/accuracy": accuracy - (0.02 if epoch == 1 else 0.0)}
         for epoch in (1, 2)
     ]  # fmt: skip
+    decay = {"half": 0.5, "some": 0.2}.get(variant, 0.0)  # so that their configs differ
     return {
         "config_hash": f"{variant}{seed}",
-        "config": {"seed": seed, "dataset": {"name": "mnist", "train_examples": 12_000}},
+        "config": {"seed": seed, "dataset": {"name": "mnist", "train_examples": 12_000}, "average_decay": decay},
         "dataset": {"name": "mnist", "sha256": "0" * 64, "test_examples": 10_000},
         "cores": 2,
         "cpu": "A Processor",
@@ -207,7 +212,7 @@ def test_the_html_page_needs_no_other_file(results: list[dict[str, Any]], tmp_pa
     html = (tmp_path / "page" / "report.html").read_text()
     sources = re.findall(r'src="(.{22})', html)
     assert sources == ["data:image/png;base64,"] * 2
-    assert "http" not in html
+    assert "//" not in html.replace("base64,//", "").split("data:image")[0]
     assert "<h1>Does dropout help?</h1>" in html
     assert {path.name for path in (tmp_path / "page").iterdir()} == {
         "report.md", "report.html", "curves.png", "differences.png",
@@ -238,6 +243,146 @@ def test_text_from_a_file_is_escaped(results: list[dict[str, Any]], tmp_path: Pa
     assert html.count("&lt;script&gt;") > 10
     assert not re.search(r"<script|<a |src=.http|href", html)
     assert table_row(text, "none (baseline)", "Test accuracy of the final epoch")[1] == "4"
+
+
+def _strings(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set().union(*map(_strings, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(_strings, value))
+    return {value} if isinstance(value, str) else set()
+
+
+PAYLOADS = (
+    "<script>alert(1)</script><img src=x onerror=alert(1)>\"><b a='",
+    "|x|`y` *z* _u_ ~~v~~ [a](javascript:alert(1)) ![b](http://x/y.png) <http://x> &lt;i&gt; \\",
+    "? ```\n\n# heading\n\n- item\n\n<div>",
+    "? - item",
+    "? 12. item",
+    "? --- > quote",
+    "? > quote",
+    "? # heading",
+)
+
+
+def test_no_string_of_a_file_adds_an_element(results: list[dict[str, Any]], tmp_path: Path) -> None:
+    few = [r for r in results if r["config"]["seed"] < 2]
+    for result in few:
+        result.update(git_revision="0f" * 20, devices=["a device"], selected_by="some score")
+        result["sweep"]["variants"] = {name: {"model.name": "a model"} for name in ACCURACIES}
+    written = json.dumps(few)
+    texts = _strings(few)
+    assert len(texts) > 12
+    file = tmp_path / "results.jsonl"
+
+    def elements(changed: str) -> list[tuple[str, list[tuple[str, str | None]]]]:
+        file.unlink(missing_ok=True)
+        add_results(file, json.loads(changed))
+        return tags(to_html(report_page.build_page(create_study(read_results([file])))[0], {}))
+
+    harmless, refused = {note: elements(written.replace("help?", f"help?{note}")) for note in ("", " A note.")}, 0
+    for text in texts:
+        for payload in PAYLOADS[: None if text == "Does dropout help?" else 2]:
+            try:
+                found = elements(written.replace(json.dumps(text), json.dumps(payload)))
+            except UserError:
+                refused += 1
+            else:
+                assert found == harmless[" A note." if payload.startswith("?") else ""], (text, payload)
+    assert refused == 2 * 3  # the names of the sweep and of the data set, and the hash
+
+
+def tags(page: str) -> list[tuple[str, list[tuple[str, str | None]]]]:
+    """The elements of a page with their attributes; those of an image are its file only."""
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            found.append((tag, [(name, None if name == "alt" else value) for name, value in attributes]))
+
+    found: list[tuple[str, list[tuple[str, str | None]]]] = []
+    Parser().feed(page)
+    return found
+
+
+def test_a_page_allows_its_own_style_only(results: list[dict[str, Any]]) -> None:
+    html = to_html(report_page.build_page(create_study(results))[0], {})
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', html)
+    style = re.search(r"<style>(.*)</style>", html, re.DOTALL)
+    assert policy
+    assert style
+    assert html.index("Content-Security-Policy") < html.index("<style>")
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    assert policy[1].startswith(f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:;")
+    assert "style=" not in html  # the policy would not allow it
+    assert '<td class="right">99.13%</td>' in html
+
+
+@pytest.mark.usefixtures("parsed_flags")
+def test_a_path_in_a_file_of_results_is_not_used(
+    results: list[dict[str, Any]], tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    elsewhere = tmp_path / "elsewhere"
+    for result in results:
+        result["dataset"]["name"] = "optical_digits"
+        result["config"]["dataset"] |= {
+            "name": "optical_digits", "data_dir": str(elsewhere), "source_dir": None, "validation_examples": 0,
+            "train_examples": 100,
+        }  # fmt: skip
+    add_results(tmp_path / "results.jsonl", results)
+    report.main(["report", "results.jsonl"])
+    assert (tmp_path / "runs/reports/dropout/report.html").exists()
+    assert not elsewhere.exists()
+
+
+def test_several_test_sets(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        if result["variant"] == "half":
+            result["dataset"] = {"name": "kmnist", "sha256": "1" * 64, "test_examples": 10_000}
+        if result["variant"] == "some":  # of the same data set
+            result["config"]["dataset"]["train_examples"] = 100
+    page, _ = report_page.build_page(create_study(results))
+    assert "3 variants on mnist or kmnist (100 or 12,000 training images)" in page
+    assert "misclassify\n\nThe runs have different test sets, so that their misclassified images cannot be" in page
+    assert difference_row(page, "half")[2] == "+0.98"
+    page, _ = report_page.build_page(create_study([r for r in results if r["variant"] != "half"]))
+    assert table_row(page, "7", "Test images that most runs") == ["7", "8 of 8"]
+
+
+def test_runs_that_the_sweep_no_longer_asks_for_are_left_out(
+    results: list[dict[str, Any]], write_results: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_results(results)
+    sweep = {**results[0]["sweep"], "variants": {n: {"model.hidden_dropout": 0.5} for n in ("none", "half")}}
+    folder = write_results([{**results[0], "sweep": {**sweep, "num_seeds": 3}}])
+    page, _ = report_page.build_page(create_study(read_results([folder])))
+    assert capsys.readouterr().err == (
+        "warning: runs that the sweep dropout no longer asks for are left out: 'half' with seed 3, 'none' with seed 3, "
+        "'some' with seed 0, 'some' with seed 1, 'some' with seed 2, 'some' with seed 3\n"
+    )
+    assert "6 runs of 2 variants" in page
+    assert "both are Bonferroni-corrected for 1 comparison." in page
+    assert "some" not in page
+    assert len(load_runs(folder)) == 24  # they are kept
+
+
+def test_runs_with_held_out_images(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        rows = [{k.replace("test/", "validation/"): v for k, v in row.items()} for row in result["epochs"]]
+        result |= {"epochs": rows, "final": {**rows[-1], "test/accuracy": 0.9}}
+    page, plots = report_page.build_page(create_study(results))
+    plots["curves.png"]()
+    assert table_row(page, "half", "Time to 98.10% validation accuracy")[1] == "4 of 4"
+    results[0]["epochs"] = make_result("none", 0, 0.9)["epochs"]
+    with pytest.raises(UserError, match="the runs share no accuracy by epoch: expected dataset"):
+        report_page.build_page(create_study(results))
+
+
+def test_a_report_that_cannot_be_written(results: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(UserError, match=rf"^{tmp_path} cannot be written \(Is a directory; .*\): give another --page"):
+        write_page(tmp_path, *report_page.build_page(create_study(results)))
 
 
 def test_results_of_two_sweeps_or_none_are_refused(results: list[dict[str, Any]]) -> None:
@@ -271,9 +416,10 @@ def test_reading_results(results: list[dict[str, Any]], write_results: Callable[
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"result.json cannot be read as a result \("),
-        ("[]", r"result.json cannot be read as a result \(it has no 'config_hash'\)"),
-        ('{"config_hash": "1"}', r"result.json cannot be read as a result \(it has no 'config'\)"),
+        ("{", r"result.json cannot be read \("),
+        ("5", r"result.json cannot be read \(its content is 5: expected fields and values\)"),
+        ('"x"', r'result.json cannot be read \(its content is "x": expected fields and values\)'),
+        ('{"final": {}}', r"result.json cannot be read \(config_hash is missing: expected text\)"),
     ],
 )
 def test_a_file_that_is_no_result(tmp_path: Path, content: str, message: str) -> None:
@@ -286,7 +432,7 @@ def test_a_folder_without_results(tmp_path: Path) -> None:
     expected = r"holds no results: expected the results\.jsonl of a sweep, or runs with a result\.json"
     with pytest.raises(UserError, match=expected):
         read_results([tmp_path])
-    with pytest.raises(UserError, match="nowhere cannot be read as a result"):
+    with pytest.raises(UserError, match=r"nowhere cannot be read \(No such file"):
         read_results([tmp_path / "nowhere"])
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from digits_jax import cli
 from digits_jax.errors import UserError
-from digits_jax.pages import markdown_table
+from digits_jax.pages import code, markdown_table
 from digits_jax.runs.curves import scale_accuracies
 from digits_jax.studies.docs import DOCS, read_json, replace_sections
 from digits_jax.studies.report.statistics import Estimate, estimate
@@ -149,7 +149,7 @@ def plot_points(points: Sequence[Point]) -> Figure:
 def _configs_table(points: Sequence[Point]) -> str:
     rows = [
         (
-            f"`{point.name}`", str(point.final.n), _mean(point.final), str(point.num_epochs),
+            code(point.name), str(point.final.n), _mean(point.final), str(point.num_epochs),
             f"{point.seconds:,.0f}", f"{point.num_epochs * point.epoch_flops / 1e12:.3g}",
         )
         for point in sorted(points, key=lambda point: point.seconds)
@@ -175,7 +175,7 @@ def _thresholds_table(points: Sequence[Point]) -> str:
         epochs = [first_epoch(point, threshold) for threshold in THRESHOLDS]
         if any(epochs):
             cells = (f"{n * point.epoch_seconds:,.0f} ({n} epoch{'s' * (n > 1)})" if n else "" for n in epochs)
-            rows.append((f"`{point.name}`", *cells))
+            rows.append((code(point.name), *cells))
     return markdown_table(("seconds to", *(f"{100 * threshold:.1f}%" for threshold in THRESHOLDS)), rows)
 
 
@@ -214,7 +214,7 @@ def _misclassified(data: Data) -> str:
     images = sorted(set.intersection(*(set(run["test_errors"]) for run in runs)))
     known = MISLABELED.intersection(images)
     listed = ", ".join(f"**{index}**" if index in known else str(index) for index in images)
-    same = f"All {len(runs)} runs of `{name}` misclassify the same {len(images)} images"
+    same = f"All {len(runs)} runs of {code(name)} misclassify the same {len(images)} images"
     mislabeled = f"{len(known)} of which (in bold) are among the {len(MISLABELED)} known to be mislabeled"
     return f"{same}, {mislabeled}. By index, from 0: {listed}."
 

@@ -13,7 +13,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 from digits_jax.apps.evaluate.evaluation import CORRUPTIONS, Evaluation
 from digits_jax.data import Dataset
-from digits_jax.pages import digits_gallery, markdown_table, to_html
+from digits_jax.pages import digits_gallery, escape, markdown_table, to_html
 from digits_jax.runs.ensemble import Ensemble
 from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.runs.workdir import describe_dataset
@@ -76,14 +76,14 @@ def write_evaluation(evaluation: Evaluation, model: TrainedModel | Ensemble, dat
 
 
 def _markdown(evaluation: Evaluation, model: TrainedModel | Ensemble, dataset: Dataset) -> str:
-    members = ", ".join(f"config {m.run['config_hash']}, step {m.step:,}" for m in model.members)
+    members = ", ".join(f"config {escape(m.run['config_hash'])}, step {m.step:,}" for m in model.members)
     subject = "A model" if len(model.members) == 1 else f"An ensemble of {len(model.members)} models"
     name = model.config.test_time_augmentation
     augmentation = "" if name == "none" else f" with test-time augmentation ({name})"
     overall, classes, robustness = build_tables(evaluation)
     return f"""# {model.config.model.name} on the test images of {dataset.name}
 
-{subject} trained on {model.run["dataset"]["name"]} ({members}), evaluated on the test images of
+{subject} trained on {escape(model.run["dataset"]["name"])} ({members}), evaluated on the test images of
 {dataset.name}{augmentation}. Intervals are 95% score intervals (Wilson 1927).
 
 {overall}

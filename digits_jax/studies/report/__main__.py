@@ -7,13 +7,12 @@ a folder to publish, is not given.
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from digits_jax import cli, data
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.studies.report.page import build_page, gallery, write_page
-from digits_jax.studies.report.study import create_study
-from digits_jax.studies.results import Result, read_results
+from digits_jax.studies.report.study import Study, create_study
+from digits_jax.studies.results import read_results
 
 PAGE = flags.DEFINE_string("page", None, "folder to publish; default: runs/reports/<sweep>, with pictures of digits")
 METRICS = flags.DEFINE_list("metrics", [], "what to compare, of the final epoch; default: accuracies on test images")
@@ -25,20 +24,21 @@ def main(argv: list[str]) -> None:
         example = "python -m digits_jax.studies.report runs/sweeps/hidden_dropout"
         raise ConfigError(f"no results given; for example: {example}")
     study = create_study(read_results(argv[1:]))
-    folder = Path(PAGE.value or Path("runs/reports") / Path(study.sweep.name).name)
+    folder = Path(PAGE.value or Path("runs/reports", study.sweep.name))
     markdown, plots = build_page(study, metrics=METRICS.value, accuracy=ACCURACY.value)
-    write_page(folder, markdown, plots, appendix="" if PAGE.value else _pictures(study.results))
+    write_page(folder, markdown, plots, appendix="" if PAGE.value else _pictures(study))
     cli.console.print(f"{len(study.results)} runs in {folder / 'report.html'} and {folder / 'report.md'}")
 
 
-def _pictures(results: list[Result]) -> str:
-    """Returns the gallery of misclassified images; empty if this machine does not have the data."""
+def _pictures(study: Study) -> str:
+    """Returns the gallery of misclassified images; empty if this machine does not have the data of all runs."""
     try:
-        dataset = data.load_configured(ConfigDict(results[0]["config"]["dataset"]))
+        dataset = data.load(study.results[0]["dataset"]["name"])  # no path from a file that anyone may have written
     except UserError as error:
         cli.console.print(f"no pictures of digits: {error}")
         return ""
-    return gallery(results, dataset.arrays) if dataset.sha256 == results[0]["dataset"]["sha256"] else ""
+    same = study.test_set == (dataset.name, dataset.sha256, len(dataset.arrays.test_labels))
+    return gallery(study.results, dataset.arrays) if same else ""
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from digits_jax.data import Arrays
 from digits_jax.errors import UserError
 from digits_jax.pages import code, digits_gallery, escape, markdown_table, to_html
-from digits_jax.storage import replace_text
+from digits_jax.storage import replace_bytes, replace_text, write_error
 from digits_jax.studies.report.plots import plot_curves, plot_differences
 from digits_jax.studies.report.statistics import MAX_SEEDS, POWER, Comparison, Estimate, compare_to_baseline, estimate
 from digits_jax.studies.report.study import Scale, Study, processor, scale_of, training_images, training_time
@@ -36,7 +36,7 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
             if metric not in result["final"]:
                 known = ", ".join(key for key in result["final"] if "/" in key)
                 raise UserError(f"--metrics has {metric!r}: expected some of {known}")
-    title, mark, notes = escape(study.sweep.question).partition("? ")
+    title, mark, notes = study.sweep.question.partition("? ")
     answers: list[str] = []
     compared: list[str] = []
     plots = Plots()
@@ -50,14 +50,13 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
             found = answer(comparisons, scale, baseline)
             answers.append(found if metric == metrics[0] else f"{scale.name.capitalize()}: {found}")
         compared += _comparison(study, metric, comparisons, plot=name)
-    shown = metrics[0] if metrics[0] in study.baseline.results[0]["epochs"][0] else "test/accuracy"
     first = [(v.name, v.results[0]["config"]["seed"]) for v in study.variants]
     commands = [(escape(name), code(study.sweep.command(name, seed))) for name, seed in first]
-    plots["curves.png"] = partial(plot_curves, study, shown)
+    plots["curves.png"] = partial(plot_curves, study, study.each_epoch(metrics[0]))
     sections = [
-        f"# {title}{mark}",
+        f"# {escape(title)}{mark}",
         *answers,
-        notes,
+        escape(notes),
         _summary(study),
         *compared,
         "## Learning curves",
@@ -117,9 +116,10 @@ def verdict(name: str, comparison: Comparison, scale: Scale, baseline: str) -> s
 
 def _summary(study: Study) -> str:
     first = study.results[0]
+    datasets = " or ".join(dict.fromkeys(escape(result["dataset"]["name"]) for result in study.results))
     machines = " and on ".join(escape(machine) for machine in dict.fromkeys(map(processor, study.results)))
     return (
-        f"{len(study.results)} runs of {len(study.variants)} variants on {escape(first['dataset']['name'])} "
+        f"{len(study.results)} runs of {len(study.variants)} variants on {datasets} "
         f"({training_images(study.results)} training images), trained in {training_time(study.results)} "
         f"on {machines} with jax {escape(first['versions']['jax'])}. Baseline: **{escape(study.baseline.name)}**."
     )
@@ -156,14 +156,15 @@ def _comparison(study: Study, metric: str, comparisons: dict[str, Comparison], *
 
 
 def _time_to_accuracy(study: Study, threshold: float | None) -> Iterator[str]:
-    means = [estimate(list(variant.values("test/accuracy").values())).mean for variant in study.variants]
+    metric = study.each_epoch()
+    means = [estimate([r["epochs"][-1][metric] for r in variant.results]).mean for variant in study.variants]
     threshold = threshold or int(1000 * min(means)) / 1000
     comparable = len({(r["cpu"], r["cores"]) for r in study.results}) == 1
     rows = []
     for variant in study.variants:
         epochs, seconds = [], []
         for run in variant.results:
-            at = next((n for n, row in enumerate(run["epochs"], 1) if row["test/accuracy"] >= threshold), None)
+            at = next((n for n, row in enumerate(run["epochs"], 1) if row[metric] >= threshold), None)
             if at:
                 epochs.append(at)
                 seconds.append(sum(row["train/seconds"] for row in run["epochs"][:at]))
@@ -171,7 +172,7 @@ def _time_to_accuracy(study: Study, threshold: float | None) -> Iterator[str]:
         times = (f"{np.median(epochs):g}", f"{np.median(seconds):.1f}") if epochs else ("-", "-")
         rows.append((escape(variant.name), reached, *times[: 1 + comparable]))
     header = ("variant", "runs that reach it", "epochs (median)", "seconds of training (median)")
-    yield f"## Time to {100 * threshold:.2f}% test accuracy"
+    yield f"## Time to {100 * threshold:.2f}% {scale_of(metric).name}"
     yield markdown_table(header[: 3 + comparable], rows)
 
 
@@ -179,6 +180,9 @@ def _misclassified(study: Study) -> Iterator[str]:
     runs, counts = len(study.results), misclassified(study.results)
     by_all, by_half = (sum(count >= least for _, count in counts) for least in (runs, runs / 2))
     yield "## Test images that most runs misclassify"
+    if not study.test_set:
+        yield "The runs have different test sets, so that their misclassified images cannot be compared."
+        return
     images = f"{study.results[0]['dataset']['test_examples']:,} test images"
     shares = f"{by_all} are misclassified by all runs and {by_half} by at least half of them"
     yield f"Of {images}, {shares}. By index, from 0:"
@@ -203,9 +207,9 @@ def write_page(folder: Path, markdown: str, plots: Mapping[str, Callable[[], Fig
         replace_text(folder / "report.md", markdown)
         replace_text(folder / "report.html", to_html(markdown, images, appendix=appendix))
         for name, data in images.items():
-            (folder / name).write_bytes(data)
+            replace_bytes(folder / name, data)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): give another --page") from None
+        raise UserError(f"{write_error(folder, error)}: give another --page") from None
 
 
 def gallery(results: Sequence[Result], test_set: Arrays) -> str:

@@ -17,7 +17,7 @@ _STYLES = ("-", "--", ":")  # of the lines, once the colors are used up
 
 def plot_differences(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> Figure:
     """Draws a forest plot: the difference of each variant with its confidence interval."""
-    figure = Figure(figsize=(8, 0.5 * len(comparisons) + 1.1), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8, min(0.5 * len(comparisons) + 1.1, 400)), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
     for row, comparison in enumerate(comparisons.values()):

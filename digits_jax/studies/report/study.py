@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from digits_jax.cli import duration
+from digits_jax.cli import duration, warn
 from digits_jax.errors import UserError
+from digits_jax.pages import escape
 from digits_jax.studies.report.statistics import Estimate
 from digits_jax.studies.results import Result, read_results
 from digits_jax.studies.sweep import Sweep
@@ -37,17 +38,41 @@ class Study(NamedTuple):
     def results(self) -> list[Result]:
         return [result for variant in self.variants for result in variant.results]
 
+    @property
+    def test_set(self) -> tuple[str, str, int] | None:
+        """The data set of all runs by name, hash and number of test images; None if they have several."""
+        found = {(d["name"], d["sha256"], d["test_examples"]) for d in (r["dataset"] for r in self.results)}
+        return found.pop() if len(found) == 1 else None
+
+    def each_epoch(self, *metrics: str) -> str:
+        """Returns the first of the metrics, or the accuracy, that all runs have after each epoch."""
+        for metric in (*metrics, "test/accuracy", "validation/accuracy"):
+            if all(metric in row for result in self.results for row in result["epochs"]):
+                return metric
+        raise UserError("the runs share no accuracy by epoch: expected dataset.validation_examples in all, or in none")
+
 
 def create_study(results: Sequence[Result]) -> Study:
-    """Sorts the results of one sweep by variant and seed; raises a UserError if they lack the baseline's."""
+    """Sorts the results of one sweep by variant and seed; raises a UserError if they lack the baseline's.
+
+    The sweep is that of the first result; results that it does not ask for, since it was edited, are left out.
+    """
     names = sorted({result.get("sweep", {}).get("name", "") for result in results})
-    if names == [""] or len(names) > 1:
-        found = ", ".join(name or "runs of no sweep" for name in names)
+    if names == [""] or len(names) != 1:
+        found = ", ".join(name or "runs of no sweep" for name in names) or "no finished run"
         raise UserError(f"the results are of {found}: expected those of one sweep, such as runs/sweeps/hidden_dropout")
     sweep = Sweep(**results[0]["sweep"])
     variants = {name: Variant(name, []) for name in sweep.variants}
+    left_out = []
     for result in sorted(results, key=lambda result: result["config"]["seed"]):
-        variants.setdefault(result["variant"], Variant(result["variant"], [])).results.append(result)
+        name, seed = result["variant"], result["config"]["seed"]
+        same = name in variants and result["sweep"]["variants"].get(name) == sweep.variants[name]
+        if same and seed in sweep.seeds(name):
+            variants[name].results.append(result)
+        else:
+            left_out.append(f"{name!r} with seed {seed}")
+    if left_out:
+        warn(f"runs that the sweep {sweep.name} no longer asks for are left out: {', '.join(sorted(left_out))}")
     baseline, *others = (variants.pop(sweep.baseline), *variants.values())
     if not baseline.results:
         raise UserError(f"no run of the baseline {sweep.baseline!r} is finished: there is nothing to compare with")
@@ -75,8 +100,8 @@ def training_time(results: Sequence[Result]) -> str:
 
 def describe(results: Sequence[Result]) -> str:
     """Returns a sentence on how many runs there are and on which machines they were trained."""
-    machines = "; ".join(dict.fromkeys(f"{processor(r)}, jax {r['versions']['jax']}" for r in results))
-    commits = ", ".join(sorted({r["git_revision"][:7] for r in results}))
+    machines = "; ".join(dict.fromkeys(escape(f"{processor(r)}, jax {r['versions']['jax']}") for r in results))
+    commits = ", ".join(sorted({escape((r.get("git_revision") or "unknown")[:7]) for r in results}))
     return f"{len(results)} runs, trained in {training_time(results)} on {machines}, at commit {commits}."
 
 
