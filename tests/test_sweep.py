@@ -317,7 +317,7 @@ def test_an_edited_or_foreign_result_is_not_reused(write_sweep: Callable[..., st
     shutil.rmtree(tmp_path / "results")
     (result,) = tmp_path.glob("runs/*/*/result.json")
     content, manifest = result.read_text(), result.parent / "checkpoints/4/SHA256SUMS"
-    result.write_text(content.replace('"test/accuracy": 0', '"test/accuracy": 1'))
+    result.write_text(content.replace('"test/accuracy": 0.', '"test/accuracy": 0.0'))
     with pytest.raises(UserError, match=r"result.json was edited: its checksum is not that of its fields: remove it"):
         create_tasks(file, tmp_path)
     result.write_text(content)

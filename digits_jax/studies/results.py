@@ -144,8 +144,8 @@ def _checked(result: Result) -> Result:
         result["sweep"] = check_sweep(result["sweep"], "sweep.")
     epochs, index = result["epochs"], integer(0, result["dataset"]["test_examples"] - 1)
     after_each = "validation/accuracy" if "validation/accuracy" in epochs[0] else "test/accuracy"
-    rows = [(f"epochs.{n}", row, integer(n, n), ("train/seconds", after_each)) for n, row in enumerate(epochs, 1)]
-    rows += [(key, result[key], integer(1, len(epochs)), ("test/accuracy",)) for key in ("final", "best")]
+    rows = [(f"epochs.{n}", row, integer(n, n), ["train/seconds", after_each]) for n, row in enumerate(epochs, 1)]
+    rows += [(key, result[key], integer(1, len(epochs)), ["test/accuracy"]) for key in ("final", "best")]
     for where, row, epoch, needed in rows:
         metrics = {name: _METRICS.get(re.split("[/_]", name)[-1], _METRIC) for name in (*row, *needed)}
         check_fields(row, {**metrics, "epoch": epoch}, f"{where}.")
@@ -209,7 +209,7 @@ def _encode(result: Result) -> dict[str, Any]:
 def _decode(head: dict[str, Any], line: dict[str, Any]) -> Result:
     check_fields(head["variants"], {line["variant"]: OBJECT}, "variants.")
     run = _merge(_merge(head["runs"], head["variants"][line["variant"]]), line)
-    check_fields(run, _ENCODED | {key: _RESULT[key] for key in ("final", "best")})
+    check_fields(run, {**_ENCODED, "final": _RESULT["final"], "best": _RESULT["best"]})
     columns, rows = run.pop("columns"), run.pop("rows")
     epochs = [{key: value for key, value in zip(columns, row, strict=True) if value is not None} for row in rows]
     for key in ("final", "best"):
