@@ -20,7 +20,8 @@ from digits_jax import train
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.evaluate import Scores, evaluate
 from digits_jax.runs.interrupts import Interrupted
-from digits_jax.runs.workdir import describe_run
+from digits_jax.runs.workdir import Workdir, describe_run
+from digits_jax.storage import read_facts, write_manifest
 from digits_jax.studies.results import add_results, read_results
 from digits_jax.studies.sweep import Sweep, load_sweep
 from digits_jax.studies.sweep import __main__ as sweep
@@ -292,6 +293,10 @@ def test_a_field_declared_later_changes_no_finished_run(write_sweep: Callable[..
     path.unlink()
     add_results(path, [result | {"config_hash": "recorded"}])
     run_file.write_text(json.dumps(recorded))
+    workdir = Workdir(run_file.parent)
+    workdir.read_run()
+    for checkpoint in workdir.checkpoints.iterdir():  # as that version wrote them
+        write_manifest(checkpoint, read_facts(checkpoint) | workdir.identity)
     assert [task.status for task in create_tasks(file, tmp_path)[1]] == ["done"]
     assert read_results([path])[0]["config_hash"] == "recorded"
     path.unlink()

@@ -67,7 +67,9 @@ def read_result(file: Path) -> Result:
     """Reads the `result.json` of a run; raises a UserError if it cannot be read, or a field is missing or wrong."""
     try:
         text = file.read_text() if is_bucket(file) else read_text(file)
-        return _checked(parse_json(text, _RESULT, str(file)))
+        result = _checked(parse_json(text, _RESULT, str(file)))
+        result.pop("checksum", None)  # of that file only
+        return result
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({getattr(error, 'strerror', error)})") from None
 
