@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import shutil
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -231,6 +233,7 @@ def _read_arrays(folder: Path, template: Progress) -> Progress:
     """Returns the template with the state and metrics of a checkpoint, as NumPy arrays."""
     _check_path(folder)
     shapes = {"state": template.state, "metrics": template.metrics}
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**_handlers())) as checkpointer:
         try:
             metadata = checkpointer.metadata(folder.absolute()).item_metadata["arrays"]
@@ -241,8 +244,11 @@ def _read_arrays(folder: Path, template: Progress) -> Progress:
         except UserError:
             raise
         except Exception as error:  # a library may raise anything on a file that it did not write
+            time.sleep(0.1)  # TensorStore's other reads still report to a closed loop, a traceback each
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UserError(f"{folder} cannot be read ({reason})") from None
+        finally:
+            sys.unraisablehook = hook
     return template._replace(**restored)
 
 
