@@ -1,7 +1,13 @@
 """The demo's server, with requests from its own page and from others; the page itself is checked in a browser."""
 
+import contextlib
 import io
 import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -11,6 +17,7 @@ import pytest
 from digits_jax.apps import demo
 from digits_jax.apps.reader import Reading, find_digits
 from digits_jax.studies.drawings import draw
+from tests.conftest import ROOT
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
@@ -73,6 +80,8 @@ def test_the_page_loads_nothing_from_elsewhere(client: "FlaskClient") -> None:
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert not re.findall(r"""\s(?:style|on\w+)\s*=\s*["']""", page)
     assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
     assert "Access-Control-Allow-Origin" not in response.headers
 
 
@@ -116,3 +125,32 @@ def test_names_of_a_server_on_all_addresses() -> None:
     assert not demo.is_own_name("192.0.2.7:8501", "127.0.0.1")
     assert not demo.is_own_name("evil.example", "0.0.0.0")
     assert demo.is_own_name("Digits.example:80", "digits.example")
+
+
+_SERVER = """
+import sys
+from digits_jax import cli
+from digits_jax.apps import demo, reader
+from tests.test_demo import FakeReader
+reader.load_reader = lambda *_, **__: FakeReader()
+cli.run(demo.main)
+"""
+
+
+@pytest.mark.slow
+def test_silent_connections_do_not_block_others() -> None:
+    pytest.importorskip("waitress")
+    command = [sys.executable, "-c", _SERVER, "--workdir=x", "--port=0"]
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT))
+        stack.callback(server.kill)
+        assert server.stdout
+        line = server.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+        assert address, line
+        for _ in range(200):
+            stack.enter_context(socket.create_connection(("127.0.0.1", int(address[1])), timeout=10))
+        with urllib.request.urlopen(address[0], timeout=20) as response:
+            assert response.status == 200
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=20) == 0

@@ -34,7 +34,9 @@ def create_app(digit_reader: "reader.DigitReader", *, address: str) -> Any:
     app.config.update(MAX_CONTENT_LENGTH=_MAX_REQUEST)
     headers = {
         "Content-Security-Policy": content_security_policy(_PAGE.read_text()),
+        "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
+        "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-store",
     }
@@ -111,11 +113,13 @@ def main(argv: list[str]) -> None:
     from waitress.server import create_server
 
     app = create_app(reader.load_reader(workdir, checkpoint=CHECKPOINT.value), address=HOST.value)
+    # Silent connections are closed after ten seconds. More of them than waitress accepts by default are held until then
+    # so that they do not block others; select() would fail above 1,024 file descriptors, poll() does not.
+    limits = {"connection_limit": 500, "channel_timeout": 10, "cleanup_interval": 1, "asyncore_use_poll": True}
     try:
         server = create_server(
-            app, host=HOST.value, port=PORT.value, threads=2, ident=None, max_request_body_size=_MAX_REQUEST,
-            channel_timeout=30,
-        )  # fmt: skip
+            app, host=HOST.value, port=PORT.value, threads=2, ident=None, max_request_body_size=_MAX_REQUEST, **limits
+        )
     except (OSError, ValueError) as error:  # ValueError: the host name cannot be resolved
         raise UserError(f"cannot listen on {HOST.value}:{PORT.value} ({error}): give another --port") from None
     name = f"[{HOST.value}]" if ":" in HOST.value else HOST.value
