@@ -1,5 +1,6 @@
 """Checks of a machine, and their remedies."""
 
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,9 +57,31 @@ def test_steps_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: doctor.shutil._ntuple_diskusage(1e9, 9e8, 1e8))
     findings = list(doctor.check_disk())
-    assert [finding.what for finding in findings] == ["disk for data", "disk for runs"]
+    assert [finding.what for finding in findings] == ["disk for data", "disk for runs", "disk for caches"]
     assert all(finding.found.startswith("0.1 GB free at /") for finding in findings)
     assert all(finding.remedy == "make room for 500 MB" for finding in findings)
+
+
+def test_directories_that_cannot_be_written(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("data", "runs", "caches"):
+        (tmp_path / name).write_text("in the place of a directory, where root cannot write either")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.chdir(tmp_path)
+    findings = list(doctor.check_disk())
+    assert [finding.found for finding in findings] == [
+        f"{tmp_path / name} cannot be written (Not a directory)" for name in ("data", "runs", "caches")
+    ]
+    others = ["TFDS_DATA_DIR=FOLDER", "--workdir=FOLDER", "XDG_CACHE_HOME=FOLDER"]
+    assert [finding.remedy.rpartition(" ")[2] for finding in findings] == others
+
+    def refuse(dir: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))  # already has what would be written
+    finding = next(doctor.check_disk())
+    assert (finding.found, finding.remedy) == (f"{data_dir} cannot be written (Read-only file system)", "")
 
 
 def test_data(data_dir: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ Nothing is downloaded. A failed check prints its remedy. Exit code 0 if all is w
 import os
 import shutil
 import statistics
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,11 +60,23 @@ def check_precision() -> Iterator[Finding]:
 
 
 def check_disk() -> Iterator[Finding]:
-    for what, folder in (("data", data.resolve_data_dir()), ("runs", Path("runs").absolute())):
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-        free = shutil.disk_usage(existing).free
-        remedy = "" if free > _ENOUGH_DISK else f"make room for {_ENOUGH_DISK / 1e6:.0f} MB"
-        yield Finding(f"disk for {what}", f"{free / 1e9:.1f} GB free at {existing}", remedy)
+    """Measures the space in the directories that commands write to, and writes a temporary file to each."""
+    for what, folder, other in (
+        ("data", data.resolve_data_dir(), "TFDS_DATA_DIR"),
+        ("runs", Path("runs").absolute(), "--workdir"),
+        ("caches", storage.user_cache_dir(), "XDG_CACHE_HOME"),
+    ):
+        existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                free = shutil.disk_usage(existing).free
+            found = f"{free / 1e9:.1f} GB free at {existing}"
+            remedy = "" if free > _ENOUGH_DISK else f"make room for {_ENOUGH_DISK / 1e6:.0f} MB"
+        except OSError as error:
+            found = f"{existing} cannot be written ({error.strerror})"
+            has_data = what == "data" and any(data.cache_file(name).exists() for name in data.DATASETS)
+            remedy = "" if has_data else f"name a directory that can be: {other}=FOLDER"  # data are written once
+        yield Finding(f"disk for {what}", found, remedy)
 
 
 def check_data() -> Iterator[Finding]:
