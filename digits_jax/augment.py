@@ -138,18 +138,16 @@ def warp(images: jax.Array, matrices: jax.Array, *, interpolation: str) -> jax.A
     return (1 - part_h) * upper + part_h * lower
 
 
-def shifts(images: jax.Array) -> jax.Array:
-    """Returns images `[B, H, W, C]` as they are, and shifted by a pixel up, down, left and right: `[5, B, H, W, C]`.
+def shifts(images: jax.Array) -> list[jax.Array]:
+    """Returns images `[B, H, W, C]` as they are, and shifted by a pixel up, down, left and right.
 
     What is shifted in is 0.
     """
-    _, height, width, _ = images.shape
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    corners = ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))
-    return jnp.stack([padded[:, top : top + height, left : left + width] for top, left in corners])
+    steps, zero = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)), jnp.zeros((), images.dtype)  # down and right
+    return [lax.pad(images, zero, ((0, 0, 0), (y, -y, 0), (x, -x, 0), (0, 0, 0))) for y, x in steps]
 
 
-TEST_TIME_AUGMENTATIONS: dict[str, Callable[[jax.Array], jax.Array] | None] = {"none": None, "shifts": shifts}
+TEST_TIME_AUGMENTATIONS: dict[str, Callable[[jax.Array], list[jax.Array]] | None] = {"none": None, "shifts": shifts}
 
 
 def average_over_versions(apply: Callable[[jax.Array], Any], name: str) -> Callable[[jax.Array], jax.Array]:
@@ -167,7 +165,7 @@ def average_over_versions(apply: Callable[[jax.Array], Any], name: str) -> Calla
         return apply
 
     def averaged(images: jax.Array) -> jax.Array:
-        log_probs = lax.map(lambda version: nn.log_softmax(apply(version)), versions(images))
+        log_probs = lax.map(lambda version: nn.log_softmax(apply(version)), jnp.stack(versions(images)))
         return nn.logsumexp(log_probs, axis=0) - jnp.log(len(log_probs))
 
     return averaged

@@ -55,8 +55,26 @@ def test_a_file_loads_as_its_model_card_says(
         np.testing.assert_array_equal(arrays["params/Conv_0/kernel"], model.variables["params"]["Conv_0"]["kernel"])
         assert "batch_stats/BatchNorm_0/mean" in arrays
         assert variables["config"] == model.run["config"]
+        assert "float32." not in card
     else:
         np.testing.assert_allclose(np.asarray(variables["probabilities"]), model.predict(images[:3]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["onnx", pytest.param("stablehlo", marks=pytest.mark.slow)])
+def test_test_time_augmentation_and_bfloat16(
+    name: str, model: TrainedModel, images: np.ndarray, tmp_path: Path
+) -> None:
+    for package in _NEEDED[name]:
+        pytest.importorskip(package)
+    config = {**model.config.to_dict(), "test_time_augmentation": "shifts"}
+    config["model"]["dtype"] = "bfloat16"
+    of_run = TrainedModel({**model.run, "config": config}, model.variables, step=model.step, metrics=model.metrics)
+    agreement = export_model(of_run, name, tmp_path / "model", images)
+    found = FORMATS[name].load(tmp_path / "model")(images[:3])
+    np.testing.assert_allclose(found, of_run.predict(images[:3]), atol=0.05)
+    assert np.abs(found - model.predict(images[:3])).max() > 10 * TOLERANCE  # of one version
+    card = build_model_card(of_run, agreement, format_name=name, file_name="model", checked_on="random images")
+    assert "of the run, which computes in bfloat16; the file was compared in float32." in card
 
 
 def test_the_program_in_a_stablehlo_file(model: TrainedModel, images: np.ndarray, tmp_path: Path) -> None:
@@ -64,6 +82,7 @@ def test_the_program_in_a_stablehlo_file(model: TrainedModel, images: np.ndarray
     export_model(model, "stablehlo", tmp_path / "model", images)
     exported = jax_export.deserialize(bytearray((tmp_path / "model").read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert f" JAX {jax.__version__}, which exported it, or newer" in FORMATS["stablehlo"].interface
     assert str(exported.in_avals[0]) == "uint8[batch,28,28,1]"
     program = exported.mlir_module()
     convolutions = [line for line in program.splitlines() if "stablehlo.convolution" in line]
@@ -102,6 +121,7 @@ def test_an_extra_that_is_not_installed(
         (lambda x: x.astype(jnp.float32).reshape(28 * x.shape[0], 28), "reshape"),
         (lambda x: x.astype(jnp.bfloat16), "convert_element_type"),
         (lambda x: x.astype(jnp.float32) * x.shape[0], "dim_as_value"),
+        (lambda x: jax.lax.pad(x.astype(jnp.float32), 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))), "pad"),
         (lambda x: jax.lax.rev(x.astype(jnp.float32), (1,)), "rev"),
         (lambda x: jax.lax.dot_general(x.astype(jnp.float32), jnp.ones((28, 2)), (((1,), (0,)), ((), ()))), "dot"),
         (

@@ -1,7 +1,7 @@
 """Export of a trained model to one file that does not need this project: StableHLO, ONNX, or NumPy arrays.
 
 StableHLO and ONNX map raw uint8 pixels, in batches of any size, to probabilities, normalization included. Both compute
-in float32, also where JAX's default precision is lower, with XLA's own convolution or their runtime's.
+in float32, also where the model or JAX's default precision is lower, with XLA's own convolution or their runtime's.
 """
 
 import io
@@ -18,6 +18,7 @@ from jax import export
 
 from digits_jax import ops
 from digits_jax.apps import require_extra
+from digits_jax.augment import TEST_TIME_AUGMENTATIONS
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
 
@@ -41,8 +42,15 @@ _INTERFACE = (
 )
 
 
+def _in_float32(model: TrainedModel) -> TrainedModel:
+    """Returns the model with float32 activations; parameters are float32 in any case."""
+    config = model.config.to_dict()
+    config["model"]["dtype"] = "float32"
+    return TrainedModel({**model.run, "config": config}, model.variables, step=model.step, metrics=model.metrics)
+
+
 def _probabilities(model: TrainedModel) -> jax.stages.Wrapped:
-    logits = model.function()
+    logits = _in_float32(model).function()
 
     @jax.jit
     def probabilities(images: jax.Array) -> jax.Array:
@@ -71,8 +79,9 @@ def _load_stablehlo(path: Path) -> Predict:
 def _to_onnx(model: TrainedModel) -> bytes:
     from digits_jax.apps.export.onnx_graph import to_onnx
 
-    logits = model.function()
-    return to_onnx(ops.using("lax")(lambda images: logits(model.variables, images)), model.image_shape)
+    logits = _in_float32(model).function(test_time_augmentation="none")
+    versions = TEST_TIME_AUGMENTATIONS[model.config.test_time_augmentation]
+    return to_onnx(ops.using("lax")(lambda images: logits(model.variables, images)), model.image_shape, versions)
 
 
 def _load_onnx(path: Path) -> Predict:
@@ -104,8 +113,9 @@ FORMATS = {
         "import pathlib, jax.export  # also needs flatbuffers\n"
         'exported = jax.export.deserialize(bytearray(pathlib.Path("{file}").read_bytes()))\n'
         "probabilities = exported.call(images)",
-        f"{_INTERFACE} The program runs on CPUs, NVIDIA GPUs and TPUs, and JAX loads it for at least six months "
-        "([guarantees](https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees)).",
+        f"{_INTERFACE} The program runs on CPUs, NVIDIA GPUs and TPUs. Load it with JAX {jax.__version__}, which "
+        "exported it, or newer: [guaranteed](https://docs.jax.dev/en/latest/export/export.html#compatibility-"
+        "guarantees) are releases up to six months newer and three weeks older.",
     ),
     "onnx": Format(
         ("onnx", "onnxruntime"),

@@ -14,6 +14,8 @@ def build_model_card(
 ) -> str:
     """Builds the Markdown page of an exported file; `checked_on` describes the images that it was compared on."""
     format_, dataset = FORMATS[format_name], model.config.dataset
+    dtype = model.config.model.dtype
+    note = f"This accuracy is of the run, which computes in {dtype}; the file was compared in float32.\n"
     shape = f"`[N, {', '.join(map(str, model.image_shape))}]`"
     return f"""# {model.config.model.name} trained on {dataset.name}
 
@@ -33,7 +35,7 @@ def build_model_card(
 
 The file was reloaded and checked against the model on {agreement.num_images:,} {checked_on}: the predicted classes are
 the same, and probabilities differ by at most {agreement.difference:.1e} (tolerance {TOLERANCE:.0e}).
-
+{"" if dtype == "float32" else note}
 ## Intended use and limitations
 
 For images like the {dataset.train_examples:,} of {dataset.name} that the model was trained on.

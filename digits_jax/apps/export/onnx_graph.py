@@ -27,17 +27,24 @@ _CHANNELS_LAST = {
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
 
 
-def to_onnx(logits: Callable[[jax.Array], jax.Array], image_shape: tuple[int, ...]) -> bytes:
+def to_onnx(logits: Callable, image_shape: tuple[int, ...], versions: Callable | None = None) -> bytes:
     """Converts to a serialized model that maps `images`, uint8 `[batch, H, W, C]`, to `probabilities`, the softmax.
 
-    Raises a UserError if `logits` contains an unsupported operation.
+    With `versions`, of `TEST_TIME_AUGMENTATIONS`, they are the mean over the versions of an image. Raises a UserError
+    if a function contains an unsupported operation.
     """
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), *image_shape), jnp.uint8)
     closed = jax.make_jaxpr(logits)(images)
-    graph = _Graph()
-    result = graph.translate(closed.jaxpr, closed.consts, ["images"])[0]
-    graph.nodes.append(helper.make_node("Softmax", [result], ["probabilities"], axis=-1))
     shape = ["batch", closed.out_avals[0].shape[-1]]
+    graph, batch, count = _Graph(), "images", 1
+    if versions:
+        traced = jax.make_jaxpr(versions)(images)
+        names = graph.translate(traced.jaxpr, traced.consts, ["images"])
+        batch, count = graph._add("Concat", *names, axis=0), len(names)
+    result = graph._add("Softmax", graph.translate(closed.jaxpr, closed.consts, [batch])[0], axis=-1)
+    if versions:
+        graph._add("ReduceMean", graph._add("Reshape", result, np.array([count, -1, shape[1]])), axes=[0], keepdims=0)
+    graph.nodes[-1].output[0] = "probabilities"
     inputs = [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *image_shape])]
     outputs = [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, shape)]
     onnx_graph = helper.make_graph(graph.nodes, "digits_jax", inputs, outputs, graph.constants)
@@ -87,6 +94,8 @@ class _Graph:
             start, stop = (np.array(parameters[key][1:]) for key in ("start_indices", "limit_indices"))
             strides = np.array((parameters["strides"] or (1,) * (1 + len(start)))[1:])
             return self._add("Slice", *inputs, start, stop, np.arange(1, 1 + len(start)), strides)
+        if name == "pad" and _keeps_batch(equation) and not any(inner for *_, inner in parameters["padding_config"]):
+            return self._add("Pad", inputs[0], np.array(parameters["padding_config"])[:, :2].T.reshape(-1), inputs[1])
         is_matrix = all(v.aval.ndim == 2 for v in equation.invars)
         if name == "dot_general" and is_matrix and parameters["dimension_numbers"] == (((1,), (0,)), ((), ())):
             return self._add("MatMul", *inputs)
