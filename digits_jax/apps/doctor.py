@@ -61,11 +61,9 @@ def check_precision() -> Iterator[Finding]:
 
 def check_disk() -> Iterator[Finding]:
     """Measures the space in the directories that commands write to, and writes a temporary file to each."""
-    for what, folder, other in (
-        ("data", data.resolve_data_dir(), "TFDS_DATA_DIR"),
-        ("runs", Path("runs").absolute(), "--workdir"),
-        ("caches", storage.user_cache_dir(), "XDG_CACHE_HOME"),
-    ):
+    folders = data.resolve_data_dir(), Path("runs").absolute(), storage.user_cache_dir()
+    others = "TFDS_DATA_DIR", "--workdir", "XDG_CACHE_HOME"
+    for what, folder, other in zip(("data", "runs", "caches"), folders, others, strict=True):
         existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         try:
             with tempfile.TemporaryFile(dir=existing):
