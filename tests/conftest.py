@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import data
 from digits_jax.config import get_config, resolve
@@ -78,6 +78,21 @@ def new_small_config(data_dir: Path) -> ConfigDict:
 def small_config(data_dir: Path) -> ConfigDict:
     """Softmax regression on 100 optical digits for two epochs: seven steps each, the last one short."""
     return new_small_config(data_dir)
+
+
+@pytest.fixture
+def record_locations(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets runs record where their data are, as those of others may."""
+
+    def record(data_dir: str) -> None:
+        def resolve_and_keep(*arguments: Any, **options: Any) -> FrozenConfigDict:
+            config = ConfigDict(resolve(*arguments, **options).to_dict())
+            config.dataset.update(data_dir=data_dir, source_dir="/nowhere")
+            return FrozenConfigDict(config)
+
+        monkeypatch.setattr("digits_jax.train.resolve", resolve_and_keep)
+
+    return record
 
 
 @pytest.fixture

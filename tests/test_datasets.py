@@ -211,7 +211,7 @@ def test_data_that_cannot_be_had_names_the_ways_out(tiny: ConfigDict) -> None:
     for part in (
         "tiny is not prepared in",
         "http://127.0.0.1:1/train-images-idx3-ubyte.gz cannot be reached",
-        "source_dir=FOLDER",
+        f"python -m digits_jax.data --name=tiny --data_dir={tiny.data_dir} --source_dir=FOLDER",
         "optical_digits",
     ):
         assert part in str(error.value)

@@ -7,6 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from digits_jax import load_model, train
 from digits_jax.apps import predict, reader
 from digits_jax.apps.reader import Reading, digit_reader, load_reader, to_pixels
 from digits_jax.apps.reader.outliers import fit_detector, with_features
+from digits_jax.apps.reader.pictures import Picture
 from digits_jax.apps.reader.strokes import LETTERS, letter_images
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
@@ -30,11 +34,21 @@ pytestmark = pytest.mark.usefixtures("parsed_flags")
 
 
 @pytest.fixture
-def run(small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of a finished run, with a cache of its own; the detector is fitted to few letters."""
+def run(
+    small_config: ConfigDict,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_locations: Callable[[str], None],
+) -> Path:
+    """The directory of a finished run, with a cache of its own; the detector is fitted to few letters.
+
+    Its `run.json` names locations of the data, which are not used.
+    """
     monkeypatch.setattr(digit_reader, "_NUM_LETTERS", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    record_locations(str(tmp_path / "elsewhere"))
     train.train_and_evaluate(small_config, tmp_path / "run")
+    assert str(tmp_path / "elsewhere") in (tmp_path / "run/run.json").read_text()
     return tmp_path / "run"
 
 
@@ -56,7 +70,7 @@ class FakeReader:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Any:
     """A function that calls the command and returns its exit code and output."""
-    monkeypatch.setattr(reader, "load_reader", lambda workdir, checkpoint: FakeReader())
+    monkeypatch.setattr(reader, "load_reader", lambda workdir, **_: FakeReader())
 
     def call(*arguments: str, **flags: Any) -> tuple[int, str, str]:
         with flagsaver.flagsaver(workdir="runs/x", **flags):
@@ -87,7 +101,7 @@ def test_json_and_files_that_cannot_be_read(command: Any, tmp_path: Path) -> Non
     assert code == 1
     refused = f"{tmp_path}/b.png is not a picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"
     assert err == f"error: {refused}\nnote: {tmp_path}/c.gif has 2 frames; only the first is read\n"
-    first, second, third = json.loads(out)
+    first, second, third = map(json.loads, out.splitlines())
     assert first["image"] == f"{tmp_path}/a.png"
     assert first["warning"] is None
     [digit] = first["digits"]
@@ -106,6 +120,41 @@ def test_a_directory_without_pictures_does_not_stop_the_others(command: Any, tmp
     assert out == 2 * f"{tmp_path}/a.png: 7  91.00%   0   1.00%   1   1.00%\n"
     assert err.startswith(f"error: {tmp_path}/empty contains no pictures: expected files that end in .png, ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_each_picture_is_printed_as_it_is_read(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, json: bool
+) -> None:
+    """A pipe or file is buffered: what is not flushed is lost if the command is killed."""
+    picture("7").save(tmp_path / "a.png")
+    read, printed = reader.read_picture, []
+
+    def look_and_read(file: str) -> Picture:
+        printed.append((tmp_path / "out").read_text())
+        return read(file)
+
+    monkeypatch.setattr(reader, "read_picture", look_and_read)
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        command(*[str(tmp_path / "a.png")] * 2, json=json)
+    assert [text.count("\n") for text in printed] == [0, 1]
+
+
+def test_the_contact_sheet_keeps_no_pixels(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture("7").save(tmp_path / "a.png")
+    read = reader.read_picture
+    seen: list[Any] = []
+
+    def read_and_watch(file: str) -> Picture:
+        assert all(pixels() is None for pixels in seen[:-1])  # the last ones are in use until this returns
+        found = read(file)
+        seen.append(weakref.ref(found.pixels))
+        return found
+
+    monkeypatch.setattr(reader, "read_picture", read_and_watch)
+    assert command(*[str(tmp_path / "a.png")] * 4, show=str(tmp_path / "seen.png"))[0] == 0
+    assert len(seen) == 4
 
 
 def test_an_output_that_is_closed_early(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +204,10 @@ def test_mistakes_in_the_command(command: Any) -> None:
         command("a.png", show="seen.jpg")
 
 
-def test_the_reader_is_cached(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_reader_is_cached(
+    run: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    load_reader = partial(reader.load_reader, data_dir=str(data_dir))
     first = load_reader(str(run), checkpoint="best")
     assert capsys.readouterr().err == "fitting the outlier detector (once, about half a minute)\n"
     second = load_reader(str(run), checkpoint="best")
@@ -168,10 +220,17 @@ def test_the_reader_is_cached(run: Path, capsys: pytest.CaptureFixture) -> None:
         assert (a.box, a.warning) == (b.box, b.warning)
     # The cache is for this run and its current checkpoints only, and is rebuilt if it is damaged.
     [cached] = (run.parent / "cache").rglob("*.npz")
-    cached.write_bytes(cached.read_bytes()[:1000])
+    content = cached.read_bytes()
+    cached.write_bytes(content.replace(b"kernel", b"kernal"))
     load_reader(str(run), checkpoint="best")
+    assert cached.read_bytes() == content
+    (run.parent / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(run.parent / "file"))
     load_reader(str(run), checkpoint="latest")
-    assert capsys.readouterr().err.count("once") == 2
+    first, second, *_, warning = capsys.readouterr().err.splitlines()
+    assert first == second == "fitting the outlier detector (once, about half a minute)"
+    assert re.fullmatch(r"warning: .*file/.*npz cannot be written \(Not a directory\): the next .* slow", warning)
+    assert not (run.parent / "elsewhere").exists()
 
 
 def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

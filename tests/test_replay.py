@@ -1,5 +1,7 @@
 """The steps of a run once more, beside what the run itself made of them."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +48,14 @@ def test_the_command_shows_where_it_went_wrong(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
+    record_locations: Callable[[str], None],
 ) -> None:
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    record_locations("gs://elsewhere")  # which is not used
     small_config.learning_rates = (1.0, 1e38)
     with pytest.raises(UserError, match="--steps=7:11"):
         train.train_and_evaluate(small_config, tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["dataset"]["data_dir"] == "gs://elsewhere"
     capsys.readouterr()
     run_command(tmp_path, "7:9")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -58,9 +63,21 @@ def test_the_command_shows_where_it_went_wrong(
     assert seventh[1] == "1e+38"
     assert seventh[5:] == []
     assert eighth[5:] == ["the", "loss", "is", "nan"]
+    for steps in ("14:16", "20:22"):
+        with pytest.raises(ConfigError, match=f"--steps is '{steps}': the run has 14 steps, expected LAST up to that"):
+            run_command(tmp_path, steps)
     (tmp_path / "checkpoints/0").rename(tmp_path / "gone")
     with pytest.raises(UserError, match="no longer has a checkpoint of step 3 or before it"):
         run_command(tmp_path, "3:4")
+
+
+def test_a_run_that_stopped_early(small_config: ConfigDict, data_dir: Path, tmp_path: Path) -> None:
+    small_config.update(early_stopping_epochs=1, learning_rates=(0.01, 1e-9), epochs=(1, 5))
+    num_steps = 7 * len(train.train_and_evaluate(small_config, tmp_path))
+    assert num_steps < 7 * 6
+    message = f"the run has {num_steps} steps"
+    with pytest.raises(ConfigError, match=message), flagsaver.flagsaver(data_dir=str(data_dir)):
+        run_command(tmp_path, f"{num_steps}:{num_steps + 1}")
 
 
 @pytest.mark.parametrize("steps", ["", "7", "9:7", "7:7", "a:b"])

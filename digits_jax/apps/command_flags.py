@@ -1,4 +1,4 @@
-"""Flags that several commands share to select a trained model, and the directory that they write to."""
+"""Flags that several commands share to select a trained model and its data, and the directory that they write to."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ from digits_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run, local or gs://BUCKET/PATH")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "'best' (the epoch that the run selected), 'latest' or a step")
+# Instead of any location in a run's files, which may come from elsewhere.
+DATA_DIR = flags.DEFINE_string("data_dir", None, "directory of prepared data; default: $TFDS_DATA_DIR")
 
 
 def required_workdir() -> str:

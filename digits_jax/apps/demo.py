@@ -15,7 +15,7 @@ from absl import flags
 
 from digits_jax import cli
 from digits_jax.apps import reader, require_extra
-from digits_jax.apps.command_flags import CHECKPOINT, required_workdir
+from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, required_workdir
 from digits_jax.errors import UserError
 
 HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on")
@@ -112,14 +112,14 @@ def main(argv: list[str]) -> None:
     require_extra("demo", ("flask", "waitress", "scipy"), needed_by="the demo")
     from waitress.server import create_server
 
-    app = create_app(reader.load_reader(workdir, checkpoint=CHECKPOINT.value), address=HOST.value)
-    # Silent connections are closed after ten seconds. More of them than waitress accepts by default are held until then
-    # so that they do not block others; select() would fail above 1,024 file descriptors, poll() does not.
-    limits = {"connection_limit": 500, "channel_timeout": 10, "cleanup_interval": 1, "asyncore_use_poll": True}
+    digit_reader = reader.load_reader(workdir, checkpoint=CHECKPOINT.value, data_dir=DATA_DIR.value)
+    app = create_app(digit_reader, address=HOST.value)
+    # Silent connections are closed after ten seconds; until then, 500 do not block others. select() has fewer.
     try:
         server = create_server(
-            app, host=HOST.value, port=PORT.value, threads=2, ident=None, max_request_body_size=_MAX_REQUEST, **limits
-        )
+            app, host=HOST.value, port=PORT.value, threads=2, ident=None, max_request_body_size=_MAX_REQUEST,
+            connection_limit=500, channel_timeout=10, cleanup_interval=1, asyncore_use_poll=True,
+        )  # fmt: skip
     except (OSError, ValueError) as error:  # ValueError: the host name cannot be resolved
         raise UserError(f"cannot listen on {HOST.value}:{PORT.value} ({error}): give another --port") from None
     name = f"[{HOST.value}]" if ":" in HOST.value else HOST.value

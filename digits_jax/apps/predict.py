@@ -13,10 +13,10 @@ from absl import flags
 
 from digits_jax import cli
 from digits_jax.apps import reader, require_extra
-from digits_jax.apps.command_flags import CHECKPOINT, required_workdir
+from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, required_workdir
 from digits_jax.errors import ConfigError, UserError
 
-JSON = flags.DEFINE_bool("json", False, "print one JSON document")
+JSON = flags.DEFINE_bool("json", False, "print a line of JSON per picture (JSON Lines), as it is read")
 SHOW = flags.DEFINE_string("show", None, "PNG file to write, with the pictures and the model's inputs")
 
 _NO_DIGIT = "no digit found"
@@ -55,33 +55,29 @@ def _predict(paths: list[str]) -> int:
     if SHOW.value is not None and not SHOW.value.endswith(".png"):
         raise ConfigError(f"--show is {SHOW.value!r}: expected a PNG file, such as seen.png")
     require_extra("apps", ("scipy",), needed_by="reading pictures")
-    digit_reader = reader.load_reader(workdir, checkpoint=CHECKPOINT.value)
-    results, shown, num_errors = [], [], 0
+    digit_reader = reader.load_reader(workdir, checkpoint=CHECKPOINT.value, data_dir=DATA_DIR.value)
+    shown, num_errors = [], 0
     for name in (file for path in paths for file in reader.list_pictures(path)):
         try:
             picture = reader.read_picture(name)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            results.append({"image": name, "error": str(error)})
+            if JSON.value:
+                print(json.dumps({"image": name, "error": str(error)}), flush=True)
             num_errors += 1
             continue
         if picture.frames > 1:
             print(f"note: {name} has {picture.frames} frames; only the first is read", file=sys.stderr)
         readings = digit_reader.read(picture.pixels)
-        results.append(as_json(name, readings))
+        print(json.dumps(as_json(name, readings)) if JSON.value else as_text(name, readings), flush=True)
         if SHOW.value is not None:
-            shown.append((picture.pixels, readings))
-        if not JSON.value:
-            print(as_text(name, readings))
-    if JSON.value:
-        print(json.dumps(results, indent=1))
+            shown.append(reader.draw_cell(picture.pixels, readings))  # the pixels alone take up to 17 MB
     if shown:
         try:
             reader.draw_sheet(shown).save(str(SHOW.value), "PNG")
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"{SHOW.value} cannot be written ({reason}): give another, --show=FILE") from None
-    sys.stdout.flush()
     return 1 if num_errors else 0
 
 

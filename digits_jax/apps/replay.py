@@ -5,7 +5,6 @@ It resumes from the last checkpoint before them and saves nothing.
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,12 +15,14 @@ from absl import flags
 from ml_collections import FrozenConfigDict
 
 from digits_jax import cli, data, parallel, storage
+from digits_jax.apps.command_flags import DATA_DIR
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import create_recipe
 from digits_jax.metrics import Metrics
 from digits_jax.runs.checkpoint import Checkpoints, Progress
 from digits_jax.runs.diagnosis import build_single_steps, largest_parameter, single_steps
 from digits_jax.runs.identity import from_recorded
+from digits_jax.runs.result import read_result
 from digits_jax.runs.workdir import Workdir
 from digits_jax.train_step import make_train_steps
 
@@ -71,16 +72,22 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--steps is {STEPS.value!r}: expected FIRST:LAST with FIRST below LAST, such as 40:60")
     first, last = int(found[1]), int(found[2])
     with storage.local_copy(argv[1]) as mirror:
-        _show(Workdir(mirror.local if mirror else Path(argv[1])), first, last)
+        _show(Workdir(mirror.local if mirror else storage.open_path(argv[1])), first, last)
 
 
 def _show(folder: Workdir, first: int, last: int) -> None:
     config = from_recorded(folder.read_run()["config"])
-    dataset = data.load_configured(config.dataset)
+    section = {**config.dataset, "data_dir": DATA_DIR.value, "source_dir": None}
+    dataset = data.load_configured(FrozenConfigDict(section))
     folder.open(config, dataset)
     checkpoints = Checkpoints(folder.checkpoints, folder.identity)
     try:
-        initial_state = build_single_steps(config, dataset).create_state(np.uint32(config.seed))
+        experiment = build_single_steps(config, dataset)
+        result = read_result(folder)  # of a run that stopped early, too
+        num_steps = result["final"]["step"] if result else sum(config.epochs) * experiment.steps_per_epoch
+        if last > num_steps:
+            raise ConfigError(f"--steps is {STEPS.value!r}: the run has {num_steps} steps, expected LAST up to that")
+        initial_state = experiment.create_state(np.uint32(config.seed))
         start = checkpoints.restore(Progress.at_the_start(initial_state), step=first)
         if start is None:
             raise UserError(f"{folder.checkpoints} no longer has a checkpoint of step {first} or before it")

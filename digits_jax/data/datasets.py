@@ -122,9 +122,9 @@ def _configured_data_dir(data_dir: str | None) -> str:
     return data_dir or os.environ.get("TFDS_DATA_DIR") or _DEFAULT_DATA_DIR
 
 
-def cache_file(name: str) -> Path:
-    """Returns the path of a data set's cached arrays in the default directory, for `read_cache`."""
-    return resolve_data_dir() / name / DATASETS[name].version / _CACHE_FILE
+def cache_file(name: str, data_dir: str | None = None) -> Path:
+    """Returns the path of a data set's cached arrays, for `read_cache`; see `resolve_data_dir`."""
+    return resolve_data_dir(data_dir) / name / DATASETS[name].version / _CACHE_FILE
 
 
 @contextlib.contextmanager
@@ -177,8 +177,8 @@ def _load_all(name: str, root: Path, source: Path | None) -> tuple[Arrays, str]:
             if source:
                 raise
             raise UserError(
-                f"{name} is not prepared in {root} and {error}: give --config.dataset.source_dir=FOLDER with its IDX "
-                "files, or --config.dataset.name=optical_digits, which needs no network"
+                f"{name} is not prepared in {root} and {error}: prepare its IDX files, python -m digits_jax.data "
+                f"--name={name} --data_dir={root} --source_dir=FOLDER, or use optical_digits, which needs no network"
             ) from None
         print(f"preparing {name} in {prepared} (once; about ten seconds)", file=sys.stderr)
         tfds_store.prepare(root, name, spec, arrays)

@@ -65,13 +65,13 @@ def pictures() -> list[Image.Image]:
 
 def main(argv: list[str]) -> None:
     workdir = cli.required("workdir", "runs/bn_dropout/0123abcd")
-    from digits_jax.apps.reader.contact_sheet import draw_sheet
+    from digits_jax.apps.reader.contact_sheet import draw_cell, draw_sheet
     from digits_jax.apps.reader.digit_reader import load_reader
     from digits_jax.apps.reader.pictures import to_pixels
 
     reader = load_reader(workdir, checkpoint=CHECKPOINT.value)
-    readings = [(pixels, reader.read(pixels)) for pixels in map(to_pixels, pictures())]
-    draw_sheet(readings, columns=2).quantize(128).save(Path(DOCS.value) / "predict.png", optimize=True)
+    cells = [draw_cell(pixels, reader.read(pixels)) for pixels in map(to_pixels, pictures())]
+    draw_sheet(cells, columns=2).quantize(128).save(Path(DOCS.value) / "predict.png", optimize=True)
 
 
 if __name__ == "__main__":

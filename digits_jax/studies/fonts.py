@@ -48,7 +48,7 @@ def measure(reader: DigitReader) -> dict[str, Any]:
     others = {kind: others_of(kind) for kind in OTHERS}
     for picture, letter in (pair for font in FONTS for pair in letters_of(font)):
         others.setdefault("letter shaped like a digit" if letter in DIGIT_SHAPED else "letter", []).append(picture)
-    images, labels = data.load_configured(reader.model.config.dataset).split("test")
+    images, labels = data.load(reader.model.config.dataset.name).split("test")
     images = images[..., 0]
     probabilities, strange = reader.predict(images)
     correct = int((probabilities.argmax(axis=1) == labels).sum())

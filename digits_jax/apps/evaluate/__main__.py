@@ -8,7 +8,7 @@ from absl import flags
 from rich.markdown import Markdown
 
 from digits_jax import cli, data, storage
-from digits_jax.apps.command_flags import CHECKPOINT, output_directory, required_workdir
+from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, output_directory, required_workdir
 from digits_jax.apps.evaluate.evaluation import evaluate
 from digits_jax.apps.evaluate.page import build_tables, write_evaluation
 from digits_jax.errors import ConfigError
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     name = DATASET.value or model.config.dataset.name
     if name not in data.DATASETS:
         raise ConfigError(f"--dataset is {name!r}: expected one of {', '.join(data.DATASETS)}")
-    dataset = data.load(name)
+    dataset = data.load(name, data_dir=DATA_DIR.value)
     trained_on = model.run["dataset"]
     if dataset.name == trained_on["name"] and dataset.sha256 != trained_on["sha256"]:
         cli.warn(f"{dataset.name} is not the version that the model was trained on: SHA-256 {dataset.sha256[:8]}...")

@@ -9,7 +9,7 @@ from absl import flags
 from scipy import ndimage
 
 from digits_jax import cli, data, load_model, storage
-from digits_jax.apps.command_flags import CHECKPOINT, output_directory, required_workdir
+from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, output_directory, required_workdir
 from digits_jax.apps.export.formats import FORMATS, export_model
 from digits_jax.apps.export.model_card import build_model_card
 from digits_jax.data import read_cache
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
 def _images(model: TrainedModel) -> tuple[np.ndarray, str]:
     """Returns images to check an export on, and their description, without downloading any."""
     name = model.config.dataset.name
-    cached = read_cache(data.cache_file(name))
+    cached = read_cache(data.cache_file(name, DATA_DIR.value))
     if cached and cached[0].test_images.shape[1:] == model.image_shape:
         return cached[0].test_images, f"test images of {name}"
     # Blobs about as bright and coarse as digits: white noise drives a model far from where it is used.

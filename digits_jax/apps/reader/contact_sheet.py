@@ -13,9 +13,8 @@ _TILE = (_HEIGHT - _CAPTION) // SIZE * SIZE  # pixels: the side of a digit
 _WHITE, _TEXT, _REJECTED, _FRAME = "#ffffff", "#1b1c1e", "#8f4700", "#d55e00"
 
 
-def draw_sheet(results: Sequence[tuple[np.ndarray, Sequence[Reading]]], *, columns: int = 1) -> Image.Image:
-    """Draws a grid of pictures, given by their pixels `[H, W, 4]`, each with its digits; `columns` to a row."""
-    cells = [_draw_cell(pixels, readings) for pixels, readings in results]
+def draw_sheet(cells: Sequence[Image.Image], *, columns: int = 1) -> Image.Image:
+    """Draws a grid of what `draw_cell` returns, `columns` to a row."""
     widths = [max(cell.width for cell in cells[column::columns]) for column in range(min(columns, len(cells)))]
     rows = -(-len(cells) // columns)
     sheet = Image.new("RGB", (sum(widths) + _GAP * (len(widths) + 1), rows * (_HEIGHT + _GAP) + _GAP), _WHITE)
@@ -25,7 +24,8 @@ def draw_sheet(results: Sequence[tuple[np.ndarray, Sequence[Reading]]], *, colum
     return sheet
 
 
-def _draw_cell(pixels: np.ndarray, readings: Sequence[Reading]) -> Image.Image:
+def draw_cell(pixels: np.ndarray, readings: Sequence[Reading]) -> Image.Image:
+    """Draws a small picture, given by its pixels `[H, W, 4]`, and beside it its digits."""
     height, width = pixels.shape[:2]
     scale = _HEIGHT / max(height, width)
     picture = Image.fromarray((255 * (pixels[..., :3] + 1 - pixels[..., 3:])).clip(0, 255).astype(np.uint8))

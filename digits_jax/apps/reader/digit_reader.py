@@ -5,15 +5,15 @@ two: reading the checkpoint would double that, and computing the features of the
 """
 
 import hashlib
+import io
 import json
-import os
 import sys
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import FrozenConfigDict
 
 from digits_jax import data, storage
 from digits_jax.apps.reader.normalization import SIZE, find_digits
@@ -23,7 +23,7 @@ from digits_jax.apps.reader.strokes import letter_images
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel, load_model
 
-_CACHE_VERSION = "1"  # changes with the content of a cache file
+_CACHE_VERSION = "2"  # changes with the content of a cache file
 _NUM_DIGITS, _NUM_LETTERS = 20_000, 60  # that the detector is fitted to: training images, and drawings of each letter
 _OUTLIER = "unlike the digits that the model was trained on"
 _SURROUNDED = "among shapes that are not digits"
@@ -85,16 +85,17 @@ class DigitReader:
         return exponentials / exponentials.sum(axis=1, keepdims=True), is_outlier
 
 
-def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
+def load_reader(workdir: str, *, checkpoint: str, data_dir: str | None = None) -> DigitReader:
     """Loads a run's model and its outlier detector from the cache, or builds and caches them.
 
-    Without the training images there is no detector; a warning on standard error says so.
+    The training images are read from `data_dir` as by `data.load`. Without them there is no detector; a warning on
+    standard error says so.
 
     Raises:
       UserError, ConfigError: as for `load_model`, or the model's images are not 28x28x1.
     """
     storage.enable_compilation_cache()
-    file = None if storage.is_bucket(workdir) else _cache_file(Path(workdir), checkpoint)
+    file = None if storage.is_bucket(workdir) else _cache_file(storage.open_path(workdir), checkpoint)
     if file is not None and (cached := _read_cache(file)):
         return cached
     model = load_model(workdir, checkpoint=checkpoint)
@@ -103,7 +104,8 @@ def load_reader(workdir: str, *, checkpoint: str) -> DigitReader:
         raise UserError(f"{workdir} has images of {height}x{width}x{channels}: expected a run on images of 28x28x1")
 
     try:
-        images = data.load_configured(model.config.dataset).split("train")[0]
+        section = {**model.config.dataset, "data_dir": data_dir, "source_dir": None}
+        images = data.load_configured(FrozenConfigDict(section)).split("train")[0]
     except UserError as error:
         print(f"warning: inputs that are not digits may be accepted, without training images: {error}", file=sys.stderr)
         return DigitReader(model, None)
@@ -119,18 +121,19 @@ def _cache_file(workdir: Path, checkpoint: str) -> Path:
     """Returns a path that depends on the run, all of its checkpoints, and which of them is asked for."""
     digest = hashlib.sha256(f"{_CACHE_VERSION} {checkpoint}\n".encode())
     for path in [workdir / "run.json", *sorted(workdir.glob(f"checkpoints/*/{storage.MANIFEST}"))]:
-        digest.update(path.read_bytes() if path.exists() else b"")
+        digest.update(storage.read_text(path).encode() if path.exists() else b"")
     return storage.user_cache_dir() / "readers" / f"{digest.hexdigest()[:16]}.npz"
 
 
 def _write_cache(file: Path, model: TrainedModel, detector: OutlierDetector) -> None:
+    """Writes the arrays of a reader as an `.npz` file that ends in the SHA-256 of its bytes."""
     about = json.dumps({"run": model.run, "step": model.step, "metrics": model.metrics})
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    archive = io.BytesIO()
+    np.savez(archive, about=np.array(about), **detector._asdict(), **flatten_dict(model.variables, sep="/"))
+    content = archive.getvalue()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as opened:
-            np.savez(opened, about=about, **detector._asdict(), **flatten_dict(model.variables, sep="/"))
-        temporary.replace(file)
+        storage.replace_bytes(file, content + hashlib.sha256(content).digest())
     except OSError as error:
         print(f"warning: {file} cannot be written ({error.strerror}): the next start is as slow", file=sys.stderr)
 
@@ -138,10 +141,13 @@ def _write_cache(file: Path, model: TrainedModel, detector: OutlierDetector) -> 
 def _read_cache(file: Path) -> DigitReader | None:
     """Returns the cached reader, or None if there is none or it is damaged."""
     try:
-        with file.open("rb") as opened, np.load(opened) as arrays:  # opened here: np.load leaves a damaged file open
-            about = json.loads(str(arrays["about"]))
-            detector = OutlierDetector(*(arrays[name] for name in OutlierDetector._fields))
-            variables = unflatten_dict({name: arrays[name] for name in arrays.files if "/" in name}, sep="/")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        content = file.read_bytes()
+    except OSError:
         return None
+    if hashlib.sha256(memoryview(content)[:-32]).digest() != content[-32:]:
+        return None
+    with np.load(io.BytesIO(content)) as arrays:
+        about = json.loads(str(arrays["about"]))
+        detector = OutlierDetector(*(arrays[name] for name in OutlierDetector._fields))
+        variables = unflatten_dict({name: arrays[name] for name in arrays.files if "/" in name}, sep="/")
     return DigitReader(TrainedModel(variables={"batch_stats": {}, **variables}, **about), detector)
