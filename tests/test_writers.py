@@ -23,39 +23,56 @@ ROWS = [
 ]  # fmt: skip
 
 
-def read_events(folder: Path) -> list[tuple[int, str, float | str]]:
-    """All scalars and texts of the event files in a folder: length, its checksum, the record, its checksum."""
+def read_events(folder: Path) -> list[event_pb2.Event]:
+    """What TensorBoard shows of a folder's event files: each record is its length, a checksum, an event, a checksum."""
     assert RecordWriter  # the format read here is what this class writes
-    found: list[tuple[int, str, float | str]] = []
+    found: list[event_pb2.Event] = []
     for path in sorted(folder.iterdir()):
         content, position = path.read_bytes(), 0
         while position < len(content):
             length = int.from_bytes(content[position : position + 8], "little")
             event = event_pb2.Event.FromString(content[position + 12 : position + 12 + length])
-            for value in event.summary.value:
-                texts = [text.decode() for text in value.tensor.string_val]
-                found.append((event.step, value.tag, texts[0] if texts else value.simple_value))
+            if event.session_log.status == event_pb2.SessionLog.START:
+                found = [earlier for earlier in found if earlier.step < event.step]
+            found.append(event)
             position += 12 + length + 4
     return found
 
 
-def test_tensorboard_has_each_row_once_after_a_resume(tmp_path: Path) -> None:
-    first = writers.TensorBoardWriter(tmp_path / "tensorboard", {"seed": 3})
-    for count in (0, 1, 2):
-        first.write(ROWS[:count])
-    first.close()
-    for path in (tmp_path / "tensorboard").iterdir():
-        path.rename(path.with_name("events.out.tfevents.0"))  # its real name has the second it was made in
-    second = writers.TensorBoardWriter(tmp_path / "tensorboard", {"seed": 3})
-    for count in (2, 3, 4):
-        second.write(ROWS[:count])
-    second.close()
-    events = read_events(tmp_path / "tensorboard")
-    accuracy = [(step, value) for step, tag, value in events if tag == "test/accuracy"]
-    assert accuracy == [(row["step"], pytest.approx(row["test/accuracy"])) for row in ROWS]
-    (config,) = [value for _, tag, value in events if tag.startswith("config")]
-    assert '"seed": 3' in str(config)
-    assert {tag for _, tag, value in events if isinstance(value, float)} == set(ROWS[0]) - {"epoch", "step"}
+def scalars(folder: Path, tag: str) -> dict[int, tuple[float, float]]:
+    """By step the value and the wall time; each step once."""
+    events = [(event, value) for event in read_events(folder) for value in event.summary.value if value.tag == tag]
+    assert len({event.step for event, _ in events}) == len(events)
+    return {event.step: (value.simple_value, event.wall_time) for event, value in events}
+
+
+def write_to_tensorboard(folder: Path, *counts: int, num_written: int) -> None:
+    writer = writers.TensorBoardWriter(folder, {"seed": 3}, num_written=num_written)
+    for count in counts:
+        writer.write(ROWS[:count])
+    writer.close()
+
+
+def test_tensorboard_keeps_the_wall_time_of_what_a_resumed_run_has(tmp_path: Path) -> None:
+    write_to_tensorboard(tmp_path / "tb", 0, 1, 2, 3, num_written=0)
+    before = scalars(tmp_path / "tb", "test/accuracy")
+    # The third row was not in metrics.jsonl yet; or an earlier checkpoint was restored.
+    for num_written, counts in ((2, (2,)), (2, (2, 3, 4)), (4, (1, 2, 3)), (3, (4,))):
+        write_to_tensorboard(tmp_path / "tb", *counts, num_written=num_written)
+        after = scalars(tmp_path / "tb", "test/accuracy")
+        kept = min(num_written, counts[0])
+        assert [after[10 * n] for n in range(1, kept + 1)] == [before[10 * n] for n in range(1, kept + 1)]
+        if counts[-1] > kept:
+            assert {step: value for step, (value, _) in after.items()} == {
+                row["step"]: pytest.approx(row["test/accuracy"]) for row in ROWS[: counts[-1]]
+            }
+            assert all(after[10 * n][1] > before[10][1] for n in range(kept + 1, counts[-1] + 1))
+        before = after
+    events = read_events(tmp_path / "tb")
+    (config,) = [v for event in events for v in event.summary.value if v.tag.startswith("config")]
+    assert '"seed": 3' in config.tensor.string_val[0].decode()
+    tags = {value.tag for event in events for value in event.summary.value} - {config.tag}
+    assert tags == set(ROWS[0]) - {"epoch", "step"}
 
 
 class FakeWandb:

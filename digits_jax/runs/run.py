@@ -157,9 +157,10 @@ class Run:
     def write(self, rows: list[Row]) -> None:
         """Writes the rows of all epochs so far to `metrics.jsonl`, TensorBoard and the other writers."""
         with parallel.together(), self.saving("the metrics"):
-            storage.replace_text(self.folder.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
             for writer in self.writers:
                 writer.write(rows)
+            # Last: its number of rows tells the next process what the writers have.
+            storage.replace_text(self.folder.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
             self._publish()
 
     @contextlib.contextmanager

@@ -2,12 +2,13 @@
 
 import importlib.util
 import json
-import shutil
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
 from ml_collections import FrozenConfigDict
 
+from digits_jax import storage
 from digits_jax.errors import UserError
 from digits_jax.runs.history import Row
 from digits_jax.runs.identity import config_hash
@@ -25,26 +26,39 @@ class Writer(Protocol):
 
 
 class TensorBoardWriter:
-    """A writer of TensorBoard event files, rewritten by each process, so that a resumed run has no row twice."""
+    """A writer of TensorBoard event files.
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        from tensorboardX import SummaryWriter
+    A resumed process adds a file, so that earlier rows keep their wall time. It purges what files before it have beyond
+    the rows that it resumes from.
+    """
 
-        shutil.rmtree(folder, ignore_errors=True)
-        self._writer = SummaryWriter(str(folder))
-        self._writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```")  # as Markdown
-        self._num_written = 0
+    def __init__(self, folder: Path, config: dict[str, Any], *, num_written: int) -> None:
+        """Takes the number of rows that earlier processes are known to have written."""
+        self._folder = folder
+        self._config = config
+        self._num_written = num_written if folder.exists() else 0
+        self._writer: Any = None
 
     def write(self, rows: list[Row]) -> None:
-        for row in rows[self._num_written :]:
+        written, new = rows[: self._num_written], rows[self._num_written :]
+        self._num_written = len(rows)
+        if new and self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            start, suffix = written[-1]["step"] + 1 if written else 0, f".{time.time_ns()}"  # names have seconds only
+            self._writer = SummaryWriter(str(self._folder), purge_step=start, filename_suffix=suffix)
+            if not written:
+                self._writer.add_text("config", f"```\n{json.dumps(self._config, indent=2)}\n```", 0)  # as Markdown
+        for row in new:
             for key, value in row.items():
                 if key not in ("step", "epoch"):
                     self._writer.add_scalar(key, value, row["step"])
-        self._num_written = len(rows)
-        self._writer.flush()
+        if new:
+            self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
 
 class WandbWriter:
@@ -71,7 +85,8 @@ def create_writers(folder: Workdir, config: FrozenConfigDict, *, name: str, wand
     """Creates a run's writers: TensorBoard if tensorboardX is installed, Weights & Biases if a project is given."""
     writers: list[Writer] = []
     if importlib.util.find_spec("tensorboardX"):
-        writers.append(TensorBoardWriter(folder.tensorboard, config.to_dict()))
+        text = storage.read_text(folder.metrics_file) if folder.metrics_file.exists() else ""
+        writers.append(TensorBoardWriter(folder.tensorboard, config.to_dict(), num_written=text.count("\n")))
     if wandb_project:
         fields = {"name": f"{name} {config_hash(config)}", "config": config.to_dict(), "folder": folder.path}
         writers.append(WandbWriter(project=wandb_project, run_id=config_hash(config), **fields))
