@@ -13,11 +13,11 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import data, parallel, runs
 from digits_jax.config import resolve, validate
-from digits_jax.evaluate import evaluate
 from digits_jax.experiment import Experiment, build
 from digits_jax.input_pipeline import epoch_batches
 from digits_jax.metrics import Metrics
 from digits_jax.runs import Progress, Row, Run, console
+from digits_jax.runs.console import evaluate
 from digits_jax.runs.history import best_row, score_key
 from digits_jax.storage import PathLike
 from digits_jax.train_step import create_keys
@@ -135,7 +135,7 @@ def _train_epoch(
     batches = parallel.stack([shuffle(create_keys(done.state.seed).order) for done in progress.values()])
     state, metrics = parallel.stack([(done.state, done.metrics) for done in progress.values()])
     # A call of no steps only compiles, so that the clock measures training.
-    with console.compiling():
+    with console.status("compiling"):
         for call in pipeline.empty_calls(batches):
             state, metrics = experiment.train_steps(state, metrics, *call)
     begin = time.perf_counter() - count * first.seconds

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 
+import digits_jax.evaluate
 from digits_jax import parallel
 from digits_jax.cli import console, duration, percent, warn
 from digits_jax.experiment import Experiment
@@ -43,7 +44,7 @@ def announce(experiment: Experiment, progress: Mapping["Run", Progress], *, is_f
         status = f"; resuming from step {done.step:,} ({len(done.rows)} epochs done)" if done.step else ""
         if run.is_finished(done.rows):
             status = "; finished, nothing is left to train"
-        console.print(f"seed {run.config.seed} in {run.path}{status}", markup=False)
+        console.print(f"seed {run.config.seed} in {run.path}{status}")
         for warning in run.warnings:
             warn(warning)
     if len(progress) > 1:
@@ -92,7 +93,7 @@ def show_epoch(experiment: Experiment, rows: Sequence[Row]) -> None:
 
 
 def _loss_name(prefix: str) -> str:
-    return f"{prefix.replace('_', ' ')} loss"
+    return f"{prefix.replace('_', ' ').replace('validation', 'val')} loss"
 
 
 def show_results(finished: Sequence["Run"]) -> None:
@@ -120,7 +121,7 @@ def show_results(finished: Sequence["Run"]) -> None:
         console.print(table)
     seconds = sum(row["train/seconds"] for result in results for row in result["epochs"])
     workdirs = ", ".join(run.path for run in finished)
-    console.print(f"trained in {duration(seconds)}; everything is in {workdirs}", markup=False)
+    console.print(f"trained in {duration(seconds)}; everything is in {workdirs}")
 
 
 def _scores(row: Row) -> list[str]:
@@ -154,9 +155,14 @@ def progress_bar(epoch: int, num_epochs: int, *, total: int) -> Iterator[Callabl
         yield bar
 
 
-def compiling() -> AbstractContextManager[object]:
-    """Shows that a program is being compiled, only on a terminal."""
-    return console.status("compiling") if _is_live() else nullcontext()
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """Shows what is being done, such as compiling, only on a terminal."""
+    with console.status(text) if _is_live() else nullcontext():
+        yield
+
+
+evaluate = status("evaluating")(digits_jax.evaluate.evaluate)  # as that, and shows it
 
 
 def _is_live() -> bool:
