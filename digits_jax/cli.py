@@ -1,13 +1,17 @@
 """Shared by all commands: parses flags, turns a user's mistake into one line and an exit code, prints.
 
-Exit codes: 0 done, 1 data or files are unusable or training diverged, 2 the command line or config is wrong, 75 stopped
-by SIGTERM or SIGUSR1 and 130 by Ctrl-C, everything saved.
+Exit codes: 0 done, 1 data or files are unusable or training diverged, 2 the command line or config is wrong; those of
+`EXIT_CODES` stopped by a signal, everything saved.
 """
 
 import contextlib
+import errno
 import functools
+import io
+import os
 import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,11 +19,40 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from digits_jax.errors import ConfigError, UserError
 
-console = Console(highlight=False, soft_wrap=True)
+# SIGINT is Ctrl-C, SIGTERM what schedulers send before they kill, SIGUSR1 SLURM's warning (`--signal=USR1@60`), SIGHUP
+# a closed terminal. SIGPIPE, which any socket may cause, has no handler: it stands for a closed standard output.
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGPIPE: 141}
+EXIT_CODES |= dict.fromkeys((signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP), 75)  # EX_TEMPFAIL of sysexits.h: try again
+
+
+class Terminal(Console):
+    """Standard output, for plain text. Once its reader is gone, as in `| head`, it discards the rest."""
+
+    is_closed = False  # of all instances: a process has one standard output
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Discards what is still printed. Rich's default ends the process, before anything is saved."""
+        Terminal.is_closed = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def _check_buffer(self) -> None:  # where Rich writes
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            if error.errno != errno.EIO:  # the terminal is closed
+                raise
+            self.on_broken_pipe()
+
+
+console = Terminal()
 
 
 def run(main: Callable[[list[str]], int | None], *, positional: bool = False) -> NoReturn:
@@ -30,16 +63,62 @@ def run(main: Callable[[list[str]], int | None], *, positional: bool = False) ->
 
     def guarded_main(argv: list[str]) -> int | None:
         try:
-            return main(argv)
+            code = main(argv)
+            print(end="", flush=True)  # at exit, an error would be a traceback
+            return code
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
+            return _fail(error, error.exit_code)
+        except OSError as error:  # one that nobody has explained, such as a full disk
+            if not error.filename:
+                console.on_broken_pipe()  # or the flush at exit would fail, too
+            if isinstance(error, BrokenPipeError):
+                return EXIT_CODES[signal.SIGPIPE]
+            name = error.filename2 or error.filename or "standard output or a connection"
+            return _fail(f"{name} cannot be used ({error.strerror or error})", 1)
+        except (RuntimeError, AssertionError) as error:
+            source = traceback.extract_tb(error.__traceback__)[-1].filename
+            if source.endswith("pathlib.py"):  # `Path.expanduser`
+                return _fail("the home directory is unknown: set HOME", 1)
+            if not source.endswith("xla_bridge.py"):
+                raise
+            found = f"{os.environ.get('JAX_PLATFORMS')!r} ({' '.join(str(error).split()) or 'no such device'})"
+            return _fail(f"JAX_PLATFORMS is {found}: expected a kind of device that this machine has, such as cpu", 1)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return 130
+            return EXIT_CODES[signal.SIGINT]
 
+    for number in stop_signals():
+        if number != signal.SIGINT:  # raises KeyboardInterrupt
+            signal.signal(number, lambda number, _: sys.exit(EXIT_CODES[signal.Signals(number)]))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may have no UTF-8
     app.run(guarded_main, flags_parser=functools.partial(_parse_flags, positional=positional))
     raise AssertionError("app.run exits")
+
+
+def _fail(reason: object, exit_code: int) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return exit_code
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Returns the signals that ask a command to stop; without SIGHUP where it is ignored, as under `nohup`."""
+    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    return signals if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*signals, signal.SIGHUP]
+
+
+class _PathParser(flags.ArgumentParser):
+    def parse(self, argument: str) -> str:
+        argument.encode()  # raises a ValueError in a locale without UTF-8, in which TensorStore finds no other path
+        return os.path.expanduser(argument)  # an unknown user's stays as it is, as in a shell
+
+
+def DEFINE_path(name: str, default: str | None, help: str) -> Any:
+    """Defines a flag for a path, in which `~` is expanded; as absl's DEFINE_string."""
+    return flags.DEFINE(_PathParser(), name, default, help)
+
+
+flags.disclaim_key_flags()  # those of DEFINE_path are of the modules that call it: `--help` shows them
 
 
 def config_path(name: str) -> str:
@@ -48,8 +127,8 @@ def config_path(name: str) -> str:
     A name such as `bn_dropout` is one of the project's experiments, found wherever the command is run. Anything else is
     a path already.
     """
-    file, colon, argument = name.partition(":")
-    return f"{configs_directory() / file}.py{colon}{argument}" if file in _known_configs() else name
+    file, colon, argument = os.path.expanduser(name).partition(":")
+    return f"{configs_directory() / file}.py{colon}{argument}" if file in _known_configs() else file + colon + argument
 
 
 def _known_configs() -> list[str]:
@@ -71,15 +150,22 @@ def configs_directory() -> Path:
 def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
     joined: list[str] = []
     for argument in argv:
-        if joined and joined[-1] == "--config":
+        if joined and re.fullmatch(r"--config(\.[\w.]+)?", joined[-1]) and not argument.startswith("-"):
             argument = f"{joined.pop()}={argument}"
         if argument.startswith("--config="):
             argument = f"--config={config_path(argument.removeprefix('--config='))}"
         joined.append(argument)
+    last = {name: value for name, _, value in (argument.partition("=") for argument in joined)}
+    # ml_collections would parse None as a path named None, or as no number.
+    unset = [name for name, value in last.items() if name.startswith("--config.") and value == "None"]
     try:
-        rest = flags.FLAGS(joined)
-        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
-            flags.FLAGS["config"].value.lock()  # a config that could not be loaded says so when it is first used
+        rest = flags.FLAGS([argument for argument in joined if not re.fullmatch(r"--config\..*=None", argument)])
+        if "config" in flags.FLAGS and (config := flags.FLAGS["config"].value) is not None:
+            config.lock()  # a config that could not be loaded says so when it is first used
+            for field in (name.removeprefix("--config.") for name in unset):
+                if isinstance(functools.reduce(getattr, field.split("."), config), ConfigDict):
+                    raise flags.Error(f"config.{field} is None: expected a value for one of its fields")
+                config.update_from_flattened_dict({field: None})  # `config.validate` knows which fields may be None
         if len(rest) > 1 and not positional:
             raise flags.Error(f"unexpected argument {rest[1]!r}: options are written --name=value")
     except Exception as error:  # a config file is a program: it may raise anything

@@ -191,7 +191,7 @@ def validate(config: ConfigDict) -> None:
       ConfigError: a value is out of bounds or of the wrong type, or two fields contradict each other.
     """
     checks = [(name, _value(config, name), field.bounds) for name, field in FIELDS.items()]
-    test_ranges = zip(config.augment.test_ranges, _WARP.values(), strict=False)
+    test_ranges = zip(config.augment.test_ranges or (), _WARP.values(), strict=False)
     checks += [(f"augment.test_ranges.{i}", value, bounds) for i, (value, (bounds, _)) in enumerate(test_ranges)]
     for name, value, bounds in checks:
         _require(bounds.accepts(value), name, value, bounds.expected)

@@ -9,7 +9,7 @@ from ml_collections import FrozenConfigDict, config_flags
 from digits_jax import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment: a name such as bn_dropout, or a file's path")
-WORKDIR = flags.DEFINE_string(
+WORKDIR = cli.DEFINE_path(
     "workdir",
     None,
     "the run's directory, or with several seeds that of all; may be gs://BUCKET/DIR; default: runs/<config>/<hash>",
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         with parallel.ending_with_others(PEER_TIMEOUT.value):
             train.train_seeds(config, seeds, workdir_of, **options)
     except runs.Interrupted as interrupted:
-        cli.console.print(f"interrupted and saved; resume with\n  {cli.again()}", markup=False)
+        cli.console.print(f"interrupted and saved; resume with\n  {cli.again()}")
         return interrupted.exit_code
     return 0
 

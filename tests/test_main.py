@@ -16,9 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def start(*arguments: str, **environment: str) -> subprocess.Popen:
+def start(*arguments: str, module: str = "digits_jax.main", **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "digits_jax.main", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -84,6 +84,10 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str, code: int) ->
         (["--config=configs/vgg.py", "--config.model.hidden_dropout=a"], "flag --config.model.hidden_dropout=a: could"),
         (["--config=configs/vgg.py", "--config.model=3"], "flag --config.model=3:"),
         (["--config=configs/vgg.py", "--config.epochs=[1,"], "flag --config.epochs=[1,:"),
+        (["--config=configs/vgg.py", "--config.dataset.train_examples=None", "--config.model.mean", "None",
+          "--config.execution.kernels=lax", "--config.execution.kernels=None"],
+         "config.execution.kernels is None: expected one of "),
+        (["--config=configs/vgg.py", "--config.model=None"], "config.model is None: expected a value for one of its"),
         (["--config=configs/vgg.py", "--config.seed"], "Missing value for flag --config.seed"),
         (["--config.seed=1"], "a field is given but no config: add --config=bn_dropout"),
         (["--config=configs/vgg.py", "--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
@@ -142,6 +146,92 @@ def test_a_disk_that_is_full(data_dir: Path, tmp_path: Path) -> None:
     assert finish(start(*run))[0] == 0
 
 
+@pytest.mark.parametrize("module", ["digits_jax.main", "digits_jax.studies.sweep"])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_jax_is_imported_ends_with_the_code_of_an_interrupted_run(
+    tmp_path: Path, module: str, signum: signal.Signals
+) -> None:
+    (tmp_path / "jax.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    argument = "--config=vgg" if module == "digits_jax.main" else "--sweep=hidden_dropout"
+    process = start(argument, module=module, PYTHONPATH=str(tmp_path))
+    assert process.stdout
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signum)
+    assert finish(process) == (75, "", "")
+
+
+SCRIPT = """
+import sys
+from digits_jax import cli
+NAME = cli.DEFINE_path("name", None, "a folder")
+def main(argv):
+    {}
+cli.run(main)
+"""
+
+
+def run_script(body: str, *arguments: str, shell: str = "", **environment: str) -> tuple[int, str, str]:
+    """Runs a command with this body, and `shell` after it; returns its exit code, standard output and error."""
+    words = [sys.executable, "-c", SCRIPT.format(body), *arguments]
+    found = subprocess.run(
+        ["bash", "-c", f'"$@" {shell}; exit ${{PIPESTATUS[0]}}', "bash", *words],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, timeout=60,
+    )  # fmt: skip
+    return found.returncode, found.stdout.decode(), found.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("open('/no/file')", (1, "", "error: /no/file cannot be used (No such file or directory)\n")),
+        ("open('/', 'w')", (1, "", "error: / cannot be used (Is a directory)\n")),
+        ("print(NAME.value)", (0, "/home/me/x\n", "")),
+    ],
+)
+def test_one_line_and_an_exit_code(body: str, expected: tuple[int, str, str]) -> None:
+    assert run_script(body, "--name=~/x", HOME="/home/me") == expected
+
+
+def test_paths_in_buckets_are_left_alone_and_no_home_is_one_line() -> None:
+    assert run_script("print(NAME.value)", "--name=gs://bucket/a") == (0, "gs://bucket/a\n", "")
+    code, _, err = run_script("import pathlib; pathlib.Path('~nobody-has-this-name').expanduser()")
+    assert (code, err) == (1, "error: the home directory is unknown: set HOME\n")
+
+
+@pytest.mark.parametrize("prints", ["print('x' * 99999)", "cli.console.print('x' * 99999)"])
+def test_a_closed_or_full_standard_output(prints: str) -> None:
+    slowly = f"import time; time.sleep(0.2); {prints}"
+    code, _, err = run_script(slowly, shell="| true")
+    assert (code, err) == (141 if prints.startswith("print") else 0, "")  # what has no more to print ends as usual
+    code, _, err = run_script(prints, shell="> /dev/full")
+    assert (code, err) == (1, "error: standard output or a connection cannot be used (No space left on device)\n")
+
+
+def test_an_ascii_terminal_gets_question_marks() -> None:
+    ascii_locale = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    assert run_script("print('\\u00e9'); cli.console.print('\\u00e9')", **ascii_locale) == (0, "?\n?\n", "")
+
+
+@pytest.mark.slow
+def test_a_platform_that_is_not_here_is_one_line(tmp_path: Path) -> None:
+    code, out, err = finish(start("--config=vgg", f"--workdir={tmp_path}", JAX_PLATFORMS="abacus"))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: JAX_PLATFORMS is 'abacus' (")
+
+
+@pytest.mark.slow
+def test_a_run_whose_output_is_closed_is_saved(data_dir: Path, tmp_path: Path) -> None:
+    process = start(*longer_run(data_dir, tmp_path))
+    assert process.stdout
+    assert process.stderr
+    assert process.stdout.readline().startswith("bn_dropout on optical_digits")
+    process.stdout.close()  # as `| head -1` does
+    assert process.wait(timeout=180) == 141
+    assert process.stderr.read() == ""
+    assert list((tmp_path / "checkpoints").iterdir())
+    assert "resuming from step" in finish(start(*longer_run(data_dir, tmp_path), "--config.epochs=8,8"))[1]
+
+
 def longer_run(data_dir: Path, workdir: Path) -> list[str]:
     """A few hundred steps with dropout and batch normalisation."""
     return [
@@ -162,7 +252,7 @@ def undisturbed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)])
 def test_stopped_by_a_signal_and_the_same_command_again(
     data_dir: Path, undisturbed: Path, tmp_path: Path, signum: signal.Signals, exit_code: int
 ) -> None:

@@ -71,3 +71,11 @@ def test_docstrings_start_with_a_verb_or_a_noun(path: Path) -> None:
             docstring = ast.get_docstring(node)
             if docstring:
                 assert docstring.split()[0].strip('"`,') not in FRAGMENTS, f"{path}:{node.lineno}: {docstring}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_flags_for_paths_expand_the_home_directory(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("DEFINE_string"):
+            words = ast.unparse(node).lower()
+            assert not any(word in words for word in ("folder", "directory", "file")), f"{path}:{node.lineno}"

@@ -187,3 +187,8 @@ def test_importing_the_package_imports_no_jax() -> None:
     assert found.stdout.split() == [digits_jax.__version__, "False"]
     with pytest.raises(AttributeError, match="module 'digits_jax' has no attribute 'load_models'"):
         _ = digits_jax.load_models  # type: ignore[attr-defined]
+
+
+def test_a_path_in_the_home_directory(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(trained.parent))
+    assert load_model(f"~/{trained.name}").step == load_model(trained).step

@@ -10,10 +10,10 @@ from absl import flags
 from digits_jax import cli, storage
 from digits_jax.errors import UserError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "the directory of the run, local or gs://BUCKET/PATH")
+WORKDIR = cli.DEFINE_path("workdir", None, "the directory of the run, local or gs://BUCKET/PATH")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "'best' (the epoch that the run selected), 'latest' or a step")
 # Instead of any location in a run's files, which may come from elsewhere.
-DATA_DIR = flags.DEFINE_string("data_dir", None, "directory of prepared data; default: $TFDS_DATA_DIR")
+DATA_DIR = cli.DEFINE_path("data_dir", None, "directory of prepared data; default: $TFDS_DATA_DIR")
 
 
 def required_workdir() -> str:

@@ -132,9 +132,9 @@ def main(argv: list[str]) -> int:
     failed = 0
     for check in CHECKS:
         for what, found, remedy in check():
-            console.print(f"{'WRONG' if remedy else 'ok':5}  {what:13}  {found}", markup=False)
+            console.print(f"{'WRONG' if remedy else 'ok':5}  {what:13}  {found}")
             if remedy:
-                console.print(f"{'':20}  -> {remedy}", markup=False)
+                console.print(f"{'':20}  -> {remedy}")
                 failed += 1
     console.print("all is well" if not failed else f"{failed} wrong: the remedy is below each")
     return min(failed, 1)

@@ -5,7 +5,6 @@ and - for standard input. A file that cannot be read is reported on standard err
 """
 
 import json
-import os
 import sys
 from typing import Any
 
@@ -17,7 +16,7 @@ from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, required_workdir
 from digits_jax.errors import ConfigError, UserError
 
 JSON = flags.DEFINE_bool("json", False, "print a line of JSON per picture (JSON Lines), as it is read")
-SHOW = flags.DEFINE_string("show", None, "PNG file to write, with the pictures and the model's inputs")
+SHOW = cli.DEFINE_path("show", None, "PNG file to write, with the pictures and the model's inputs")
 
 _NO_DIGIT = "no digit found"
 
@@ -41,14 +40,7 @@ def as_text(name: str, readings: "list[reader.Reading]") -> str:
 
 
 def main(argv: list[str]) -> int:
-    try:
-        return _predict(argv[1:])
-    except BrokenPipeError:  # whoever reads the output has stopped, as in `| head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail
-        return 141  # as a shell reports a process that SIGPIPE ended
-
-
-def _predict(paths: list[str]) -> int:
+    paths = argv[1:]
     if not paths:
         raise ConfigError("no picture is given: expected files, directories, or - for standard input")
     workdir = required_workdir()

@@ -5,8 +5,8 @@ from absl import flags
 from digits_jax import cli, data
 
 NAME = flags.DEFINE_enum("name", "mnist", sorted(data.DATASETS), "the data set")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of prepared data; default: $TFDS_DATA_DIR")
-SOURCE_DIR = flags.DEFINE_string("source_dir", None, "folder with the original IDX files; default: download")
+DATA_DIR = cli.DEFINE_path("data_dir", None, "folder of prepared data; default: $TFDS_DATA_DIR")
+SOURCE_DIR = cli.DEFINE_path("source_dir", None, "folder with the original IDX files; default: download")
 
 
 def main(argv: list[str]) -> None:

@@ -5,8 +5,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-# SIGINT is Ctrl-C, SIGTERM what schedulers send before they kill, SIGUSR1 SLURM's warning (`--signal=USR1@60`).
-_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}  # EX_TEMPFAIL of sysexits.h: try again
+from digits_jax import cli
 
 
 class Interrupted(Exception):
@@ -14,7 +13,7 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int = signal.SIGINT) -> None:
         super().__init__(signal.Signals(signum).name)
-        self.exit_code = _EXIT_CODES[signal.Signals(signum)]
+        self.exit_code = cli.EXIT_CODES[signal.Signals(signum)]
 
 
 class StopRequest:
@@ -29,13 +28,15 @@ class StopRequest:
 
     def poll(self) -> bool:
         """Returns whether to stop; all processes have to ask at the same places, and get the same answer."""
+        if cli.Terminal.is_closed:
+            self.signum = self.signum or signal.SIGPIPE
         agreed = self._agree(self.signum)
         self.signum = self.signum or agreed
         return agreed != 0
 
     def __enter__(self) -> "StopRequest":
         # Python sets signal handlers in no other thread.
-        numbers = _EXIT_CODES if threading.current_thread() is threading.main_thread() else ()
+        numbers = cli.stop_signals() if threading.current_thread() is threading.main_thread() else ()
         self._previous = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 

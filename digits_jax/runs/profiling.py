@@ -36,5 +36,5 @@ class StepProfiler:
     def _close(self) -> None:
         if self._folder:
             jax.profiler.stop_trace()
-            console.print(f"profile saved; view it with: xprof --logdir {self._folder}", markup=False)
+            console.print(f"profile saved; view it with: xprof --logdir {self._folder}")
             self._folder = None

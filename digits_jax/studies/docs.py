@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
+from digits_jax import cli
 from digits_jax.errors import UserError
 from digits_jax.storage import replace_text
 
-DOCS = flags.DEFINE_string("docs", "docs", "folder of the pages, and of the data that they are made from")
+DOCS = cli.DEFINE_path("docs", "docs", "folder of the pages, and of the data that they are made from")
 
 
 def with_sections(path: Path, sections: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from digits_jax.apps.evaluate.page import build_tables, write_evaluation
 from digits_jax.errors import ConfigError
 from digits_jax.runs import ensemble
 
-OUTPUT = flags.DEFINE_string("output", None, "directory to write to; default: one in the workdir")
+OUTPUT = cli.DEFINE_path("output", None, "directory to write to; default: one in the workdir")
 DATASET = flags.DEFINE_string("dataset", None, "the data set; default: the one that the model was trained on")
 TEST_TIME_AUGMENTATION = flags.DEFINE_enum(
     "test_time_augmentation", None, ["none", "shifts"], "of the test images; default: that of the run's config"

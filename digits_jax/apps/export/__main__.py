@@ -15,7 +15,7 @@ from digits_jax.apps.export.model_card import build_model_card
 from digits_jax.data import read_cache
 from digits_jax.runs.trained_model import TrainedModel
 
-OUTPUT = flags.DEFINE_string("output", None, "directory to write to; default: one in the workdir")
+OUTPUT = cli.DEFINE_path("output", None, "directory to write to; default: one in the workdir")
 TO = flags.DEFINE_enum("to", None, list(FORMATS), "the format: for JAX, for other runtimes, for NumPy")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from digits_jax import augment, ops
+from digits_jax import augment, cli, ops
 from digits_jax.apps import speed
 from digits_jax.apps.speed import Pass, random_dataset
 from digits_jax.config import load_config
@@ -31,7 +31,7 @@ from digits_jax.studies.benchmark import pytorch, tutorial_flax
 from digits_jax.studies.benchmark.page import OURS, read_benchmark
 
 # Overrides that of `apps.command_flags`, which names a directory, where a process imports both.
-OUTPUT = flags.DEFINE_string("output", None, "also write the results to this JSON file")
+OUTPUT = cli.DEFINE_path("output", None, "also write the results to this JSON file")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of each program", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", 2.0, "approximate duration of each measurement", lower_bound=0.01)
 

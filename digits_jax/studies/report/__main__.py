@@ -14,7 +14,7 @@ from digits_jax.studies.report.page import build_page, gallery, write_page
 from digits_jax.studies.report.study import Study, create_study
 from digits_jax.studies.results import read_results
 
-PAGE = flags.DEFINE_string("page", None, "folder to publish; default: runs/reports/<sweep>, with pictures of digits")
+PAGE = cli.DEFINE_path("page", None, "folder to publish; default: runs/reports/<sweep>, with pictures of digits")
 METRICS = flags.DEFINE_list("metrics", [], "what to compare, of the final epoch; default: accuracies on test images")
 ACCURACY = flags.DEFINE_float("accuracy", None, "for 'time to test accuracy'", lower_bound=0, upper_bound=1)
 

@@ -11,26 +11,26 @@ import statistics
 import sys
 import time
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from absl import flags
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from digits_jax import cli
 from digits_jax.errors import ConfigError
-from digits_jax.runs.interrupts import Interrupted
 from digits_jax.storage import enable_compilation_cache, local_folder
-from digits_jax.studies.sweep import ray_executor
 from digits_jax.studies.sweep.definition import Sweep, load_sweep
-from digits_jax.studies.sweep.tasks import Executor, Task, create_tasks, estimate, run_tasks
 
-SWEEP = flags.DEFINE_string("sweep", None, "its file, for example configs/sweeps/hidden_dropout.py")
-RESULTS = flags.DEFINE_string("results", "runs/sweeps", "folder of the results, one folder per sweep")
-RUNS = flags.DEFINE_string("runs", "runs", "folder of the workdirs, as for digits_jax.main; also gs://BUCKET/DIR")
+if TYPE_CHECKING:
+    from digits_jax.studies.sweep.tasks import Executor, Task
+
+SWEEP = cli.DEFINE_path("sweep", None, "its file, for example configs/sweeps/hidden_dropout.py")
+RESULTS = cli.DEFINE_path("results", "runs/sweeps", "folder of the results, one folder per sweep")
+RUNS = cli.DEFINE_path("runs", "runs", "folder of the workdirs, as for digits_jax.main; also gs://BUCKET/DIR")
 SHARD = flags.DEFINE_string("shard", "0/1", "i/n: train every n-th run from the i-th (from 0) on; for job arrays")
 BUDGET = flags.DEFINE_float("budget", None, "minutes after which no run is started", lower_bound=0)
-SOURCE = flags.DEFINE_string("source_dir", None, "folder with the original files of the data, if they are not prepared")
+SOURCE = cli.DEFINE_path("source_dir", None, "folder with the original files of the data, if they are not prepared")
 PLAN_ONLY = flags.DEFINE_bool("plan_only", False, "print the plan and train nothing")
 EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "ray"], "where to train: this process, or a Ray cluster")
 RAY_ADDRESS = flags.DEFINE_string("ray_address", None, "HOST:PORT or auto; default: $RAY_ADDRESS, else starts one here")
@@ -46,7 +46,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def progress_table(sweep: Sweep, tasks: list[Task]) -> Table:
+def progress_table(sweep: Sweep, tasks: "list[Task]") -> Table:
     """Returns the progress and the accuracy of each variant."""
     header = ("variant", "runs", "test accuracy, final epoch", "running")
     view = Table(*header, title=sweep.question, title_justify="left", caption_justify="left", box=None)
@@ -67,6 +67,10 @@ def main(argv: list[str]) -> int:
     sweep = load_sweep(cli.required("sweep", "configs/sweeps/hidden_dropout.py"))
     shard, results = parse_shard(SHARD.value), local_folder("results", RESULTS.value)
     deadline = math.inf if BUDGET.value is None else time.time() + 60 * BUDGET.value
+    # Imported late, as in `digits_jax.main`.
+    from digits_jax.studies.sweep import ray_executor
+    from digits_jax.studies.sweep.tasks import Executor, create_tasks, run_tasks
+
     enable_compilation_cache()
     tasks = create_tasks(sweep, results=results, runs=RUNS.value, shard=shard, source_dir=SOURCE.value)
     if EXECUTOR.value == "local":
@@ -75,9 +79,12 @@ def main(argv: list[str]) -> int:
         return train(sweep, tasks, executor, deadline=deadline)
 
 
-def train(sweep: Sweep, tasks: list[Task], executor: Executor, *, deadline: float) -> int:
+def train(sweep: Sweep, tasks: "list[Task]", executor: "Executor", *, deadline: float) -> int:
     """Trains the waiting tasks, shows the progress, and returns the exit code of the command."""
-    terminal = Console(highlight=False, soft_wrap=True, markup=False)
+    from digits_jax.runs.interrupts import Interrupted
+    from digits_jax.studies.sweep.tasks import estimate
+
+    terminal = cli.Terminal()  # `cli.console` is quiet while a run is trained
     states = Counter(task.status for task in tasks)
     if executor.at_once:
         with terminal.status("measuring a step of each program") if terminal.is_terminal else terminal:
@@ -90,6 +97,7 @@ def train(sweep: Sweep, tasks: list[Task], executor: Executor, *, deadline: floa
         for task in tasks:
             terminal.print(f"{task.status:8} {task.run.variant}, seed {task.run.seed}: {task.run.command}")
         return 0
+    resume = f"resume with\n  {cli.again()}"
     try:
         with Live(console=terminal, get_renderable=lambda: progress_table(sweep, tasks)):  # or printed at the end
             for task in executor.run(sweep, tasks, deadline):
@@ -97,12 +105,12 @@ def train(sweep: Sweep, tasks: list[Task], executor: Executor, *, deadline: floa
                     outcome = task.status if task.accuracy is None else cli.percent(task.accuracy)
                     terminal.print(f"{task.run.variant}, seed {task.run.seed}: {outcome}")
     except Interrupted as interrupted:
-        print(f"interrupted and saved; resume with\n  {cli.again()}")
+        terminal.print(f"interrupted and saved; {resume}")
         return interrupted.exit_code
     if waiting := sum(task.status == "waiting" for task in tasks):
-        print(f"stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; resume with\n  {cli.again()}")
+        terminal.print(f"stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; {resume}")
     else:
-        print(f"results in {tasks[0].results_file if tasks else RESULTS.value}")
+        terminal.print(f"results in {tasks[0].results_file if tasks else RESULTS.value}")
     failed = [task for task in tasks if task.status.startswith("failed")]
     for task in failed:
         print(f"{task.run.variant}, seed {task.run.seed} {task.status}", file=sys.stderr)
