@@ -47,7 +47,7 @@ class Terminal(Console):
         try:
             super()._check_buffer()
         except OSError as error:
-            if error.errno != errno.EIO:  # the terminal is closed
+            if error.errno not in (errno.EPIPE, errno.EIO):  # the latter of a closed terminal
                 raise
             self.on_broken_pipe()
 

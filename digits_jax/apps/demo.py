@@ -33,7 +33,7 @@ def create_app(digit_reader: "reader.DigitReader", *, address: str) -> Any:
     app = Flask(__name__, template_folder=str(_PAGE.parent), static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=_MAX_REQUEST)
     headers = {
-        "Content-Security-Policy": content_security_policy(_PAGE.read_text()),
+        "Content-Security-Policy": content_security_policy(_PAGE.read_text(encoding="utf-8")),
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
         "Referrer-Policy": "no-referrer",

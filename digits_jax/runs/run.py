@@ -43,9 +43,8 @@ def open_runs(
                 workdir = stack.enter_context(TemporaryDirectory())
             with parallel.together():
                 mirror = stack.enter_context(storage.local_copy(workdir))
-                run = Run(
-                    config, dataset, mirror.local if mirror else storage.open_path(workdir), name=name, mirror=mirror
-                )
+                local = mirror.local if mirror else storage.open_path(workdir)
+                run = Run(config, dataset, local, name=name, mirror=mirror)
                 stack.callback(run.close)
                 with run.saving("the metrics"):
                     run.writers = [

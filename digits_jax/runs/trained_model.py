@@ -117,9 +117,8 @@ def load_model(
     if checkpoint not in ("best", "latest") and not re.fullmatch("0|[1-9][0-9]{0,17}", checkpoint):
         raise ConfigError(f"checkpoint is {checkpoint!r}: expected 'best', 'latest' or a step, such as '938'")
     with storage.local_copy(workdir) as mirror:
-        return _load(
-            Workdir(mirror.local if mirror else storage.open_path(workdir)), checkpoint, test_time_augmentation
-        )
+        local = mirror.local if mirror else storage.open_path(workdir)
+        return _load(Workdir(local), checkpoint, test_time_augmentation)
 
 
 def _load(workdir: Workdir, checkpoint: str, test_time_augmentation: str | None) -> TrainedModel:

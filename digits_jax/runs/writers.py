@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from ml_collections import FrozenConfigDict
 
-from digits_jax import storage
 from digits_jax.errors import UserError
 from digits_jax.runs.history import Row
 from digits_jax.runs.identity import config_hash
@@ -85,8 +84,8 @@ def create_writers(folder: Workdir, config: FrozenConfigDict, *, name: str, wand
     """Creates a run's writers: TensorBoard if tensorboardX is installed, Weights & Biases if a project is given."""
     writers: list[Writer] = []
     if importlib.util.find_spec("tensorboardX"):
-        text = storage.read_text(folder.metrics_file) if folder.metrics_file.exists() else ""
-        writers.append(TensorBoardWriter(folder.tensorboard, config.to_dict(), num_written=text.count("\n")))
+        num_rows = folder.metrics_file.read_bytes().count(b"\n") if folder.metrics_file.exists() else 0
+        writers.append(TensorBoardWriter(folder.tensorboard, config.to_dict(), num_written=num_rows))
     if wandb_project:
         fields = {"name": f"{name} {config_hash(config)}", "config": config.to_dict(), "folder": folder.path}
         writers.append(WandbWriter(project=wandb_project, run_id=config_hash(config), **fields))

@@ -73,7 +73,7 @@ def read_data(docs: Path) -> Data:
     results = {name: stated[f"{name}, as stated"] for name in EXPERIMENTS} | read_variants(docs / "accuracy")
     speed = read_json(docs / "speed_run.json")
     report = docs / "ablations/fast/report.md"  # its first lines are the question and the answer
-    ablation = report.read_text().split("\n\n")[1] if report.exists() else "Its runs are missing."
+    ablation = report.read_text(encoding="utf-8").split("\n\n")[1] if report.exists() else "Its runs are missing."
     ensembles = {file.stem: read_json(file) for file in sorted(docs.glob("accuracy_ensembles/*.json"))}
     return Data(results, _create_points(results, speed["configs"]), speed, ensembles, ablation)
 

@@ -19,7 +19,7 @@ def with_sections(path: Path, sections: Mapping[str, str]) -> str:
     Raises a UserError if it cannot be read or has no such lines.
     """
     try:
-        page = path.read_text()
+        page = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
     for name, text in sections.items():
@@ -39,6 +39,6 @@ def replace_sections(path: Path, sections: Mapping[str, str]) -> None:
 def read_json(path: Path, hint: str = "") -> Any:
     """Reads a JSON file; raises a UserError, which ends with the hint, if it cannot."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}){hint}") from None

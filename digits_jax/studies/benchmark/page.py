@@ -24,7 +24,7 @@ _COLORS = {OURS: "#D55E00", "PyTorch": "#0072B2"}  # Okabe & Ito 2008, distinct 
 def read_benchmark(path: Path, *needed: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Reads the environment, and the results by case; raises a UserError if a `needed` case is missing."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
         before, results = data["environment"], {result["case"]: result for result in data["results"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path} cannot be read as results of the benchmark ({error!r})") from None

@@ -32,7 +32,7 @@ _TRAINING_IMAGES, _TEST_IMAGES = 60_000, 10_000
 def read_table(path: Path, columns: Sequence[str]) -> list[list[str]]:
     """Reads columns of a CSV file; raises a UserError if it cannot be read or lacks one."""
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             return [[row[column] for column in columns] for row in csv.DictReader(file)]
     except (OSError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error!r}): expected {','.join(columns)}") from None
