@@ -221,15 +221,15 @@ def test_a_platform_that_is_not_here_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_whose_output_is_closed_is_saved(data_dir: Path, tmp_path: Path) -> None:
-    process = start(*longer_run(data_dir, tmp_path))
-    assert process.stdout
-    assert process.stderr
-    assert process.stdout.readline().startswith("bn_dropout on optical_digits")
-    process.stdout.close()  # as `| head -1` does
-    assert process.wait(timeout=180) == 141
-    assert process.stderr.read() == ""
-    assert list((tmp_path / "checkpoints").iterdir())
-    assert "resuming from step" in finish(start(*longer_run(data_dir, tmp_path), "--config.epochs=8,8"))[1]
+    with start(*longer_run(data_dir, tmp_path)) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline().startswith("bn_dropout on optical_digits")
+        process.stdout.close()  # as `| head -1` does
+        assert process.wait(timeout=180) == 141
+        assert process.stderr.read() == ""
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0"]
+    assert not (tmp_path / "result.json").exists()
 
 
 def longer_run(data_dir: Path, workdir: Path) -> list[str]:

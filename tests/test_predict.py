@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -155,16 +154,6 @@ def test_the_contact_sheet_keeps_no_pixels(command: Any, tmp_path: Path, monkeyp
     monkeypatch.setattr(reader, "read_picture", read_and_watch)
     assert command(*[str(tmp_path / "a.png")] * 4, show=str(tmp_path / "seen.png"))[0] == 0
     assert len(seen) == 4
-
-
-def test_an_output_that_is_closed_early(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture("7").save(tmp_path / "a.png")
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    with os.fdopen(write_end, "w") as closed:
-        monkeypatch.setattr(sys, "stdout", closed)
-        code, _, err = command(str(tmp_path / "a.png"))
-    assert (code, err) == (141, "")
 
 
 def test_an_extra_that_is_not_installed(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
