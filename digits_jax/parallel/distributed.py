@@ -4,24 +4,31 @@ All run the same code on the same order of images, and JAX joins their devices i
 writes the run's directory, and broadcasts what it reads. A single process passes through the same functions.
 """
 
+import atexit
 import contextlib
 import json
 import os
 import re
 import socket
-import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax._src import clusters
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from digits_jax.errors import ConfigError, UserError
+from digits_jax.parallel import peers
+
+_peers: peers.Peers  # of a program of several processes
 
 
 def initialize(
@@ -41,15 +48,29 @@ def initialize(
         raise ConfigError("--coordinator, --num_processes and --process_id are given together, or none of them")
     if coordinator is None and not _is_cluster():
         return
-    if coordinator is not None and process_id == 0:
-        _check_port(coordinator, bind_address)
-    # JAX would take SIGTERM for itself; the processes agree on stopping by `Agreement`.
-    jax.config.update("jax_enable_preemption_service", False)
-    timeouts: dict[str, Any] = {"heartbeat_timeout_seconds": peer_timeout, "initialization_timeout": 5 * peer_timeout}
-    try:
-        jax.distributed.initialize(*given, coordinator_bind_address=bind_address, **timeouts)
+    wait = 5 * peer_timeout
+    try:  # as JAX itself does
+        found = clusters.ClusterEnv.auto_detect_unset_distributed_params(*given, None, None, wait)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes do not find each other ({' '.join(str(error).split())[:300]})") from None
+    address, count, process = str(found[0]), int(found[1] or 1), int(found[2] or 0)
+    if process >= count:
+        raise ConfigError(f"--process_id is {process}: expected less than --num_processes, which is {count}")
+    if process:
+        links = peers.join(_split("coordinator", address), process, count, wait)
+    else:
+        links = peers.gather(_listen(address, bind_address), count, wait)
+    # JAX would take SIGTERM for itself; the processes agree on stopping by `Agreement`.
+    jax.config.update("jax_enable_preemption_service", False)
+    # `Peers` notices long before JAX that one is gone.
+    names = ("heartbeat_timeout_seconds", "initialization_timeout", "shutdown_timeout_seconds")
+    timeouts: dict[str, Any] = dict.fromkeys(names, 10 * peer_timeout)
+    global _peers
+    with tempfile.TemporaryDirectory() as folder:
+        _peers = peers.Peers(links, peer_timeout, Path(folder, "jax"))
+        relay = f"unix:{folder}/jax"
+        jax.distributed.initialize(relay, count, process, coordinator_bind_address=relay, **timeouts)
+    atexit.register(_peers.leave)
 
 
 def _is_cluster() -> bool:
@@ -59,41 +80,44 @@ def _is_cluster() -> bool:
     return has_tpu or any(int(os.environ.get(name, 1)) > 1 for name in sizes)
 
 
-def _check_port(coordinator: str, bind_address: str | None) -> None:
-    """Raises UserError where process 0 cannot listen: JAX would end with a segmentation fault."""
-    address = bind_address or coordinator
+def _listen(coordinator: str, bind_address: str | None) -> socket.socket:
+    """Returns the socket on which process 0 waits for the others: on the given address, or on all."""
+    host, port = _split("bind_address", bind_address) if bind_address else ("", _split("coordinator", coordinator)[1])
+    both = not host and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        address = bind_address or coordinator
+        raise UserError(
+            f"process 0 cannot listen on {address} ({error.strerror.partition(' (')[0]}): choose another port"
+        ) from None
+
+
+def _split(flag: str, address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not (port.isdecimal() and int(port) < 2**16):
-        flag = "--bind_address" if bind_address else "--coordinator"
-        raise ConfigError(f"{flag} is {address!r}: expected HOST:PORT, such as 10.0.0.1:1234")
-    host = host.strip("[]") if bind_address else ""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed just now is free
-        try:
-            probe.bind((host, int(port)))
-        except OSError as error:
-            raise UserError(f"process 0 cannot listen on {address} ({error.strerror}): choose another port") from None
+        raise ConfigError(f"--{flag} is {address!r}: expected HOST:PORT, such as 10.0.0.1:1234")
+    return host.strip("[]"), int(port)
 
 
 @contextlib.contextmanager
 def ending_with_others(peer_timeout: int) -> Iterator[None]:
-    """Ends this process, with a line that says so, within twice the timeout after another process is gone.
+    """Ends this process at once where it alone fails, and with one line where a collective fails.
 
-    The transport notices first, and does not know which process it was. As soon as the timeout has passed, JAX's
-    runtime ends this process with a page that names it.
+    The transport of collectives notices first that a process is gone, and does not know which one; `Peers` does.
     """
     try:
         yield
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        # Where a compiled call itself fails, JAX raises ValueError: "UNKNOWN: Gloo AllGather failed: ...".
-        if jax.process_count() == 1 or (isinstance(error, ValueError) and not re.match("[A-Z_]+: ", str(error))):
+    except BaseException as error:
+        if jax.process_count() == 1 or hasattr(error, "exit_code"):  # all processes raise the latter
             raise
-        reason = str(error).partition("] ")[2] or str(error)
-        lines = f"which one, the lines below say within {peer_timeout} seconds"
-        text = f"error: another process is gone ({reason}): {lines}; start all again to resume from the last checkpoint"
-        print(text, file=sys.stderr, flush=True)
-        time.sleep(2 * peer_timeout)
-        os._exit(1)  # an orderly end would wait for the others
+        # Where a compiled call itself fails, JAX raises ValueError: "UNKNOWN: Gloo AllGather failed: ...".
+        if isinstance(error, jax.errors.JaxRuntimeError) or re.match("[A-Z_]+: ", str(error)):
+            time.sleep(2 * peer_timeout)  # `Peers` ends this process meanwhile
+            _peers.end(f"another process is gone ({str(error).partition('] ')[2] or error})")
+        traceback.print_exc()
+        os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)  # an orderly end would wait for the others
 
 
 def is_first() -> bool:
