@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import sys
 import tempfile
 import time
 import traceback
@@ -64,9 +65,11 @@ def initialize(
     jax.config.update("jax_enable_preemption_service", False)
     # `Peers` notices long before JAX that one is gone.
     names = ("heartbeat_timeout_seconds", "initialization_timeout", "shutdown_timeout_seconds")
-    timeouts: dict[str, Any] = dict.fromkeys(names, 10 * peer_timeout)
+    timeouts: dict[str, Any] = dict.fromkeys(names, 20 * peer_timeout)
     global _peers
     with tempfile.TemporaryDirectory() as folder:
+        if len(folder) > 95:
+            raise UserError(f"sockets cannot be made in {folder}: set TMPDIR to a shorter path")
         _peers = peers.Peers(links, peer_timeout, Path(folder, "jax"))
         relay = f"unix:{folder}/jax"
         jax.distributed.initialize(relay, count, process, coordinator_bind_address=relay, **timeouts)
@@ -116,8 +119,9 @@ def ending_with_others(peer_timeout: int) -> Iterator[None]:
         if isinstance(error, jax.errors.JaxRuntimeError) or re.match("[A-Z_]+: ", str(error)):
             time.sleep(2 * peer_timeout)  # `Peers` ends this process meanwhile
             _peers.end(f"another process is gone ({str(error).partition('] ')[2] or error})")
-        traceback.print_exc()
-        os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)  # an orderly end would wait for the others
+        is_interrupt = isinstance(error, KeyboardInterrupt)
+        print("interrupted" if is_interrupt else traceback.format_exc(), file=sys.stderr, flush=True)
+        os._exit(130 if is_interrupt else 1)  # an orderly end would wait for the others
 
 
 def is_first() -> bool:

@@ -31,14 +31,16 @@ def gather(listener: socket.socket, count: int, wait: int) -> dict[int, socket.s
     deadline = time.monotonic() + wait
     while missing := [str(number) for number in range(1, count) if number not in links]:
         if time.monotonic() > deadline:
+            for link in links.values():
+                link.close()
             raise UserError(f"process {', '.join(missing)} did not come within {wait} seconds")
         listener.settimeout(1)
-        with contextlib.suppress(OSError, struct.error):  # a stranger is not let in; a process tries again
-            link = listener.accept()[0]
+        # A stranger is not let in; a process tries again.
+        with contextlib.suppress(OSError, struct.error), listener.accept()[0] as link:
             link.settimeout(1)
             name, number, its_count = _HELLO.unpack(link.recv(_CHUNK))
             if name == b"digits_jax" and 0 < number < count == its_count:
-                links[number] = link
+                links[number] = link.dup()
     listener.close()
     return links
 
@@ -49,10 +51,10 @@ def join(address: tuple[str, int], process: int, count: int, wait: int) -> dict[
     deadline = time.monotonic() + wait
     while (remaining := deadline - time.monotonic()) > 0:
         try:
-            link = socket.create_connection(address, timeout=remaining)
-            link.sendall(_HELLO.pack(b"digits_jax", process, count))
-            if link.recv(_HEADER.size) == _HEADER.pack(_BEAT, 0):
-                return {0: link}
+            with socket.create_connection(address, timeout=remaining) as link:
+                link.sendall(_HELLO.pack(b"digits_jax", process, count))
+                if link.recv(_HEADER.size) == _HEADER.pack(_BEAT, 0):
+                    return {0: link.dup()}
             reason = f"it is not process 0 of {count}"
         except OSError as error:
             reason = reason if isinstance(error, TimeoutError) else error.strerror
@@ -80,13 +82,18 @@ class Peers:
 
     def end(self, text: str) -> NoReturn:
         """Ends this process and the others for this reason."""
-        with self._ending:  # of several that are gone at once, one is reported
+        self._ending.acquire()  # for good: of several that are gone at once, one is reported
+        try:
             self._send(_GONE, text.encode()[:_CHUNK])
             print(f"error: {text}; start all again to resume from the last checkpoint", file=sys.stderr, flush=True)
+        finally:
             os._exit(1)  # an orderly end would wait for the others
 
     def leave(self) -> None:
         """Ends JAX's runtime, which waits for the others; from then on a connection that closes is no loss."""
+        timer = threading.Timer(10 * self._timeout, self.end, ["the other processes do not end"])
+        timer.daemon = True
+        timer.start()
         jax.distributed.shutdown()
         self._send(_BYE)
         for thread in self._watches:
