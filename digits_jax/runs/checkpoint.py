@@ -83,16 +83,11 @@ class Checkpoints:
         _check_path(folder)
         self._check()
         self._kept = _KeptSteps()
-        # Each process has a directory of its own; Orbax would have all write to one.
-        process = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
-        )
         folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._kept,
             enable_async_checkpointing=False,
-            multiprocessing_options=alone,
+            multiprocessing_options=_alone(),
             create=False,
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=_handlers())
@@ -136,7 +131,7 @@ class Checkpoints:
         or the disk is full or cannot be written. Earlier checkpoints are left as they were.
         """
         step, folder = progress.step, self._folder / str(progress.step)
-        if self.has(step):
+        if self.has(step) or jax.process_index() != 0:  # Orbax writes NumPy arrays in process 0 only
             return
         ends = [0, *(row["step"] for row in progress.rows)]
         self._kept.steps = frozenset([*ends[-2:], step, step if best is None else best])
@@ -234,7 +229,8 @@ def _read_arrays(folder: Path, template: Progress) -> Progress:
     _check_path(folder)
     shapes = {"state": template.state, "metrics": template.metrics}
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**_handlers())) as checkpointer:
+    handler = ocp.CompositeCheckpointHandler(**_handlers())
+    with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as checkpointer:
         try:
             metadata = checkpointer.metadata(folder.absolute()).item_metadata["arrays"]
             check_arrays(metadata, shapes, folder)  # before anything of their size is made
@@ -250,6 +246,14 @@ def _read_arrays(folder: Path, template: Progress) -> Progress:
         finally:
             sys.unraisablehook = hook
     return template._replace(**restored)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Returns options by which Orbax does not wait for the other processes."""
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
+    )
 
 
 def _handlers() -> dict[str, Any]:
