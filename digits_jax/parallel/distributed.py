@@ -92,9 +92,8 @@ def _listen(coordinator: str, bind_address: str | None) -> socket.socket:
         return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
         address = bind_address or coordinator
-        raise UserError(
-            f"process 0 cannot listen on {address} ({error.strerror.partition(' (')[0]}): choose another port"
-        ) from None
+        reason = str(error.strerror).partition(" (")[0]
+        raise UserError(f"process 0 cannot listen on {address} ({reason}): choose another port") from None
 
 
 def _split(flag: str, address: str) -> tuple[str, int]:
