@@ -104,10 +104,11 @@ def kill_one_of_two(
         took = time.monotonic() - begin
         _kill([victim] if victim else [])
         # Before they have met, a process is still importing, and waits longer.
-        in_time = took < 2 * peer_timeout if has_met else 5 * peer_timeout + 60
+        in_time = took < (2 * peer_timeout if has_met else 5 * peer_timeout + 60)
         is_told = re.fullmatch(rf"error: process {lost} [^\n]*\n", errors[0]) is not None
-        # Too late to kill: all was saved, or the victim had left already.
-        ok = codes == [0] if where == "finished" and not codes[0] else codes == [1] and is_told and in_time
+        # Perhaps it was too late to kill: all was saved, and the victim had left already.
+        has_ended = where == "finished" and codes == [0]
+        ok = has_ended or (codes == [1] and is_told and in_time)
     if expected is not None:
         if not (workdir / "result.json").exists() or codes[0]:
             ok = finish(start(workdir, free_port(), 0, 1))[0] == [0, 0] and ok
