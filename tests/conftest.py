@@ -136,7 +136,6 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = {"selected_by": "test/accuracy", "final": rows[-1], "best": best, "epochs": rows}
     result |= {"test_errors": scores.misclassified["test"], "state_sha256": state_hash(state)}
     write_result(folder, {**describe_run(resolved, dataset), **result})
-    checkpoints.close()
     folder.close()
     return folder.path
 

@@ -183,7 +183,6 @@ def test_shapes_are_compared_before_anything_is_restored(copies: Path) -> None:
     state = TrainState(seed=np.uint32(0), step=np.int32(0), params=params, batch_stats={}, opt_state=())
     checkpoints = Checkpoints(folder.checkpoints, folder.identity)
     checkpoints.save(Progress.at_the_start(state), best=None)
-    checkpoints.close()
     code = f"""
 import resource, digits_jax.runs.trained_model as t
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -97,7 +97,6 @@ def _show(folder: Workdir, first: int, last: int) -> None:
             line = f"{step:8}{rate:15.6g}{loss:14.6g}{norm:15.6g}{largest:19.6g}  {report.bad or ''}"
             cli.console.print(line.rstrip())
     finally:
-        checkpoints.close()
         folder.close()
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from digits_jax import storage
 from digits_jax.errors import UserError
@@ -24,6 +23,7 @@ from digits_jax.metrics import Metrics
 from digits_jax.runs.history import HISTORY, Row
 from digits_jax.train_step import TrainState
 
+_LEFTOVER = ".orbax-checkpoint-tmp"  # in the name of what Orbax has not finished
 _MARGIN = 2_000_000  # bytes for what a checkpoint holds besides its arrays
 
 
@@ -54,18 +54,6 @@ def state_hash(state: TrainState) -> str:
     return digest.hexdigest()
 
 
-class _KeptSteps(checkpoint_managers.PreservationPolicy):
-    """Keeps the checkpoints of the given steps.
-
-    The steps come from the run's own history. Orbax's ranking (`BestN`) forgets every score when a process ends.
-    """
-
-    steps: frozenset[int] = frozenset()
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        return [checkpoint.step in self.steps for checkpoint in checkpoints]
-
-
 class Checkpoints:
     """The checkpoints of one run, one directory per step.
 
@@ -82,15 +70,7 @@ class Checkpoints:
         self.set_aside: list[str] = []  # what is wrong with which checkpoints, a sentence each
         _check_path(folder)
         self._check()
-        self._kept = _KeptSteps()
         folder.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._kept,
-            enable_async_checkpointing=False,
-            multiprocessing_options=_alone(),
-            create=False,
-        )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=_handlers())
 
     def _check(self) -> None:
         self._remove_leftovers()
@@ -107,7 +87,7 @@ class Checkpoints:
 
     def _remove_leftovers(self) -> None:
         """Removes what a process left that ended, or a disk that was full, during a save."""
-        for leftover in self._folder.glob("*.orbax-checkpoint-tmp*"):
+        for leftover in self._folder.glob(f"*{_LEFTOVER}*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _set_aside(self, step: int, wrong: str) -> None:
@@ -121,20 +101,18 @@ class Checkpoints:
         self.set_aside.append(f"the checkpoint of step {step} {wrong} and is now {place}")
 
     def save(self, progress: Progress, *, best: int | None) -> None:
-        """Saves the progress, and deletes all checkpoints but it, those of the last two epochs and the best.
+        """Saves the progress, then deletes all checkpoints but it, those of the last two epochs and the best.
 
-        Two, because Orbax deletes before the manifest of the new one is written. One in mid-epoch is kept while it is
-        the latest: an interrupted and resumed run ends with the same checkpoints as an uninterrupted one.
-        `best` is the step of the best epoch so far, None before the end of the first.
+        What was written is read back and compared before the manifest vouches for it. One in mid-epoch is kept while it
+        is the latest: an interrupted and resumed run ends with the same checkpoints as an uninterrupted one. `best` is
+        the step of the best epoch so far, None before the end of the first.
 
-        What was written is read back and compared before the manifest vouches for it. Raises a UserError if it differs,
-        or the disk is full or cannot be written. Earlier checkpoints are left as they were.
+        Raises a UserError if other values come back, or the disk is full or cannot be written. Earlier checkpoints are
+        left as they were.
         """
         step, folder = progress.step, self._folder / str(progress.step)
         if self.has(step) or jax.process_index() != 0:  # Orbax writes NumPy arrays in process 0 only
             return
-        ends = [0, *(row["step"] for row in progress.rows)]
-        self._kept.steps = frozenset([*ends[-2:], step, step if best is None else best])
         # As NumPy arrays, which are of no device: any number of devices and processes can resume from them.
         arrays = jax.device_get({"state": progress.state, "metrics": progress.metrics})
         needed = _MARGIN + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
@@ -147,7 +125,8 @@ class Checkpoints:
             # Asked first, because TensorStore's threads print a page when a write fails.
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, "there is too little room")
-            self._manager.save(step, args=contents)
+            with _checkpointer() as checkpointer:
+                checkpointer.save(folder.absolute(), contents)
             if state_hash(_read_arrays(folder, progress).state) != facts["state"]:
                 raise UserError(f"{folder} holds other values than were saved: expected a sound disk, give another")
             storage.write_manifest(folder, facts)
@@ -164,22 +143,24 @@ class Checkpoints:
                 f"the checkpoint of step {step} is not saved: {refusal}; earlier ones are intact: make room, then "
                 "start the same command again"
             ) from None
+        ends = [0, *(row["step"] for row in progress.rows)]
+        for old in set(saved_steps(self._folder)) - {*ends[-2:], step, step if best is None else best}:
+            os.replace(
+                self._folder / str(old), self._folder / f"{old}{_LEFTOVER}"
+            )  # else a kill would leave half of it
+            self._remove_leftovers()
 
     def has(self, step: int) -> bool:
         """Returns whether there is a checkpoint of this step."""
-        return step in self._manager.all_steps()
+        return step in saved_steps(self._folder)
 
     def restore(self, template: Progress, *, step: int | None = None) -> Progress | None:
         """Restores the latest checkpoint, or with `step` the latest up to it; returns None where there is none.
 
         Raises a UserError as `read_checkpoint`.
         """
-        steps = [saved for saved in self._manager.all_steps() if step is None or saved <= step]
+        steps = [saved for saved in saved_steps(self._folder) if step is None or saved <= step]
         return read_checkpoint(self._folder / str(max(steps)), template) if steps else None
-
-    def close(self) -> None:
-        """Closes Orbax's manager."""
-        self._manager.close()
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -229,8 +210,7 @@ def _read_arrays(folder: Path, template: Progress) -> Progress:
     _check_path(folder)
     shapes = {"state": template.state, "metrics": template.metrics}
     hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
-    handler = ocp.CompositeCheckpointHandler(**_handlers())
-    with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as checkpointer:
+    with _checkpointer() as checkpointer:
         try:
             metadata = checkpointer.metadata(folder.absolute()).item_metadata["arrays"]
             check_arrays(metadata, shapes, folder)  # before anything of their size is made
@@ -248,16 +228,16 @@ def _read_arrays(folder: Path, template: Progress) -> Progress:
     return template._replace(**restored)
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """Returns options by which Orbax does not wait for the other processes."""
+def _checkpointer() -> ocp.Checkpointer:
+    """Returns a checkpointer that does not wait for the other processes: each has a directory of its own."""
     process = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
+    alone = ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
     )
-
-
-def _handlers() -> dict[str, Any]:
-    return {"arrays": ocp.StandardCheckpointHandler(), "history": ocp.JsonCheckpointHandler()}
+    handler = ocp.CompositeCheckpointHandler(
+        arrays=ocp.StandardCheckpointHandler(), history=ocp.JsonCheckpointHandler()
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def check_arrays(saved: Any, expected: Any, place: Path) -> None:

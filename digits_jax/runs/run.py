@@ -199,7 +199,6 @@ class Run:
 
     def close(self) -> None:
         """Closes checkpoints and writers, and unlocks the directory."""
-        self._checkpoints.close()
         self.folder.close()
         for writer in self.writers:
             writer.close()
