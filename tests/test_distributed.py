@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.processes import KINDS, free_port, kill_one_of_two
-from tests.chaos.trials import outcome
+from tests.chaos.processes import PROMISES, free_port, kill_one_of_two
+from tests.chaos.workdir import outcome
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,7 +104,7 @@ def test_one_killed_ends_the_other_and_both_go_on(start: Start, undisturbed: Pat
     assert outcome(tmp_path) == outcome(undisturbed)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROMISES)
 def test_a_process_is_lost_at_any_moment(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -12,12 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.trials import ROOT, outcome, phase
+from tests.chaos.workdir import ROOT, outcome, phase
 
-KINDS = (
-    "peer never comes", "coordinator never comes", "killed peer", "killed coordinator", "stopped peer",
-    "stopped coordinator", "garbage on the port",
-)  # fmt: skip
+_ENDS = "the other ends in time with one line and exit code 1"
+PROMISES = {
+    **dict.fromkeys(("peer never comes", "coordinator never comes", "killed peer", "killed coordinator"), _ENDS),
+    **dict.fromkeys(("stopped peer", "stopped coordinator"), _ENDS),  # by SIGSTOP
+    "garbage on the port": "nothing happens",
+}
 _TIMEOUT = 300  # seconds for one run
 
 

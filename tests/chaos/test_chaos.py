@@ -19,7 +19,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Runs:
         return Runs(tmp_path_factory.mktemp("chaos"))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS for _ in range(COUNTS.get(kind, 1))])
+# Those of two processes are in tests/test_distributed.py.
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "two" not in kind for _ in range(COUNTS.get(kind, 1))])
 def test_the_promise_is_kept(
     runs: Runs, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -15,11 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+from tests.chaos import processes
+from tests.chaos.workdir import ROOT, outcome, phase
 
-from digits_jax import load_model
-
-ROOT = Path(__file__).parents[2]
 _TIMEOUT = 300  # seconds for one process
 
 
@@ -56,41 +54,6 @@ def finish(workdir: Path, *more: str, **environment: str) -> str:
     if code:
         raise RuntimeError(f"exit code {code}: {err.strip()}")
     return err
-
-
-def outcome(workdir: Path) -> dict[str, Any]:
-    """What a run ended with, without what a clock decides.
-
-    Its result (the final state's hash, the scores of the final and the best epoch), its rows, which checkpoints it has,
-    and the predictions of the best model.
-    """
-    result = json.loads((workdir / "result.json").read_text())
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for row in (result["final"], result["best"], *result["epochs"], *rows):
-        row.pop("train/seconds", None)
-    result.pop("checksum")  # of the clock's numbers, too
-    images = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), np.uint8)
-    return {
-        "result": result,
-        "rows": rows,
-        "checkpoints": sorted(path.name for path in (workdir / "checkpoints").iterdir()),
-        "predictions": load_model(workdir).predict(images).tolist(),
-    }
-
-
-def phase(workdir: Path) -> str:
-    """Where a killed run was, as far as its folder tells."""
-    if (workdir / "result.json").exists():
-        return "finished"
-    if list(workdir.glob("checkpoints/*tmp*")):
-        return "saving"
-    saved = [path for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
-    if not saved:
-        return "starting"
-    if not all((path / "SHA256SUMS").exists() for path in saved):
-        return "saving"
-    rows = (workdir / "metrics.jsonl").read_text().count("\n") if (workdir / "metrics.jsonl").exists() else 0
-    return f"epoch {rows + 1}"
 
 
 def kill(workdir: Path, draw: random.Random, signum: signal.Signals, *, seconds: float) -> str:
@@ -181,6 +144,15 @@ class Runs:
         """A run that was stopped in its last epoch."""
         stop_after_epochs(self.root / "original", 2)
         return self.root / "original"
+
+    @functools.cached_property
+    def of_two(self) -> dict[str, Any]:
+        """What a run of two processes ends with."""
+        workdir = self.root / "two"
+        codes, errors = processes.finish(processes.start(workdir, processes.free_port(), 0, 1))
+        if codes != [0, 0]:
+            raise RuntimeError(f"exit codes {codes}: {errors}")
+        return outcome(workdir)
 
     @functools.cached_property
     def others(self) -> dict[str, Path]:
@@ -303,6 +275,11 @@ def full_disk(runs: Runs, workdir: Path, draw: random.Random) -> tuple[bool, str
     return clear and outcome(workdir / "run") == runs.expected, what
 
 
+def two(kind: str, runs: Runs, workdir: Path, draw: random.Random) -> tuple[bool, str]:
+    trial = processes.kill_one_of_two(workdir, draw, kind=kind, expected=runs.of_two)
+    return trial["ok"], trial["where"] if trial["ok"] else str(trial)
+
+
 def _checkpoints(workdir: Path) -> list[Path]:
     return sorted((p for p in workdir.glob("checkpoints/*") if p.name.isdigit()), key=lambda path: int(path.name))
 
@@ -325,4 +302,10 @@ KINDS: dict[str, Kind] = {
     "edited result": Kind("is refused by name", 15, edited),
     "numeric settings": Kind("one warning, recorded", 10, other_numerics),
     "full disk": Kind(f"one line, then {_SAME}", 20, full_disk),
+    **{
+        f"two processes: {kind}": Kind(
+            f"{promise}, {_SAME}", 3 if "never comes" in kind else 10, functools.partial(two, kind)
+        )
+        for kind, promise in processes.PROMISES.items()
+    },
 }
