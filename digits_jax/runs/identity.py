@@ -38,6 +38,7 @@ _RENAMED_FIELDS = {
 }  # fmt: skip
 _RENAMED_VALUES = {("test_time_augmentation", "one"): "none", ("schedule", "linear"): "triangle"}
 _REMOVED_FIELDS = {"model.bn_groups": 1}  # with the only value that can still be computed
+_LOCATIONS = ("dataset.data_dir", "dataset.source_dir")  # a file that comes from elsewhere does not say what is read
 
 
 def upgrade(recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def upgrade(recorded: Mapping[str, Any]) -> dict[str, Any]:
     for old, value in flatten_dict(dict(recorded), sep=".").items():
         name, value = _RENAMED_FIELDS.get(old, old), _tuples(value)
         value = _RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
-        if old in _REMOVED_FIELDS and value == _REMOVED_FIELDS[old]:
+        if name in _LOCATIONS or (old in _REMOVED_FIELDS and value == _REMOVED_FIELDS[old]):
             continue
         try:
             if name not in FIELDS:
