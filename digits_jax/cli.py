@@ -246,7 +246,7 @@ def quiet() -> Iterator[None]:
 
 def warn(text: str) -> None:
     """Prints one line on standard error, also under `quiet`."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {text}", markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(f"warning: {text}")
 
 
 def percent(fraction: float) -> str:
