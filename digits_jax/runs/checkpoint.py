@@ -235,7 +235,9 @@ def _checkpointer() -> ocp.Checkpointer:
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
     )
     handler = ocp.CompositeCheckpointHandler(
-        arrays=ocp.StandardCheckpointHandler(), history=ocp.JsonCheckpointHandler()
+        arrays=ocp.StandardCheckpointHandler(),
+        history=ocp.JsonCheckpointHandler(),
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
     )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
