@@ -223,7 +223,7 @@ def test_the_reader_is_cached(
 
 
 def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    def nowhere(*_: object) -> None:
+    def nowhere(*_: object, **__: object) -> None:
         raise UserError("they are nowhere")
 
     monkeypatch.setattr("digits_jax.data.load_configured", nowhere)

@@ -431,4 +431,4 @@ def test_a_call_keeps_neither_its_data_nor_its_arrays(small_config: ConfigDict, 
     del dataset
     gc.collect()
     assert [reference() for reference in alive] == [None, None]
-    assert on_device() == before
+    assert on_device() <= before  # less, where an earlier test had left some

@@ -77,8 +77,7 @@ def main(argv: list[str]) -> None:
 
 def _show(folder: Workdir, first: int, last: int) -> None:
     config = from_recorded(folder.read_run()["config"])
-    section = {**config.dataset, "data_dir": DATA_DIR.value, "source_dir": None}
-    dataset = data.load_configured(FrozenConfigDict(section))
+    dataset = data.load_configured(config.dataset, data_dir=DATA_DIR.value)
     folder.open(config, dataset)
     checkpoints = Checkpoints(folder.checkpoints, folder.identity)
     try:

@@ -103,10 +103,15 @@ def load(
     )
 
 
-def load_configured(dataset_config: Any) -> Dataset:
-    """Loads the data set of a config's section `dataset`."""
-    names = ("name", "data_dir", "source_dir", "train_examples", "validation_examples")
-    return load(**{name: dataset_config[name] for name in names})
+def load_configured(dataset_config: Any, *, data_dir: str | None = None) -> Dataset:
+    """Loads the data set of a config's section `dataset`, from `data_dir` if that is given."""
+    return load(
+        dataset_config.name,
+        data_dir=data_dir or dataset_config.data_dir,
+        source_dir=dataset_config.source_dir,
+        train_examples=dataset_config.train_examples,
+        validation_examples=dataset_config.validation_examples,
+    )
 
 
 def resolve_data_dir(data_dir: str | None = None) -> Path:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from ml_collections import FrozenConfigDict
 
 from digits_jax import data, storage
 from digits_jax.apps.reader.normalization import SIZE, find_digits
@@ -104,8 +103,7 @@ def load_reader(workdir: str, *, checkpoint: str, data_dir: str | None = None) -
         raise UserError(f"{workdir} has images of {height}x{width}x{channels}: expected a run on images of 28x28x1")
 
     try:
-        section = {**model.config.dataset, "data_dir": data_dir, "source_dir": None}
-        images = data.load_configured(FrozenConfigDict(section)).split("train")[0]
+        images = data.load_configured(model.config.dataset, data_dir=data_dir).split("train")[0]
     except UserError as error:
         print(f"warning: inputs that are not digits may be accepted, without training images: {error}", file=sys.stderr)
         return DigitReader(model, None)
