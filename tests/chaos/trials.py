@@ -248,6 +248,9 @@ def other_numerics(runs: Runs, workdir: Path, draw: random.Random) -> tuple[bool
     return f"numerics.{changed} from" in warnings and warnings.count("\n") == 1, changed
 
 
+NAMESPACE = ("unshare", "--map-root-user", "--mount")
+
+
 def full_disk(runs: Runs, workdir: Path, draw: random.Random) -> tuple[bool, str]:
     """Trains on a file system of a random size, smaller than a run, until it is full; then it grows.
 
@@ -264,7 +267,7 @@ def full_disk(runs: Runs, workdir: Path, draw: random.Random) -> tuple[bool, str
         cp -r "$0/disk/run" "$0/run"
     """
     (workdir / "disk").mkdir()
-    arguments = ["unshare", "--map-root-user", "--mount", "bash", "-c", script, str(workdir)]
+    arguments = [*NAMESPACE, "bash", "-c", script, str(workdir)]
     process = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode}: {process.stderr}{(workdir / 'second').read_text()}")
