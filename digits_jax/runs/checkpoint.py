@@ -137,7 +137,8 @@ class Checkpoints:
                 if code is None:
                     raise
                 error = OSError(int(code[1]), os.strerror(int(code[1])))
-            self._remove_leftovers()  # they would keep the disk full
+            shutil.rmtree(folder, ignore_errors=True)  # what is incomplete would keep the disk full
+            self._remove_leftovers()
             refusal = storage.write_error(self._folder, error, needed=needed)
             raise UserError(
                 f"the checkpoint of step {step} is not saved: {refusal}; earlier ones are intact: make room, then "
@@ -145,9 +146,8 @@ class Checkpoints:
             ) from None
         ends = [0, *(row["step"] for row in progress.rows)]
         for old in set(saved_steps(self._folder)) - {*ends[-2:], step, step if best is None else best}:
-            os.replace(
-                self._folder / str(old), self._folder / f"{old}{_LEFTOVER}"
-            )  # else a kill would leave half of it
+            # Renamed first, because a kill would leave half of it.
+            os.replace(self._folder / str(old), self._folder / f"{old}{_LEFTOVER}")
             self._remove_leftovers()
 
     def has(self, step: int) -> bool:
@@ -191,10 +191,7 @@ def read_history(folder: Path) -> dict[str, Any]:
         history = storage.read_json(folder / "history" / "metadata", HISTORY)
     except FileNotFoundError:
         raise UserError(f"{folder} has no history: it is no checkpoint of this project") from None
-    places = [(row["epoch"], row["step"]) for row in history["rows"]]
-    if [epoch for epoch, _ in places] != [*range(1, len(places) + 1)] or any(
-        end > int(folder.name) for _, end in places
-    ):
+    if any(row["epoch"] != n or row["step"] > int(folder.name) for n, row in enumerate(history["rows"], 1)):
         raise UserError(f"{folder} has epochs that do not end at its step: put it back where it belongs")
     return history
 
