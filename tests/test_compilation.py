@@ -47,7 +47,9 @@ def test_programs_are_kept_for_the_user_and_the_machine(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores, and a choice"
 )
-@pytest.mark.parametrize("setting", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
+@pytest.mark.parametrize(
+    "setting", ["XDG_CACHE_HOME", pytest.param("JAX_COMPILATION_CACHE_DIR", marks=pytest.mark.slow)]
+)
 def test_programs_for_one_core_are_not_taken_for_two(tmp_path: Path, setting: str) -> None:
     run({setting: str(tmp_path)})
     for_all = programs(tmp_path)
@@ -72,6 +74,7 @@ def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path: Path) -> None:
     assert message.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_failures_of_the_cache_are_one_line_and_damaged_programs_are_replaced(tmp_path: Path) -> None:
     program = f"{PROGRAM}jax.numpy.tanh(1.0)"
     full_disk = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"

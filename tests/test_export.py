@@ -60,7 +60,8 @@ def test_a_file_loads_as_its_model_card_says(
         np.testing.assert_allclose(np.asarray(variables["probabilities"]), model.predict(images[:3]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["onnx", pytest.param("stablehlo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "stablehlo"])
 def test_test_time_augmentation_and_bfloat16(
     name: str, model: TrainedModel, images: np.ndarray, tmp_path: Path
 ) -> None:

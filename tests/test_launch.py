@@ -69,6 +69,7 @@ def test_a_dry_run_prints_what_is_then_done(launch, options: tuple[str, ...]) ->
     assert shlex.split(training)[-4:] == ["digits_jax.main", "--workdir=gs://mine/digits", *flags]
 
 
+@pytest.mark.slow
 def test_what_fails_still_deletes_what_was_created(launch) -> None:
     failed, done = launch(*TPU, failing="digits_jax.main")
     assert failed.returncode == 1

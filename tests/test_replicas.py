@@ -141,6 +141,7 @@ def test_each_seed_is_reported_by_itself(
     assert rows[0][0]["train/loss"] != rows[1][0]["train/loss"]
 
 
+@pytest.mark.slow
 def test_interrupted_replicas_go_on_bit_for_bit(
     small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
