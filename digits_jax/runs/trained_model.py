@@ -162,8 +162,12 @@ def _checked(workdir: Workdir, step: int) -> Path:
 
 
 def _state_shapes(config: FrozenConfigDict, run: dict[str, Any]) -> Any:
-    """Returns the shapes of a run's state."""
-    recipe = create_recipe(config, run["num_classes"], epoch_steps=1)
-    create_state = partial(create_train_state, recipe, image_shape=tuple(run["image_shape"]))
-    with ops.using("lax"):  # traced in a fraction of the time
-        return jax.eval_shape(create_state, np.uint32(0))
+    """Returns the shapes of a run's state; raises a UserError if its config and shapes describe none."""
+    try:
+        recipe = create_recipe(config, run["num_classes"], epoch_steps=1)
+        create_state = partial(create_train_state, recipe, image_shape=tuple(run["image_shape"]))
+        with ops.using("lax"):  # traced in a fraction of the time
+            return jax.eval_shape(create_state, np.uint32(0))
+    except Exception as error:  # JAX, Flax and Optax may raise anything for sizes that no config of ours has
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        raise UserError(f"the run's config and image_shape describe no model ({reason})") from None
