@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags, logging
 from PIL import Image
 
@@ -162,6 +163,8 @@ def main(argv: list[str]) -> int:
         os.environ["HOME"] = str(root / "home")
         os.chdir(root / "here")
         for number in range(MUTATIONS.value):
+            if number % 100 == 0:
+                jax.clear_caches()  # each model that is loaded is another program
             draw = random.Random(f"{SEED.value} {number}")
             if number % 2:
                 name, read = mutate_run(Path(RUN.value), root / "work", draw)

@@ -1,6 +1,7 @@
 """Rewrites the table of trials in `docs/reliability.md`: `python -m tests.chaos.page`"""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,20 @@ def section(file: Path) -> str:
         mine = [trial for trial in trials if trial["kind"] == kind]
         if mine:
             kept = sum(trial["kept"] for trial in mine)
-            rows.append((kind, promise, str(len(mine)), str(kept), _listed(mine)))
+            rows.append((kind, promise, _listed(mine), str(len(mine)), str(kept)))
     kept, minutes = sum(trial["kept"] for trial in trials), sum(trial["seconds"] for trial in trials) / 60
     versions = ", ".join(
         f"{name} {machine['versions'][name]}" for name in ("python", "jax", "flax", "orbax-checkpoint")
     )
-    header = ("event", "promise", "trials", "kept", "where")
+    header = ("event", "promise", "where", "trials", "kept")
     hardware = f"{machine['cores']} core(s) of an {machine['cpu']}, {versions}, seed {machine['seed']}"
     summary = f"{kept} of {len(trials)} trials kept the promise, in {minutes:.0f} minutes on {hardware}."
-    return f"{summary}\n\n{markdown_table(header, rows, text_columns=2)}"
+    return f"{summary}\n\n{markdown_table(header, rows, text_columns=3)}"
 
 
 def _listed(trials: list[dict[str, Any]]) -> str:
-    counts = Counter(where for trial in trials for where in trial["where"].split("; "))
-    return ", ".join(f"{count} {where}" for where, count in sorted(counts.items()))
+    places = [re.sub(r"^\d+ ", "", where) for trial in trials for where in trial["where"].split("; ")]
+    return "; ".join(f"{count}x {where}" for where, count in sorted(Counter(places).items()))
 
 
 def main(argv: list[str]) -> None:
