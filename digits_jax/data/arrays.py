@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from digits_jax.storage import replace_bytes
-
-_CHECKSUM_BYTES = hashlib.sha256().digest_size
+from digits_jax.storage import is_sealed, replace_bytes, seal
 
 
 class Arrays(NamedTuple):
@@ -45,13 +43,10 @@ def write_cache(path: Path, arrays: Arrays, sha256: str) -> None:
     """Writes the arrays and their hash as an `.npz` file, atomically, with the SHA-256 of its bytes appended."""
     file = io.BytesIO()
     np.savez(file, sha256=np.frombuffer(bytes.fromhex(sha256), np.uint8), **arrays._asdict())
-    checksum = hashlib.sha256(file.getbuffer()).digest()
-    file.seek(0, io.SEEK_END)
-    file.write(checksum)
     try:
         for left in path.parent.glob(f"{path.name}.*.tmp"):  # by a process that was killed while it wrote
             left.unlink()
-        replace_bytes(path, file.getbuffer())
+        replace_bytes(path, seal(file))
     except OSError as error:
         print(f"warning: the decoded images cannot be cached in {path} ({error.strerror})", file=sys.stderr)
 
@@ -63,7 +58,7 @@ def read_cache(path: Path) -> tuple[Arrays, str] | None:
     """
     try:
         content = path.read_bytes()
-        if hashlib.sha256(memoryview(content)[:-_CHECKSUM_BYTES]).digest() != content[-_CHECKSUM_BYTES:]:
+        if not is_sealed(content):
             raise ValueError("it fails its checksum")
         with np.load(io.BytesIO(content), allow_pickle=False) as file:  # what follows the archive is ignored
             return Arrays(**{name: file[name] for name in Arrays._fields}), file["sha256"].tobytes().hex()

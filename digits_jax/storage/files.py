@@ -1,6 +1,7 @@
 """Atomic writes, and SHA-256 manifests that reveal a corrupted or foreign directory."""
 
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Mapping
@@ -34,6 +35,20 @@ def replace_bytes(path: Path, content: bytes | memoryview) -> None:
         raise
 
 
+def seal(file: io.BytesIO) -> memoryview:
+    """Appends to a file in memory the SHA-256 of its content, and returns all of it; see `is_sealed`."""
+    checksum = hashlib.sha256(file.getbuffer()).digest()
+    file.seek(0, io.SEEK_END)
+    file.write(checksum)
+    return file.getbuffer()
+
+
+def is_sealed(content: bytes) -> bool:
+    """Returns whether content ends in the SHA-256 of what is before it. Readers of `.npz` files ignore what follows."""
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(memoryview(content)[:-size]).digest() == content[-size:]
+
+
 def write_error(path: Path, error: OSError, *, needed: int = 0) -> str:
     """Returns "PATH cannot be written (...)" with the error's reason, the bytes needed if known, and the free space."""
     try:
@@ -57,8 +72,7 @@ def write_manifest(folder: Path, facts: Mapping[str, str] | None = None) -> None
 
 def read_facts(folder: Path) -> dict[str, str]:
     """Returns the facts in the manifest of a directory; raises as `read_text`."""
-    pairs = (line[2:].split(": ", 1) for line in _lines(folder) if line.startswith("# ") and ": " in line)
-    return {name: value.rstrip("\n") for name, value in pairs}
+    return _facts(_lines(folder))
 
 
 def find_damage(folder: Path, facts: Mapping[str, str] | None = None) -> str | None:
@@ -83,7 +97,7 @@ def find_damage(folder: Path, facts: Mapping[str, str] | None = None) -> str | N
         return f"is incomplete ({MANIFEST} is missing: the process ended while it was saved)"
     except (OSError, ValueError, UserError) as error:
         return f"is corrupted (it cannot be read: {error})"
-    theirs = read_facts(folder)
+    theirs = _facts(lines)
     for name, ours in (facts or {}).items():
         if theirs.get(name, ours) != ours:
             return f"is of another run ({name} {theirs[name]}: expected {ours})"
@@ -92,6 +106,11 @@ def find_damage(folder: Path, facts: Mapping[str, str] | None = None) -> str | N
 
 def _lines(folder: Path) -> list[str]:
     return read_text(folder / MANIFEST).splitlines(keepends=True)
+
+
+def _facts(lines: list[str]) -> dict[str, str]:
+    pairs = (line[2:].split(": ", 1) for line in lines if line.startswith("# ") and ": " in line)
+    return {name: value.rstrip("\n") for name, value in pairs}
 
 
 def _files(folder: Path) -> list[str]:

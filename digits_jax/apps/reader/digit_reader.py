@@ -128,10 +128,9 @@ def _write_cache(file: Path, model: TrainedModel, detector: OutlierDetector) -> 
     about = json.dumps({"run": model.run, "step": model.step, "metrics": model.metrics})
     archive = io.BytesIO()
     np.savez(archive, about=np.array(about), **detector._asdict(), **flatten_dict(model.variables, sep="/"))
-    content = archive.getvalue()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        storage.replace_bytes(file, content + hashlib.sha256(content).digest())
+        storage.replace_bytes(file, storage.seal(archive))
     except OSError as error:
         print(f"warning: {file} cannot be written ({error.strerror}): the next start is as slow", file=sys.stderr)
 
@@ -142,7 +141,7 @@ def _read_cache(file: Path) -> DigitReader | None:
         content = file.read_bytes()
     except OSError:
         return None
-    if hashlib.sha256(memoryview(content)[:-32]).digest() != content[-32:]:
+    if not storage.is_sealed(content):
         return None
     with np.load(io.BytesIO(content)) as arrays:
         about = json.loads(str(arrays["about"]))
