@@ -16,11 +16,11 @@ from digits_jax.config import ConfigDict, experiment
 
 @experiment(arguments={"sprint": {"epochs": (1,)}})
 def get_config(config: ConfigDict) -> None:
-    config.optimizer = "nesterov"
-    config.schedule = "triangle"
+    config.optimizer.name = "nesterov"
+    config.schedule.name = "linear"
     config.learning_rates = (0.1,)
     config.epochs = (3,)
-    config.label_smoothing = 0.1
+    config.loss.label_smoothing = 0.1
     config.model.widths = ((16, 16), (32, 32))
     config.model.hidden_width = 128
     config.model.batch_norm = "after"

@@ -147,6 +147,9 @@ def configs_directory() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
+_NAMES = ("augment.names", "callbacks", "freeze", "metrics")  # tuples of names, which need no quotes
+
+
 def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
     joined: list[str] = []
     for argument in argv:
@@ -154,6 +157,8 @@ def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
             argument = f"{joined.pop()}={argument}"
         if argument.startswith("--config="):
             argument = f"--config={config_path(argument.removeprefix('--config='))}"
+        if names := re.fullmatch(rf"(--config\.(?:{'|'.join(_NAMES)}))=([^'\"()]*)", argument):
+            argument = f"{names[1]}={tuple(filter(None, names[2].split(',')))!r}"
         joined.append(argument)
     last = {name: value for name, _, value in (argument.partition("=") for argument in joined)}
     # ml_collections would parse None as a path named None, or as no number.
@@ -178,6 +183,11 @@ def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
     return rest
 
 
+_ON_A_VALUE = re.compile(
+    "is not a dataclass in the parent|indices must be integers|object does not support|does not support indexing"
+)
+
+
 def _one_line(error: Exception, argv: list[str]) -> str:
     """Describes what is wrong with the command line in one line; ml_collections prints a page."""
     config = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), None)
@@ -194,6 +204,10 @@ def _one_line(error: Exception, argv: list[str]) -> str:
     if lines:
         last = text.strip().splitlines()[-1] if "Traceback" in text else f"{type(error).__name__}: {text}"
         return f"{file}, line {lines[-1]}: {_plain(last)}"
+    if section := re.search(r"--config\.([\w.]+)=(.*): Failed to parse .* as a ConfigDict", text):
+        return f"config.{section[1]} has fields of its own: did you mean --config.{section[1]}.name={section[2]}?"
+    if given := next((a for a in argv if re.match(r"--config(\.\w+){2,}=", a) and _ON_A_VALUE.search(text)), None):
+        return f"unknown config field in {given}: {given.partition('=')[0].rpartition('.')[0][2:]} has no fields"
     if isinstance(error, AttributeError | KeyError):
         # The message is "'sed'\nDid you mean "seed" instead of "sed"?", quoted once more for each level of nesting.
         name = re.search(r"\w+", text)

@@ -10,19 +10,18 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import FrozenConfigDict
 
-from digits_jax import data, input_pipeline, ops, parallel
-from digits_jax.augment import Augment, average_over_versions, create_test_augment, identity
-from digits_jax.input_pipeline import Examples
+from digits_jax import input_pipeline, ops, parallel
+from digits_jax.augment import Augment, create_test_augment, identity
+from digits_jax.data import Examples
 from digits_jax.metrics import Metrics
-from digits_jax.models import create_model
+from digits_jax.test_time import average_over_versions
 from digits_jax.train_step import TrainState, create_keys, gather
 
 Order = Callable[[jax.Array, int], jax.Array]  # takes a key and N; returns N indices into as many examples
 # By metric prefix: takes a state; returns the metrics on a set of N images, and which are misclassified, bool [N].
 Evaluations = dict[str, Callable[[TrainState], tuple[Metrics, jax.Array]]]
-_STATISTICS_IMAGES = 10_000  # training images that batch statistics are estimated from
 
 
 class Scores(NamedTuple):
@@ -81,8 +80,8 @@ def make_eval_steps(
 
         def logits_of(batch: tuple[jax.Array, jax.Array]) -> jax.Array:
             number, indices = batch
-            images = gather(examples, indices, mesh).images
-            return predict(augment(jax.random.fold_in(augment_key, number), images))
+            images = augment(jax.random.fold_in(augment_key, number), gather(examples, indices, mesh)).images
+            return predict(images)
 
         with ops.using(kernels, vmapped=stacked):
             logits = lax.map(logits_of, (jnp.arange(len(batches)), batches))
@@ -114,58 +113,10 @@ def create_evaluations(
         return lambda state: eval_steps(state, on_device(split))
 
     test = {"test": on("test")}
-    augment = create_test_augment(config.augment) if config.augment.test else identity
+    augment = create_test_augment(config.augment, model.num_classes) if config.augment.test else identity
     if config.augment.test:
         test["test_augmented"] = on("test", augment)
     if config.test_stream:
         order = functools.partial(input_pipeline.stream_order, batch_size=config.eval_batch_size)
         test["test_stream"] = on("test", augment, order)
     return ({"validation": on("validation")}, test) if config.dataset.validation_examples else (test, {})
-
-
-def create_statistics_model(model_config: ConfigDict, num_classes: int) -> nn.Module:
-    """Builds the model without dropout, whose batch statistics become those of the latest batch."""
-    no_dropout = {"hidden_dropout": 0.0, "block_dropout": (0.0,) * len(model_config.block_dropout)}
-    return create_model(ConfigDict({**model_config.to_dict(), **no_dropout, "bn_momentum": 0.0}), num_classes)
-
-
-def estimate_batch_stats(model: nn.Module, params: Any, batches: jax.Array) -> Any:
-    """Returns the means over image batches `[N, B, H, W, C]` of each batch normalization's batch mean and variance.
-
-    Running statistics are those of the latest weights; averaged weights need statistics of their own, estimated from
-    training images (Izmailov et al. 2018, section 3.2). Training does not read them.
-    """
-    init = functools.partial(model.init, jax.random.key(0), train=False)
-    shapes = jax.eval_shape(init, batches[0])["batch_stats"]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    def add(sums: Any, images: jax.Array) -> tuple[Any, None]:
-        _, updates = model.apply({"params": params, "batch_stats": zeros}, images, train=True, mutable=["batch_stats"])
-        return jax.tree.map(jnp.add, sums, updates["batch_stats"]), None
-
-    sums, _ = lax.scan(add, zeros, batches)
-    return jax.tree.map(lambda leaf: leaf / len(batches), sums)
-
-
-def create_statistics_update(
-    config: FrozenConfigDict, dataset: data.Dataset, *, mesh: Mesh, stacked: bool
-) -> Callable[[TrainState], TrainState] | None:
-    """Builds the update of a state's batch statistics from training images, before it is evaluated.
-
-    Returns None where none is needed: the weights are not averaged, or there are no batch statistics.
-    """
-    if not config.average_decay or config.model.batch_norm == "none":
-        return None
-    model, size = create_statistics_model(config.model, dataset.num_classes), config.batch_size
-    images = dataset.arrays.train_images[:_STATISTICS_IMAGES]
-    images = images[: len(images) // size * size].reshape(-1, size, *dataset.image_shape)
-    batches = parallel.put(jnp.asarray(images), mesh)
-
-    def estimate(state: TrainState, batches: jax.Array) -> TrainState:
-        with ops.using(config.execution.kernels, vmapped=stacked):
-            return state.replace(batch_stats=estimate_batch_stats(model, state.eval_variables["params"], batches))
-
-    if stacked:
-        estimate = jax.vmap(estimate, in_axes=(0, None), spmd_axis_name="seed")
-    estimate = ops.jit(estimate)
-    return lambda state: estimate(state, batches)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ from ml_collections import FrozenConfigDict
 
 from digits_jax import data, input_pipeline, models, ops, optimizer, parallel
 from digits_jax.augment import create_augment
-from digits_jax.evaluate import Evaluations, create_evaluations, create_statistics_update
-from digits_jax.input_pipeline import Examples
+from digits_jax.averaging import create_statistics_update
+from digits_jax.data import Examples
+from digits_jax.evaluate import Evaluations, create_evaluations
 from digits_jax.losses import create_loss
 from digits_jax.train_step import Recipe, TrainState, TrainSteps, create_train_state, make_train_steps
 
@@ -34,13 +35,16 @@ class Experiment(NamedTuple):
     at_the_end: Evaluations
 
 
-def build(config: FrozenConfigDict, dataset: data.Dataset, *, num_replicas: int = 1) -> Experiment:
+def build(
+    config: FrozenConfigDict, dataset: data.Dataset, *, num_replicas: int = 1, pretrained: Any = None
+) -> Experiment:
     """Builds an experiment; puts the data on the device and compiles nothing yet.
 
     Args:
       config: resolved; its seed plays no part, so that all seeds share one experiment and its compiled programs.
       dataset: its data.
       num_replicas: how many states, stacked, the steps and evaluations take.
+      pretrained: variables that the initial state takes where they fit, see `create_train_state`.
     """
     mesh, stacked = parallel.create_mesh(num_replicas), num_replicas > 1
 
@@ -52,7 +56,7 @@ def build(config: FrozenConfigDict, dataset: data.Dataset, *, num_replicas: int 
     epoch_steps = optimizer.steps_per_epoch(len(dataset.arrays.train_labels), config.batch_size)
     recipe = create_recipe(config, dataset.num_classes, epoch_steps)
     after_each_epoch, at_the_end = create_evaluations(config, recipe.model, on_device, mesh=mesh, stacked=stacked)
-    create_state = functools.partial(create_train_state, recipe, image_shape=dataset.image_shape)
+    create_state = functools.partial(create_train_state, recipe, image_shape=dataset.image_shape, pretrained=pretrained)
     pipeline: input_pipeline.Pipeline
     if config.execution.images_on == "device":
         pipeline = input_pipeline.DevicePipeline(on_device("train"), steps_per_call=config.execution.steps_per_call)
@@ -69,7 +73,7 @@ def build(config: FrozenConfigDict, dataset: data.Dataset, *, num_replicas: int 
         steps_per_epoch=epoch_steps,
         create_state=ops.jit(create_state),
         train_steps=make_train_steps(recipe, mesh=mesh, kernels=config.execution.kernels, stacked=stacked),
-        update_statistics=create_statistics_update(config, dataset, mesh=mesh, stacked=stacked),
+        update_statistics=create_statistics_update(config, recipe.model, dataset, mesh=mesh, stacked=stacked),
         after_each_epoch=after_each_epoch,
         at_the_end=at_the_end,
     )
@@ -82,7 +86,9 @@ def create_recipe(config: FrozenConfigDict, num_classes: int, epoch_steps: int) 
     return Recipe(
         model=models.create_model(config.model, num_classes),
         tx=optimizer.create_optimizer(config, epoch_steps),
-        augment=create_augment(config.augment),
-        loss=create_loss(config),
+        augment=create_augment(config.augment, num_classes),
+        loss=create_loss(config.loss),
         microbatch_size=config.execution.microbatch_size or default_size,
+        freeze=config.freeze,
+        metrics=config.metrics,
     )

@@ -14,14 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from digits_jax.data import Examples
+
 IMAGES_ON = ("device", "host")
-
-
-class Examples(NamedTuple):
-    """Labeled images."""
-
-    images: jax.Array  # uint8 [N, H, W, C]
-    labels: jax.Array  # int32 [N]
 
 
 def epoch_batches(order_key: jax.Array, epoch: int, *, num_examples: int, batch_size: int) -> list[jax.Array]:

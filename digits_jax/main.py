@@ -29,15 +29,16 @@ def main(argv: list[str]) -> int:
     cli.required("config", "bn_dropout")
     # Imported late so that a wrong flag is reported at once.
     from digits_jax import parallel, runs, storage, train
-    from digits_jax.config import validate
+    from digits_jax.config import SECTIONS, load_config, validate
 
-    config = CONFIG.value
+    config, path = CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"])
+    SECTIONS.unset_unfit(config, load_config(path))  # another --config.model.name has no use for the file's arguments
     validate(config)
     cluster = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, BIND_ADDRESS.value, PEER_TIMEOUT.value)
     parallel.initialize(*cluster)
     cli.console.quiet = not parallel.is_first()
     storage.enable_compilation_cache()
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
+    name = Path(path.partition(":")[0]).stem
 
     def workdir_of(resolved: FrozenConfigDict) -> storage.PathLike:
         if not WORKDIR.value:

@@ -1,13 +1,11 @@
-"""Flax Linen modules, and `MODELS`, the table of functions that create them from a config.
+"""Flax Linen modules, and `MODELS`, the table of those that a config can name.
 
 A model takes raw pixels and normalizes them itself, so that its parameters can be used without the code that trained
 them. The building blocks are bound once at the top of `__call__`, so that its body reads like the post.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,31 +13,12 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from digits_jax import ops
+from digits_jax.bounds import FINITE, POSITIVE, PROBABILITY, integer, number, one_of, tuple_of
 from digits_jax.errors import ConfigError
+from digits_jax.tables import Field, Table
 
 BATCH_NORM_PLACES = ("none", "before", "after")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-def keras1_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Initializes as `glorot_uniform` of Keras up to 1.1.2, which reads a convolution's kernel in Theano's order.
-
-    The layer asks for its initializer with `dim_ordering="tf"`, which the look-up (`get_from_module`) drops.
-    A kernel `[kh, kw, C, O]` is then read as `[O, C, kh, kw]`: fan_in = kw C O, fan_out = kh C O, so that a 3x3 kernel
-    is uniform in +-1 / sqrt(C O). Dense layers are Glorot's. Source: keras/initializations.py and
-    keras/utils/generic_utils.py of Keras 1.0.8 and 1.1.2.
-    """
-    if len(shape) == 2:
-        return nn.initializers.glorot_uniform()(key, shape, dtype)
-    kh, kw, c, o = shape
-    limit = math.sqrt(6 / ((kh + kw) * c * o))
-    return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-
-KERNEL_INITS = {
-    "glorot_uniform": nn.initializers.glorot_uniform(),  # Glorot & Bengio 2010: +-sqrt(6 / (fan_in + fan_out))
-    "keras1_uniform": keras1_uniform,
-}
 
 
 def normalize(images: jax.Array, mean: float, std: float) -> jax.Array:
@@ -53,15 +32,15 @@ class Linear(nn.Module):
     num_classes: int
     mean: float
     std: float
-    kernel_init: nn.initializers.Initializer
-    dtype: Any
+    kernel_init: str = "glorot_uniform"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns float32 logits `[B, num_classes]` of raw pixels `[B, H, W, C]` in [0, 255]."""
         x = normalize(images, self.mean, self.std).reshape(images.shape[0], -1)
-        logits = ops.Dense(self.num_classes, kernel_init=self.kernel_init, dtype=self.dtype)(x)
-        return logits.astype(jnp.float32)
+        dense = ops.Dense(self.num_classes, kernel_init=ops.KERNEL_INITS[self.kernel_init], dtype=DTYPES[self.dtype])
+        return dense(x).astype(jnp.float32)
 
 
 class VGG(nn.Module):
@@ -73,15 +52,15 @@ class VGG(nn.Module):
     num_classes: int
     mean: float
     std: float
-    kernel_init: nn.initializers.Initializer
-    dtype: Any
-    widths: tuple[tuple[int, ...], ...]
-    hidden_width: int
-    block_dropout: tuple[float, ...]
-    hidden_dropout: float
-    batch_norm: str
-    bn_momentum: float
-    bn_epsilon: float
+    kernel_init: str = "glorot_uniform"
+    dtype: str = "float32"
+    widths: tuple[tuple[int, ...], ...] = ((32, 32), (64, 64))
+    hidden_width: int = 512
+    block_dropout: tuple[float, ...] = (0.0, 0.0)
+    hidden_dropout: float = 0.0
+    batch_norm: str = "none"
+    bn_momentum: float = 0.99
+    bn_epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -90,15 +69,16 @@ class VGG(nn.Module):
         With `train`, dropout draws from the "dropout" key, and batch normalization uses the statistics of the batch
         and updates the collection "batch_stats".
         """
-        conv3x3 = partial(ops.Conv, kernel_size=(3, 3), padding="VALID", kernel_init=self.kernel_init, dtype=self.dtype)
-        dense = partial(ops.Dense, kernel_init=self.kernel_init, dtype=self.dtype)
+        kernel_init, dtype = ops.KERNEL_INITS[self.kernel_init], DTYPES[self.dtype]
+        conv3x3 = partial(ops.Conv, kernel_size=(3, 3), padding="VALID", kernel_init=kernel_init, dtype=dtype)
+        dense = partial(ops.Dense, kernel_init=kernel_init, dtype=dtype)
         dropout = partial(nn.Dropout, deterministic=not train)
         norm = partial(
             nn.BatchNorm,
             use_running_average=not train,
             momentum=self.bn_momentum,
             epsilon=self.bn_epsilon,
-            dtype=self.dtype,
+            dtype=dtype,
         )
 
         def activation(x: jax.Array) -> jax.Array:
@@ -117,51 +97,55 @@ class VGG(nn.Module):
         x = dropout(self.hidden_dropout)(x)
         return dense(self.num_classes)(x).astype(jnp.float32)
 
-
-def linear(model_config: ConfigDict, num_classes: int) -> nn.Module:
-    """Creates the `Linear` model of a config."""
-    return Linear(num_classes, **_common_fields(model_config))
-
-
-def vgg(model_config: ConfigDict, num_classes: int) -> nn.Module:
-    """Creates the `VGG` model of a config."""
-    return VGG(
-        num_classes,
-        **_common_fields(model_config),
-        widths=model_config.widths,
-        hidden_width=model_config.hidden_width,
-        block_dropout=model_config.block_dropout,
-        hidden_dropout=model_config.hidden_dropout,
-        batch_norm=model_config.batch_norm,
-        bn_momentum=model_config.bn_momentum,
-        bn_epsilon=model_config.bn_epsilon,
-    )
+    def check(self, image_shape: tuple[int, ...] | None) -> None:
+        """Raises ConfigError if its fields contradict each other, or leave nothing of an `(H, W, C)` image."""
+        if len(self.block_dropout) != len(self.widths):
+            raise ConfigError(
+                f"config.model.block_dropout is {self.block_dropout!r}: expected {len(self.widths)} of them, one per "
+                "block of model.widths"
+            )
+        size = min(image_shape[:2]) if image_shape else math.inf
+        for widths in self.widths:
+            size = (size - 2 * len(widths)) // 2
+        if image_shape and size < 1:
+            raise ConfigError(
+                f"config.model.widths is {self.widths!r}: unpadded 3x3 convolutions and 2x2 pools leave "
+                f"nothing of an image of {image_shape[0]}x{image_shape[1]}; use fewer layers"
+            )
 
 
-def _common_fields(model_config: ConfigDict) -> dict[str, Any]:
-    return {
-        "mean": model_config.mean,
-        "std": model_config.std,
-        "kernel_init": KERNEL_INITS[model_config.kernel_init],
-        "dtype": DTYPES[model_config.dtype],
-    }
-
-
-MODELS: dict[str, Callable[[ConfigDict, int], nn.Module]] = {"linear": linear, "vgg": vgg}
+# Takes the number of classes and the arguments.
+MODELS = Table(
+    {"linear": Linear, "vgg": VGG},
+    {
+        "mean": Field(float, FINITE, "gray level subtracted from pixels; None: that of the training set"),
+        "std": Field(float, POSITIVE, "gray levels that pixels are divided by; None: as for the mean"),
+        "kernel_init": Field(str, one_of(ops.KERNEL_INITS), "kernel initializer; biases are zero"),
+        "dtype": Field(str, one_of(DTYPES), "type of activations; parameters stay float32"),
+        "widths": Field(
+            tuple, tuple_of(tuple_of(integer(1), ""), "a tuple of channels per block, such as ((8,), (8,))"),
+            "channels of the 3x3 convolutions, per block; a 2x2 max-pool ends a block",
+        ),
+        "hidden_width": Field(int, integer(1), "units of the hidden dense layer"),
+        "block_dropout": Field(
+            tuple, tuple_of(PROBABILITY, "a probability in [0, 1) per block, such as (0.5, 0.5)"),
+            "dropout rate after each block's max-pool",
+        ),
+        "hidden_dropout": Field(float, PROBABILITY, "dropout rate before the last layer"),
+        "batch_norm": Field(str, one_of(BATCH_NORM_PLACES), "batch normalization around activations"),
+        "bn_momentum": Field(float, number(0, 1), "weight of the old running mean and variance in each update"),
+        "bn_epsilon": Field(float, number(0), "added to the variance; Keras 1.0.8 to 1.1.2 have 1e-5"),
+    },
+)  # fmt: skip
 
 
 def create_model(model_config: ConfigDict, num_classes: int) -> nn.Module:
-    """Creates the model that a resolved `config.model` names."""
-    return MODELS[model_config.name](model_config, num_classes)
+    """Creates the model that `config.model` names."""
+    return MODELS.create(model_config.name, model_config, num_classes)
 
 
-def check_image_shape(model_config: ConfigDict, image_shape: tuple[int, ...]) -> None:
-    """Raises ConfigError where unpadded convolutions and pools leave nothing of an `(H, W, C)` image."""
-    size = min(image_shape[:2])
-    for widths in model_config.widths:
-        size = (size - 2 * len(widths)) // 2
-    if model_config.name != "linear" and size < 1:
-        raise ConfigError(
-            f"config.model.widths is {model_config.widths!r}: unpadded 3x3 convolutions and 2x2 pools leave "
-            f"nothing of an image of {image_shape[0]}x{image_shape[1]}; use fewer layers"
-        )
+def check(model_config: ConfigDict, *, image_shape: tuple[int, ...] | None) -> None:
+    """Raises a ConfigError where the configured model's own method `check` does; `image_shape` may be unknown yet."""
+    model = create_model(ConfigDict({**model_config.to_dict(), "mean": 0.0, "std": 1.0}), 1)
+    if hasattr(model, "check"):
+        model.check(image_shape)

@@ -15,7 +15,7 @@ from digits_jax import data, parallel, runs
 from digits_jax.config import resolve, validate
 from digits_jax.experiment import Experiment, build
 from digits_jax.input_pipeline import epoch_batches
-from digits_jax.metrics import Metrics
+from digits_jax.metrics import CALLBACKS, Metrics
 from digits_jax.runs import Progress, Row, Run, console
 from digits_jax.runs.console import evaluate
 from digits_jax.runs.history import best_row, score_key
@@ -64,11 +64,14 @@ def train_seeds(
     """
     validate(config)
     with parallel.together():
+        config, pretrained = runs.load_initial(config)
         dataset = dataset or data.load_configured(config.dataset)
         configs = [resolve(config, dataset, seed=seed) for seed in seeds]
     parallel.check_same(runs.describe_code_and_data(configs[0], dataset))
     size = 1 if wandb_project else parallel.seeds_at_once(config, len(configs))
-    experiment_of = functools.cache(lambda replicas: build(configs[0], dataset, num_replicas=replicas))
+    experiment_of = functools.cache(
+        lambda replicas: build(configs[0], dataset, num_replicas=replicas, pretrained=pretrained)
+    )
     options: dict[str, Any] = {"name": name or config.model.name, "writers": writers, "wandb_project": wandb_project}
     finished: States = {}
     with (
@@ -81,6 +84,8 @@ def train_seeds(
                 single = experiment_of(1)
                 progress = {run: run.restore(single.create_state(np.uint32(run.config.seed))) for run in opened}
                 runs.announce(single, progress, is_first=not finished)
+                if pretrained and not finished:
+                    runs.report_taken(next(iter(progress.values())).state, pretrained, config.init_from)
                 for run in opened:
                     run.write(progress[run].rows)  # an earlier process may have ended between a checkpoint and its row
                 progress = _train_to_the_end(experiment_of, progress, stop, profiler)
@@ -183,7 +188,9 @@ def _finish_epoch(experiment: Experiment, progress: States) -> States:
             **score.metrics,
             "train/seconds": round(done.seconds, 3),
         }
-        ended[run] = Progress(state, Metrics.zero(), 0.0, [*done.rows, row])
+        for name in run.config.callbacks:
+            row |= {key: float(value) for key, value in (CALLBACKS[name](experiment, state, row) or {}).items()}
+        ended[run] = Progress(state, Metrics.zero(experiment.config.metrics), 0.0, [*done.rows, row])
         run.scores = score
     runs.show_epoch(experiment, [done.rows[-1] for done in ended.values()])
     return ended

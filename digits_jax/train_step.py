@@ -13,10 +13,11 @@ from jax.sharding import Mesh
 
 from digits_jax import ops, parallel
 from digits_jax.augment import Augment
-from digits_jax.input_pipeline import Examples
+from digits_jax.averaging import averaged_params
+from digits_jax.data import Examples
 from digits_jax.losses import Loss
-from digits_jax.metrics import Metrics
-from digits_jax.optimizer import averaged_params
+from digits_jax.metrics import METRICS, Metrics
+from digits_jax.transfer import check_frozen, keep_frozen, take_fitting
 
 
 class TrainState(struct.PyTreeNode):
@@ -42,6 +43,8 @@ class Recipe(NamedTuple):
     augment: Augment
     loss: Loss
     microbatch_size: int  # images per gradient; see `compute_gradients`
+    freeze: tuple[str, ...] = ()  # patterns of modules whose statistics stay, see `optimizer.is_frozen`
+    metrics: tuple[str, ...] = ()  # of `METRICS`
 
 
 class Keys(NamedTuple):
@@ -61,10 +64,15 @@ def create_keys(seed: int | jax.Array) -> Keys:
     return Keys(*(jax.random.fold_in(root, number) for number in range(len(Keys._fields))))
 
 
-def create_train_state(recipe: Recipe, seed: jax.Array, *, image_shape: tuple[int, ...]) -> TrainState:
-    """Returns the initial state for `(H, W, C)` images."""
+def create_train_state(
+    recipe: Recipe, seed: jax.Array, *, image_shape: tuple[int, ...], pretrained: Any = None
+) -> TrainState:
+    """Returns the initial state for `(H, W, C)` images, with `pretrained` variables where names and shapes fit."""
     init_key = ops.threefry.in_loops(create_keys(seed).init)
     variables = recipe.model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
+    check_frozen(variables["params"], recipe.freeze)
+    if pretrained:
+        variables = take_fitting(variables, pretrained)[0]
     return TrainState(
         seed=seed,
         step=jnp.zeros((), jnp.int32),
@@ -81,16 +89,18 @@ def train_step(state: TrainState, batch: Examples, recipe: Recipe) -> tuple[Trai
       The state after the step, and the batch's metrics as computed on the way: with dropout, before the update.
     """
     keys = create_keys(state.seed)
-    images = recipe.augment(jax.random.fold_in(keys.augment, state.step), batch.images)
+    batch = recipe.augment(jax.random.fold_in(keys.augment, state.step), batch)
     dropout_key = jax.random.fold_in(keys.dropout, state.step)
-    gradients, metrics, batch_stats = compute_gradients(state, batch._replace(images=images), dropout_key, recipe)
+    gradients, metrics, batch_stats = compute_gradients(state, batch, dropout_key, recipe)
     updates, opt_state = recipe.tx.update(gradients, state.opt_state, state.params)
+    more = {name: METRICS[name](gradients, updates, state.params) * metrics.count for name in recipe.metrics}
+    batch_stats = keep_frozen(state.batch_stats, batch_stats, recipe.freeze)
     return state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
-    ), metrics
+    ), metrics.replace(more=more)
 
 
 def compute_gradients(
@@ -111,7 +121,7 @@ def compute_gradients(
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        loss = recipe.loss(logits, part.labels).sum() / batch_size
+        loss = recipe.loss(logits, part, params).sum() / batch_size
         return loss, (Metrics.of_batch(logits, part.labels), updates.get("batch_stats", {}))
 
     gradient = jax.grad(loss_fn, has_aux=True)

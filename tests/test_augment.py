@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from digits_jax import augment
+from digits_jax import augment, ops
 from digits_jax.config import get_config
+from digits_jax.data import Examples
 
 POST: dict[str, Any] = {"rotation": 8.0, "height_shift": 0.08, "width_shift": 0.08, "shear": 0.3, "zoom": 0.08}
 NONE = dict.fromkeys(POST, 0.0)
 IMAGES = np.random.default_rng(0).integers(0, 256, (1000, 28, 28, 1), np.uint8)
+BATCH = Examples(IMAGES, np.arange(1000) % 10)
 
 
 def keras_matrix(theta: float, tx: float, ty: float, shear: float, zx: float, zy: float, size: int = 28) -> np.ndarray:
@@ -29,13 +31,13 @@ def keras_matrix(theta: float, tx: float, ty: float, shear: float, zx: float, zy
 
 
 def draw(count: int = 1000, **ranges: float) -> np.ndarray:
-    return np.asarray(augment.random_affine(jax.random.key(0), count, image_shape=(28, 28), **{**NONE, **ranges}))
+    return np.asarray(ops.random_affine(jax.random.key(0), count, image_shape=(28, 28), **{**NONE, **ranges}))
 
 
 @pytest.mark.parametrize(("interpolation", "order"), [("nearest", 0), ("bilinear", 1)])
 def test_a_thousand_warps_agree_with_scipy(interpolation: str, order: int) -> None:
     matrices = draw(**POST)
-    warp = jax.jit(augment.warp, static_argnames="interpolation")
+    warp = jax.jit(ops.warp, static_argnames="interpolation")
     ours = np.asarray(warp(IMAGES, matrices, interpolation=interpolation))
     theirs = np.stack(
         [
@@ -88,7 +90,7 @@ def test_known_warps() -> None:
     image = jnp.arange(16.0).reshape(1, 4, 4, 1)
 
     def move(matrix: list, interpolation: str = "nearest") -> list:
-        return augment.warp(image, jnp.array([matrix]), interpolation=interpolation)[0, :, :, 0].tolist()
+        return ops.warp(image, jnp.array([matrix]), interpolation=interpolation)[0, :, :, 0].tolist()
 
     assert move([[1, 0, 0], [0, 1, 0]]) == image[0, :, :, 0].tolist()
     assert move([[1, 0, 1], [0, 1, 0]])[0] == [4, 5, 6, 7]
@@ -101,25 +103,25 @@ def test_known_warps() -> None:
 
 def test_without_ranges_images_pass_untouched() -> None:
     config = get_config().augment
-    assert augment.create_augment(config)(jax.random.key(0), IMAGES) is IMAGES
+    assert augment.create_augment(config, 10)(jax.random.key(0), BATCH) is BATCH
 
 
 def test_test_images_have_ranges_of_their_own() -> None:
     config = get_config().augment
     key = jax.random.key(0)
     config.test_ranges = (8.0, 0.08, 0.08, 0.3, 0.08)
-    warped = augment.create_test_augment(config)(key, IMAGES)
-    assert augment.create_augment(config)(key, IMAGES) is IMAGES
+    warped = augment.create_test_augment(config, 10)(key, BATCH).images
+    assert augment.create_augment(config, 10)(key, BATCH) is BATCH
     config.update(POST, test_ranges=())
-    assert (warped == augment.create_augment(config)(key, IMAGES)).all()
-    assert (warped == augment.create_test_augment(config)(key, IMAGES)).all()
+    assert (warped == augment.create_augment(config, 10)(key, BATCH).images).all()
+    assert (warped == augment.create_test_augment(config, 10)(key, BATCH).images).all()
 
 
 def test_each_image_and_each_key_has_its_own_warp() -> None:
     config = get_config().augment
     config.update(POST)
-    same = jnp.broadcast_to(IMAGES[:1], (4, 28, 28, 1))
-    warped = [augment.create_augment(config)(jax.random.key(seed), same) for seed in (0, 0, 1)]
+    same = Examples(jnp.broadcast_to(IMAGES[:1], (4, 28, 28, 1)), jnp.zeros(4, int))
+    warped = [augment.create_augment(config, 10)(jax.random.key(seed), same).images for seed in (0, 0, 1)]
     assert (warped[0] == warped[1]).all()
     assert (warped[0] != warped[2]).any()
     assert (warped[0][0] != warped[0][1]).any()

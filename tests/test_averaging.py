@@ -9,11 +9,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from digits_jax import load_model
+from digits_jax.averaging import average_weights, estimate_batch_stats
 from digits_jax.config import resolve
 from digits_jax.data import Dataset
-from digits_jax.evaluate import create_statistics_model, estimate_batch_stats
 from digits_jax.experiment import build
-from digits_jax.optimizer import average_weights
 from digits_jax.train import train_and_evaluate
 
 
@@ -41,18 +40,18 @@ def test_statistics_of_one_batch_score_it_as_training_does(averaged: ConfigDict,
     config = resolve(averaged, small_dataset)
     experiment = build(config, small_dataset)
     params = experiment.create_state(np.uint32(0)).params
-    model = create_statistics_model(config.model, small_dataset.num_classes)
     images = jnp.asarray(small_dataset.arrays.train_images[:16])
-    batch_stats = estimate_batch_stats(model, params, images[None])
+    batch_stats = estimate_batch_stats(experiment.model, params, images[None])
     variables = {"params": params, "batch_stats": batch_stats}
-    as_trained, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    without_dropout = experiment.model.clone(block_dropout=(0.0, 0.0), hidden_dropout=0.0)
+    as_trained, _ = without_dropout.apply(variables, images, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(experiment.model.apply(variables, images, train=False), as_trained, atol=1e-4)
 
 
 def test_statistics_are_means_over_batches(averaged: ConfigDict, small_dataset: Dataset) -> None:
     config = resolve(averaged, small_dataset)
-    params = build(config, small_dataset).create_state(np.uint32(0)).params
-    model = create_statistics_model(config.model, small_dataset.num_classes)
+    experiment = build(config, small_dataset)
+    params, model = experiment.create_state(np.uint32(0)).params, experiment.model
     batches = jnp.asarray(small_dataset.arrays.train_images[:48]).reshape(3, 16, *small_dataset.image_shape)
     of_all = estimate_batch_stats(model, params, batches)
     of_each = [estimate_batch_stats(model, params, batch[None]) for batch in batches]

@@ -41,12 +41,17 @@ def change(field: str, value: Any) -> ConfigDict:
         ("epochs", (1, 0, 5), "integers >= 1"),
         ("epochs", (1, 2.5, 5), "integers >= 1"),
         ("epochs", (1, 5), "as many as learning_rates"),
-        ("schedule", "steps", "one of piecewise_constant, cosine, triangle, one_cycle"),
-        ("optimizer", "sdg", "one of sgd, nesterov, adam"),
-        ("loss", "mse", "one of cross_entropy"),
+        ("schedule.name", "steps", "one of piecewise_constant, cosine, linear, one_cycle"),
+        ("optimizer.name", "sdg", "one of sgd, nesterov, adam, adamw, lamb, lion, muon, adafactor, rmsprop"),
+        ("optimizer.momentum", 1.0, r"a number in \[0, 1\)"),
+        ("optimizer.b1", 0.9, "None: sgd takes momentum, nesterov, weight_decay"),
+        ("optimizer.clip_norm", 0.0, "a number > 0"),
+        ("optimizer.accumulate_steps", 0, "an integer >= 1"),
+        ("optimizer.decayed", "biases", "one of kernels, all"),
+        ("loss.name", "mse", "one of cross_entropy"),
         ("average_decay", 1.0, r"a number in \[0, 1\)"),
         ("test_time_augmentation", "two", "one of none, shifts"),
-        ("label_smoothing", 1.0, r"a number in \[0, 1\)"),
+        ("loss.label_smoothing", 1.0, r"a number in \[0, 1\)"),
         ("dataset.name", "minst", "one of mnist, fashion_mnist, kmnist, optical_digits"),
         ("early_stopping_epochs", -1, "an integer >= 0"),
         ("dataset.train_examples", 0, "an integer >= 1"),
@@ -57,7 +62,12 @@ def change(field: str, value: Any) -> ConfigDict:
         ("augment.width_shift", -0.1, r"a number in \[0, 1\]"),
         ("augment.shear", math.pi / 2, r"a number in \[0, 1.57"),
         ("augment.zoom", 1.0, r"a number in \[0, 1\)"),
-        ("augment.name", "elastic", "one of affine"),
+        ("augment.names", ("elastics",), "none or several of affine, elastic, erasing"),
+        ("augment.elastic_alpha", 1.0, "None: affine takes rotation, height_shift, width_shift, shear, zoom"),
+        ("metrics", ("norm",), "none or several of gradient_norm, update_norm, parameter_norm"),
+        ("callbacks", ("print",), "none or several of nothing: none is registered"),
+        ("freeze", (1,), "patterns, such as "),
+        ("init_from", 3, "the directory of a run, such as runs/vgg/0123abcd"),
         ("augment.test_ranges", (8.0, 0.1), "none, or 5 numbers: rotation, height_shift, width_shift, shear, zoom"),
         ("augment.interpolation", "cubic", "one of nearest, bilinear"),
         ("model.name", "vgg16", "one of linear, vgg"),
@@ -77,7 +87,7 @@ def change(field: str, value: Any) -> ConfigDict:
         ("model.hidden_dropout", -0.1, r"a number in \[0, 1\)"),
         ("model.batch_norm", "yes", "one of none, before, after"),
         ("model.bn_momentum", 1.1, r"a number in \[0, 1\]"),
-        ("warmup_fraction", 1.5, r"a number in \[0, 1\]"),
+        ("schedule.warmup_fraction", 1.5, r"a number in \[0, 1\]"),
         ("test_stream", 1, "True or False"),
         ("dataset.data_dir", 3, "a path"),
         ("model.bn_epsilon", -1e-5, r"a number in \[0, inf\]"),
@@ -170,7 +180,7 @@ def test_a_config_recorded_under_old_names_is_read(small_config: ConfigDict, sma
     assert config.execution.to_dict() == {
         "steps_per_call": 7, "microbatch_size": 3, "seeds_at_once": 0, "images_on": "host", "kernels": "lax",
     }  # fmt: skip
-    assert (config.test_time_augmentation, config.schedule) == ("shifts", "triangle")
+    assert (config.test_time_augmentation, config.schedule.name) == ("shifts", "linear")
     assert from_recorded({"test_views": "one"}).test_time_augmentation == "none"
     with pytest.raises(ConfigError, match=r"unknown field 'model.bn_groups'"):
         from_recorded({"model": {"bn_groups": 8}})

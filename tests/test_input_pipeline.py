@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from digits_jax import input_pipeline
-from digits_jax.input_pipeline import Examples
+from digits_jax.data import Examples
 from digits_jax.train_step import create_keys
 
 

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from digits_jax import data, models, train_step
 from digits_jax.augment import create_augment
 from digits_jax.config import get_config
+from digits_jax.data import Examples
 from digits_jax.evaluate import make_eval_steps
-from digits_jax.input_pipeline import Examples
 from digits_jax.losses import create_loss
 from digits_jax.metrics import Metrics
 from digits_jax.parallel import create_mesh, describe_uneven_batch, put, shard_batch
@@ -31,7 +31,7 @@ TX = optax.chain(optax.trace(decay=0.0), optax.scale(-0.01))  # SGD that keeps i
 def create(config: ConfigDict) -> tuple[Recipe, TrainState]:
     config.model.update(mean=33.0, std=78.0)
     model = models.create_model(config.model, num_classes=10)
-    recipe = Recipe(model, TX, create_augment(config.augment), create_loss(config), microbatch_size=64)
+    recipe = Recipe(model, TX, create_augment(config.augment, 10), create_loss(config.loss), microbatch_size=64)
     return recipe, train_step.create_train_state(recipe, jnp.uint32(0), image_shape=(28, 28, 1))
 
 
@@ -148,7 +148,7 @@ def test_devices_evaluate_each_image_once(vgg_config: ConfigDict, batch_size: in
     for count in (1, 8):
         mesh = create_mesh(num_devices=count)
         evaluate = make_eval_steps(
-            recipe.model, batch_size=batch_size, augment=create_augment(vgg_config.augment), mesh=mesh
+            recipe.model, batch_size=batch_size, augment=create_augment(vgg_config.augment, 10), mesh=mesh
         )
         found.append(evaluate(put(state, mesh), put(examples, mesh)))
     (metrics, wrong), (alone, alone_wrong) = found

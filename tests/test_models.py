@@ -173,6 +173,6 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(thin_config: ConfigDict
 
 def test_image_too_small_for_the_convolutions() -> None:
     config = get_config()
-    models.check_image_shape(config.model, (16, 16, 1))
+    models.check(config.model, image_shape=(16, 16, 1))
     with pytest.raises(UserError, match=r"config.model.widths is .* leave nothing of an image of 15x28"):
-        models.check_image_shape(config.model, (15, 28, 1))
+        models.check(config.model, image_shape=(15, 28, 1))

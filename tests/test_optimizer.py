@@ -40,20 +40,20 @@ def test_a_constant_rate() -> None:
     ("name", "expected"),
     [
         ("cosine", {0: 0.1, 10: 0.075, 15: 0.05, 30: 0.0}),  # 0.1 (1 + cos(pi t / 30)) / 2
-        ("triangle", {0: 0.1 / 6, 5: 0.1, 6: 0.1, 18: 0.05, 29: 0.1 / 24}),  # up in 6 steps, down in 24
+        ("linear", {0: 0.1 / 6, 5: 0.1, 6: 0.1, 18: 0.05, 29: 0.1 / 24}),  # up in 6 steps, down in 24
         ("one_cycle", {0: 0.004, 9: 0.1, 30: 4e-7}),  # a 25th; the peak after 30 %; a 250,000th
     ],
 )
 def test_schedules_with_one_rate(name: str, expected: dict[int, float]) -> None:
     config = get_config()
-    config.schedule, config.learning_rates, config.epochs = name, (0.1,), (3,)
+    config.schedule.name, config.learning_rates, config.epochs = name, (0.1,), (3,)
     schedule = optimizer.create_schedule(config, 10)
     assert {step: float(schedule(step)) for step in expected} == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
 def test_nesterov_looks_ahead() -> None:
     config = get_config()
-    config.optimizer, config.learning_rates, config.epochs = "nesterov", (1.0,), (1,)
+    config.optimizer.name, config.learning_rates, config.epochs = "nesterov", (1.0,), (1,)
     tx = optimizer.create_optimizer(config, 2)
     gradient = {"w": jnp.array([1.0])}
     state = tx.init(gradient)

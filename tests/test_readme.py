@@ -3,26 +3,20 @@
 import functools
 import importlib.util
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 import digits_jax
-from digits_jax import augment, config, losses, models, optimizer
+from digits_jax import config, load_model, metrics
 from digits_jax.train import train_and_evaluate
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / ".github/CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
-TABLES: dict[str, dict[str, Any]] = {
-    "MODELS": models.MODELS,
-    "LOSSES": losses.LOSSES,
-    "SCHEDULES": optimizer.SCHEDULES,
-    "OPTIMIZERS": optimizer.OPTIMIZERS,
-    "AUGMENTATIONS": augment.AUGMENTATIONS,
-}
+EXTENDING = (ROOT / "docs/extending.md").read_text()
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -78,6 +72,8 @@ def test_configs_and_fields_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -
         if not name.startswith("my/"):  # the reader's own
             config.load_config(name)
     for field in re.findall(r"--config\.(\w+(?:\.\w+)*)", text):
+        if field == "augment.mixup_alpha":  # of an example
+            continue
         functools.reduce(getattr, field.split("."), config.load_config("vgg"))
 
 
@@ -91,35 +87,41 @@ def test_the_ablation_is_the_one_in_configs(page: str) -> None:
     assert (ROOT / "configs/sweeps/hidden_dropout.py").read_text() in blocks(ROOT / page, "python")
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"model.name": "residual_vgg", "model.widths": ((4, 4), (4,))},
-        {
-            "model.name": "linear",
-            "loss": "focal",
-            "schedule": "exponential",
-            "learning_rates": (0.001,),
-            "epochs": (2,),
-            "optimizer": "lion",
-            "augment.name": "noise",
-        },
-    ],
-    ids=["model", "others"],
-)
-def test_the_extensions_train(
-    changes: dict[str, Any], tmp_path: Path, vgg_config: ConfigDict, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Runs the blocks of docs/extending.md and trains with what they register."""
-    for code in blocks(ROOT / "docs/extending.md", "python"):
-        if found := re.search(r'^([A-Z]+)\["(\w+)"\] = ', code, re.MULTILINE):
-            table, name = found.groups()
-            monkeypatch.setitem(TABLES[table], name, None)  # so that it is gone after the test
-            (tmp_path / f"{name}.py").write_text(code)
-            runpy.run_path(str(tmp_path / f"{name}.py"))
-    vgg_config.update_from_flattened_dict(changes)
-    rows = train_and_evaluate(vgg_config, tmp_path / "run")
+EXAMPLES = dict(re.findall(r"`my/(\w+)\.py`:\n\n```python\n(.*?)^```$", EXTENDING, re.MULTILINE | re.DOTALL))
+
+
+def test_each_example_is_a_config_file() -> None:
+    assert len(EXAMPLES) == len(blocks(ROOT / "docs/extending.md", "python"))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_extensions_train(name: str, tmp_path: Path, vgg_config: ConfigDict, trained: Path) -> None:
+    """Trains each config file of docs/extending.md, on few images, and a small model where it brings none."""
+    (tmp_path / f"{name}.py").write_text(EXAMPLES[name])
+    tables: list[dict[str, Any]] = [*config.SECTIONS.values(), metrics.METRICS, metrics.CALLBACKS]
+    before = [(dict(table), dict(getattr(table, "arguments", {}))) for table in tables]
+    try:
+        example = config.load_config(str(tmp_path / f"{name}.py"))
+        changes: dict[str, Any] = {"epochs": (2,), "batch_size": 16, "learning_rates": (0.001,)}
+        if name == "wide":
+            changes["model.widths"] = ((4,), (4,))
+        elif example.model.name == "vgg":
+            changes["model.name"] = "linear"
+        if name == "distilled":
+            changes["loss.teacher"] = str(trained)
+        config.override(example, changes)
+        example.dataset.update(vgg_config.dataset.to_dict())
+        rows = train_and_evaluate(example, tmp_path / "run")
+        load_model(tmp_path / "run").predict(np.zeros((1, 28, 28, 1), np.uint8))
+    finally:
+        for table, (entries, arguments) in zip(tables, before, strict=True):
+            table.clear()
+            table.update(entries)
+            if arguments:
+                table.arguments = arguments  # type: ignore[attr-defined]
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+    if name == "watched":
+        assert {"train/gradient_norm", "train/relative_update", "norm/Dense_0"} < set(rows[0])
 
 
 def test_the_citation_has_the_version() -> None:

@@ -26,7 +26,7 @@ def test_the_steps_are_those_of_the_run(vgg_config: ConfigDict, small_dataset: D
     vgg_config.model.block_dropout = (0.5, 0.5)
     rows = train.train_and_evaluate(vgg_config, tmp_path)
     config = resolve(vgg_config, small_dataset)
-    start = Progress.at_the_start(build(config, small_dataset).create_state(np.uint32(0)))
+    start = Progress.at_the_start(build(config, small_dataset).create_state(np.uint32(0)), config)
     reports = list(replay(config, small_dataset, start, first=5, last=14))
     assert [report.step for report in reports] == list(range(5, 14))
     assert [report.learning_rate for report in reports] == [0.01] * 2 + [0.1] * 7

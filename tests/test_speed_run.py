@@ -74,7 +74,7 @@ def test_pytorch_has_the_same_networks(small_config: ConfigDict, small_dataset: 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("optimizer", "adam", "config.optimizer is 'adam': expected one of sgd, nesterov"),
+        ("optimizer.name", "adam", "config.optimizer.name is 'adam': expected one of sgd, nesterov"),
         ("average_decay", 0.9, "averages weights"),
         ("augment.rotation", 8.0, "augments images"),
     ],

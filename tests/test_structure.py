@@ -14,8 +14,9 @@ CORE = (
 # A file imports only what stands below it, or from its own package.
 LAYERS = (
     {"studies"}, {"apps"}, {"main"}, {"train"}, {"runs"}, {"experiment"}, {"evaluate"}, {"train_step"}, {"config"},
-    {"input_pipeline"}, {"models", "losses", "metrics", "optimizer", "augment"}, {"data"}, {"parallel"},
-    {"ops", "pages", "cli"}, {"storage"}, {"errors", "bounds"},
+    {"input_pipeline"}, {"models", "losses", "metrics", "optimizer", "augment"},
+    {"averaging", "transfer", "test_time"}, {"data"}, {"parallel"}, {"ops", "pages", "cli"}, {"storage"}, {"tables"},
+    {"errors", "bounds"},
 )  # fmt: skip
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 FRAGMENTS = {

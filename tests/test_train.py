@@ -93,7 +93,7 @@ def test_a_run_leaves_its_story(small_config: ConfigDict, small_dataset: Dataset
 def test_steps_are_compiled_once_for_each_shape_of_batch(
     small_config: ConfigDict, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    small_config.label_smoothing = 0.01  # a program that no other test has compiled in this process
+    small_config.loss.label_smoothing = 0.01  # a program that no other test has compiled in this process
     with jax.log_compiles():
         train.train_and_evaluate(small_config, tmp_path / "run")
     compiled = [record.getMessage().split(" with ")[0] for record in caplog.records]

@@ -10,9 +10,9 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from digits_jax import load_model
-from digits_jax.augment import average_over_versions, shifts
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
+from digits_jax.test_time import average_over_versions, shifts
 from digits_jax.train import train_and_evaluate
 
 

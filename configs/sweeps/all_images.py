@@ -17,7 +17,7 @@ def get_sweep() -> Sweep:
             "as it is": SHORT,
             "without dropout": SHORT | {"model.hidden_dropout": 0.0},
             "before, 0.9": SHORT | {"model.batch_norm": "before", "model.bn_momentum": 0.9},
-            "one cycle": {"epochs": (3,), "learning_rates": (0.1,), "schedule": "one_cycle"},
+            "one cycle": {"epochs": (3,), "learning_rates": (0.1,), "schedule.name": "one_cycle"},
         },
         baseline="as it is",
         num_seeds=5,

@@ -15,8 +15,8 @@ def get_sweep() -> Sweep:
         variants={
             "as stated": SMALL | {"epochs": (1, 1, 1), "learning_rates": (0.01, 0.1, 0.01)},
             "constant": SMALL,
-            "cosine": SMALL | {"schedule": "cosine"},
-            "one cycle": SMALL | {"schedule": "one_cycle"},
+            "cosine": SMALL | {"schedule.name": "cosine"},
+            "one cycle": SMALL | {"schedule.name": "one_cycle"},
         },
         baseline="as stated",
         num_seeds=5,

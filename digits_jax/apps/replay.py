@@ -49,7 +49,7 @@ def replay(
     """Takes a run's steps from a checkpoint again, and yields reports of those from `first` to `last`, exclusive."""
     experiment = build_single_steps(config, dataset)
     sgd = optax.sgd(1.0)  # a step of it is the gradient
-    recipe = create_recipe(config, dataset.num_classes, experiment.steps_per_epoch)._replace(tx=sgd)
+    recipe = create_recipe(config, dataset.num_classes, experiment.steps_per_epoch)._replace(tx=sgd, metrics=())
     take_gradient = make_train_steps(recipe, mesh=parallel.create_mesh(), kernels=config.execution.kernels)
     # Copies, because the steps are given their state's memory.
     state, zero = parallel.stack([(jax.tree.map(jnp.copy, start.state), Metrics.zero())])
@@ -87,7 +87,7 @@ def _show(folder: Workdir, first: int, last: int) -> None:
         if last > num_steps:
             raise ConfigError(f"--steps is {STEPS.value!r}: the run has {num_steps} steps, expected LAST up to that")
         initial_state = experiment.create_state(np.uint32(config.seed))
-        start = checkpoints.restore(Progress.at_the_start(initial_state), step=first)
+        start = checkpoints.restore(Progress.at_the_start(initial_state, config), step=first)
         if start is None:
             raise UserError(f"{folder.checkpoints} no longer has a checkpoint of step {first} or before it")
         cli.console.print("    step  learning rate          loss  gradient norm  largest parameter")

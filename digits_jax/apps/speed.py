@@ -49,7 +49,7 @@ def training_pass(config: ConfigDict, dataset: Dataset) -> Pass:
         create_keys(config.seed).order, 0, num_examples=len(dataset.arrays.train_labels), batch_size=config.batch_size
     )
     start = experiment.create_state(np.uint32(config.seed))
-    state, zero, batches = parallel.stack([(start, Metrics.zero(), batches)])
+    state, zero, batches = parallel.stack([(start, Metrics.zero(experiment.config.metrics), batches)])
 
     def train_epoch() -> object:
         nonlocal state

@@ -5,7 +5,7 @@ import io
 import sys
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,13 @@ class Arrays(NamedTuple):
     train_labels: np.ndarray  # uint8 [N]
     test_images: np.ndarray  # uint8 [M, H, W, C]
     test_labels: np.ndarray  # uint8 [M]
+
+
+class Examples(NamedTuple):
+    """Labeled images, of JAX or NumPy arrays."""
+
+    images: Any  # uint8 [N, H, W, C]; float32 in [0, 255] where an augmentation has changed them
+    labels: Any  # int32 [N], or float32 [N, num_classes] where it has mixed images; rows sum to 1
 
 
 def content_hash(arrays: Arrays) -> str:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from ml_collections import FrozenConfigDict
 
 from digits_jax import storage
 from digits_jax.errors import UserError
@@ -36,9 +37,9 @@ class Progress(NamedTuple):
     rows: list[Row]  # one per finished epoch
 
     @classmethod
-    def at_the_start(cls, state: TrainState) -> "Progress":
+    def at_the_start(cls, state: TrainState, config: FrozenConfigDict) -> "Progress":
         """Returns the progress of a run that has not taken a step."""
-        return cls(state=state, metrics=Metrics.zero(), seconds=0.0, rows=[])
+        return cls(state=state, metrics=Metrics.zero(config.metrics), seconds=0.0, rows=[])
 
     @property
     def step(self) -> int:

@@ -147,7 +147,7 @@ def progress_bar(epoch: int, num_epochs: int, *, total: int) -> Iterator[Callabl
             count = int(metrics.count)
             if count == 0:
                 return
-            loss, accuracy = metrics.compute("train").values()
+            loss, accuracy, *_ = metrics.compute("train").values()
             speed, remaining = count / seconds, total * (num_epochs - epoch + 1) - count
             status = f"loss {loss:.4f}  accuracy {percent(accuracy)}  {speed:,.0f} images/s"
             progress.update(task, completed=count, status=f"{status}  {duration(remaining / speed)} left")

@@ -49,7 +49,7 @@ def diagnose(run: Run, progress: Progress) -> DivergedError:
     experiment = build_single_steps(run.config, run.dataset)
     start = run.restore(experiment.create_state(np.uint32(run.config.seed)))
     # A copy, because the steps are given their state's memory.
-    state, zero = parallel.stack([(jax.tree.map(jnp.copy, start.state), Metrics.zero())])
+    state, zero = parallel.stack([(jax.tree.map(jnp.copy, start.state), Metrics.zero(run.config.metrics))])
     what = "the loss is not finite"
     for step, call in single_steps(experiment, start.state, last=progress.step):
         state, metrics = experiment.train_steps(state, zero, *call)

@@ -8,7 +8,15 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax.config import FIELDS, SAME_BITS, get_config, validate
+from digits_jax.config import (
+    SAME_BITS,
+    SECTIONS,
+    fields,
+    get_config,
+    validate,
+    weights_fields,
+    with_defaults,
+)  # fmt: skip
 from digits_jax.errors import ConfigError
 
 Difference = tuple[str, Any, Any]  # dotted name, our value, their value
@@ -18,11 +26,17 @@ def config_hash(config: FrozenConfigDict) -> str:
     """Returns eight hexadecimal digits that name a resolved config.
 
     They depend on the fields that differ from their defaults only, so that a field that is declared later renames no
-    finished run, and not on fields that leave a run's bits alone.
+    finished run, and not on fields that leave a run's bits alone. The defaults of arguments are those of the entries
+    that the config names.
     """
     defaults = get_config().to_dict()
-    changed = [(name, value) for name, value, _ in differences(config.to_dict(), defaults) if name not in SAME_BITS]
+    SECTIONS.fill(defaults, config)
+    changed = [row[:2] for row in differences(config.to_dict(), defaults) if _decides_bits(row[0])]
     return hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]
+
+
+def _decides_bits(name: str) -> bool:
+    return name not in SAME_BITS and name not in weights_fields()  # beside these are the hashes of the weights
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[Difference]:
@@ -35,29 +49,36 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str 
 _RENAMED_FIELDS = {
     "test_views": "test_time_augmentation", "dataset.feed": "execution.images_on", "model.conv": "execution.kernels",
     **{name: f"execution.{name}" for name in ("steps_per_call", "microbatch_size", "seeds_at_once")},
+    **{name: f"{name}.name" for name in ("optimizer", "schedule", "loss")}, "label_smoothing": "loss.label_smoothing",
+    "warmup_fraction": "schedule.warmup_fraction", "augment.name": "augment.names",
 }  # fmt: skip
-_RENAMED_VALUES = {("test_time_augmentation", "one"): "none", ("schedule", "linear"): "triangle"}
+_RENAMED_VALUES = {("test_time_augmentation", "one"): "none", ("schedule.name", "triangle"): "linear"}
 _REMOVED_FIELDS = {"model.bn_groups": 1}  # with the only value that can still be computed
-_LOCATIONS = ("dataset.data_dir", "dataset.source_dir")  # a file that comes from elsewhere does not say what is read
+_DATA_LOCATIONS = ("dataset.data_dir", "dataset.source_dir")
 
 
 def upgrade(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a recorded config, nested, with today's names and the defaults of fields that were declared since.
 
+    It has no locations: a file that comes from elsewhere does not say what is read.
+
     Raises a ConfigError if it has a field that is unknown, or of another type.
     """
-    config = get_config()
+    config, known, locations = get_config(), fields(), (*_DATA_LOCATIONS, *weights_fields())
     for old, value in flatten_dict(dict(recorded), sep=".").items():
         name, value = _RENAMED_FIELDS.get(old, old), _tuples(value)
         value = _RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
-        if name in _LOCATIONS or (old in _REMOVED_FIELDS and value == _REMOVED_FIELDS[old]):
+        if name in locations or (old in _REMOVED_FIELDS and value == _REMOVED_FIELDS[old]):
             continue
+        if old == "warmup_fraction" and recorded.get("schedule") not in ("linear", "triangle"):
+            continue  # was a field of all schedules and read by one
         try:
-            if name not in FIELDS:
+            if name not in known:
                 raise KeyError(f"unknown field {name!r}")
-            config.update_from_flattened_dict({name: value})
+            config.update_from_flattened_dict({name: (value,) if old == "augment.name" else value})
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise ConfigError(f"the recorded config does not fit: {' '.join(str(error).split())}") from None
+    SECTIONS.unset_unfit(config)  # once, all models had the fields of each
     return config.to_dict()
 
 
@@ -65,13 +86,13 @@ def from_recorded(recorded: Mapping[str, Any]) -> FrozenConfigDict:
     """Returns the resolved config of a `run.json` or `result.json`; raises a ConfigError as `upgrade` or `validate`."""
     config = ConfigDict(upgrade(recorded))
     validate(config)
-    return FrozenConfigDict(config)
+    return FrozenConfigDict(with_defaults(config))
 
 
 def differences_to_recorded(config: FrozenConfigDict, recorded: Mapping[str, Any]) -> list[Difference]:
     """Returns the differences to a recorded config in fields that decide a run's bits; see `differences`."""
-    found = differences(config.to_dict(), upgrade(recorded), "config.")
-    return [row for row in found if row[0].removeprefix("config.") not in SAME_BITS]
+    found = differences(config.to_dict(), from_recorded(recorded).to_dict(), "config.")
+    return [row for row in found if _decides_bits(row[0].removeprefix("config."))]
 
 
 def _tuples(value: Any) -> Any:

@@ -97,7 +97,7 @@ class Run:
         restored, and the run trains to the best epoch again. Raises a UserError if none can be restored, or the best
         epoch has still to be scored and cannot be reached.
         """
-        start = Progress.at_the_start(initial_state)
+        start = Progress.at_the_start(initial_state, self.config)
         with parallel.together():
             progress = self._restore(start)
         # What process 0 restored, in all processes.

@@ -15,17 +15,19 @@ from flax import linen as nn
 from ml_collections import FrozenConfigDict
 
 from digits_jax import ops, storage
-from digits_jax.augment import average_over_versions
+from digits_jax.augment import identity
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.experiment import create_recipe
+from digits_jax.losses import cross_entropy
 from digits_jax.models import create_model
+from digits_jax.optimizer import create_optimizer
 from digits_jax.runs.checkpoint import Progress, read_checkpoint, read_history, saved_steps
 from digits_jax.runs.history import best_row, score_key
 from digits_jax.runs.identity import from_recorded, upgrade
 from digits_jax.runs.result import read_result
 from digits_jax.runs.workdir import Workdir
 from digits_jax.storage import PathLike
-from digits_jax.train_step import create_train_state
+from digits_jax.test_time import average_over_versions
+from digits_jax.train_step import Recipe, create_train_state
 
 # Images in one compiled call. There is one such size, so that nothing is compiled twice and the prediction for an image
 # has the same bits whatever comes with it. On a CPU the activations of so many fit its cache.
@@ -145,7 +147,7 @@ def _load(workdir: Workdir, checkpoint: str, test_time_augmentation: str | None)
         raise UserError(
             f"{workdir.checkpoints} has no checkpoint of step {step}: expected one of {', '.join(map(str, steps))}"
         )
-    saved = read_checkpoint(_checked(workdir, step), Progress.at_the_start(_state_shapes(config, run)))
+    saved = read_checkpoint(_checked(workdir, step), Progress.at_the_start(_state_shapes(config, run), config))
     result = read_result(workdir, step=step) or {}  # of the final and the best epoch it says more than the rows
     rows = saved.rows + [result[key] for key in ("final", "best") if key in result]
     metrics = {key: value for row in rows if row["step"] == step for key, value in row.items()}
@@ -164,7 +166,8 @@ def _checked(workdir: Workdir, step: int) -> Path:
 def _state_shapes(config: FrozenConfigDict, run: dict[str, Any]) -> Any:
     """Returns the shapes of a run's state; raises a UserError if its config and shapes describe none."""
     try:
-        recipe = create_recipe(config, run["num_classes"], epoch_steps=1)
+        model, tx = create_model(config.model, run["num_classes"]), create_optimizer(config, epoch_steps=1)
+        recipe = Recipe(model, tx, identity, cross_entropy(), microbatch_size=1, freeze=config.freeze)
         create_state = partial(create_train_state, recipe, image_shape=tuple(run["image_shape"]))
         with ops.using("lax"):  # traced in a fraction of the time
             return jax.eval_shape(create_state, np.uint32(0))

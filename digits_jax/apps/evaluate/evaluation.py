@@ -11,9 +11,9 @@ from rich.progress import track
 from scipy import ndimage, special, stats
 from sklearn import metrics
 
-from digits_jax.augment import warp
 from digits_jax.data import Dataset
 from digits_jax.errors import UserError
+from digits_jax.ops import warp
 from digits_jax.runs.console import console
 from digits_jax.runs.ensemble import Ensemble
 from digits_jax.runs.trained_model import TrainedModel

@@ -18,9 +18,9 @@ from jax import export
 
 from digits_jax import ops
 from digits_jax.apps import require_extra
-from digits_jax.augment import TEST_TIME_AUGMENTATIONS
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
+from digits_jax.test_time import TEST_TIME_AUGMENTATIONS
 
 Predict = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, C] to probabilities [N, num_classes]
 

@@ -129,7 +129,9 @@ def _peak_memory_here(config: dict[str, Any]) -> int:
     experiment = speed.build_experiment(ConfigDict(config), random_dataset(60_000, 10_000))
     batches = jnp.arange(60_000 // config["batch_size"] * config["batch_size"]).reshape(-1, config["batch_size"])
     call = next(experiment.pipeline.calls([batches], first_step=0))
-    state, _ = experiment.train_steps(experiment.create_state(np.uint32(0)), Metrics.zero(), *call)
+    state, _ = experiment.train_steps(
+        experiment.create_state(np.uint32(0)), Metrics.zero(experiment.config.metrics), *call
+    )
     jax.block_until_ready(experiment.after_each_epoch["test"](state))
     # Not `resource.getrusage`, whose maximum a process inherits from the one that started it.
     found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)

@@ -32,8 +32,10 @@ class Trainer:
     def __init__(
         self, config: Any, dataset: Dataset, *, seed: int = 0, layout: str = "channels_last", compiled: bool = False
     ) -> None:
-        if config.optimizer not in _MOMENTA:
-            raise ConfigError(f"config.optimizer is {config.optimizer!r}: expected one of {', '.join(_MOMENTA)}")
+        if config.optimizer.name not in _MOMENTA:
+            raise ConfigError(
+                f"config.optimizer.name is {config.optimizer.name!r}: expected one of {', '.join(_MOMENTA)}"
+            )
         if config.average_decay or is_augmented(config):
             raise ConfigError("the config averages weights or augments images: expected neither with PyTorch")
         import torch
@@ -56,9 +58,9 @@ class Trainer:
         epoch_steps = steps_per_epoch(len(images), config.batch_size)
         steps = jnp.arange(sum(config.epochs) * epoch_steps)
         self._rates = itertools.cycle(jax.vmap(create_schedule(config, epoch_steps))(steps).tolist())
-        momentum = _MOMENTA[config.optimizer]
+        momentum = _MOMENTA[config.optimizer.name]
         self._optimizer = torch.optim.SGD(self._model.parameters(), momentum=momentum, nesterov=momentum > 0)
-        self._loss = torch.nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        self._loss = torch.nn.CrossEntropyLoss(label_smoothing=config.loss.label_smoothing)
 
     def train_epoch(self) -> None:
         """Trains on each image once, in a random order."""

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import cli, data
-from digits_jax.config import load_config, resolve, validate
+from digits_jax.config import SECTIONS, load_config, resolve, validate
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.runs.identity import config_hash
+from digits_jax.runs.pretrained import with_weights_hashes
 from digits_jax.studies.sweep.definition import Sweep, call
 
 
@@ -45,7 +46,7 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRu
                 config.dataset.source_dir = source_dir
                 source = FrozenConfigDict(config.dataset)
                 dataset = load(source)
-                resolved = resolve(config, dataset)
+                resolved = resolve(with_weights_hashes(config), dataset)
             except ConfigError as error:
                 raise ConfigError(f"sweep {sweep.name}, variant {name!r}: {error}") from None
             key = config_hash(resolved)
@@ -62,6 +63,7 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRu
 def _override(config: ConfigDict, fields: dict[str, Any], seed: int) -> None:
     if "seed" in fields:
         raise ConfigError("it sets seed, which num_seeds of the sweep does for all variants")
+    before = config.copy_and_resolve_references()
     for name, value in {**fields, "seed": seed}.items():
         try:
             config.update_from_flattened_dict({name: value})
@@ -69,3 +71,4 @@ def _override(config: ConfigDict, fields: dict[str, Any], seed: int) -> None:
             raise ConfigError(f"unknown config field {name!r}: FIELDS in digits_jax/config.py declares them") from None
         except (TypeError, ValueError):
             raise ConfigError(f"config field {name!r} is {value!r}, a value of type {type(value).__name__}") from None
+    SECTIONS.unset_unfit(config, before)

@@ -132,7 +132,7 @@ def _measured_step(experiment: Experiment, num_replicas: int) -> float:
     batch_size, num_examples = experiment.config.batch_size, experiment.pipeline.num_examples
     order = create_keys(start.seed).order
     batches = input_pipeline.epoch_batches(order, 0, num_examples=num_examples, batch_size=batch_size)
-    state, metrics, batches = parallel.stack([(start, Metrics.zero(), batches)] * num_replicas)
+    state, metrics, batches = parallel.stack([(start, Metrics.zero(experiment.config.metrics), batches)] * num_replicas)
     call = next(experiment.pipeline.calls(batches, first_step=0))
     steps = max(1, min(_PROBE_IMAGES // batch_size, call.stop))
     for stop in (0, steps, steps):  # the first only compiles, the second touches its memory for the first time

@@ -1,0 +1,76 @@
+"""Trained weights that a config names: a part of the run's identity by their hash, not by their path."""
+
+import functools
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from digits_jax import cli
+from digits_jax.config import weights_fields
+from digits_jax.errors import ConfigError
+from digits_jax.runs.ensemble import Ensemble, load
+from digits_jax.runs.trained_model import TrainedModel
+from digits_jax.train_step import TrainState
+from digits_jax.transfer import take_fitting
+
+
+@functools.lru_cache(maxsize=4)
+def load_weights(name: str) -> TrainedModel | Ensemble:
+    """Loads the model or the ensemble that `RUN` or `RUN:STEP` names; a UserError says why it cannot be loaded."""
+    step = re.search(r":(\d+)$", name)
+    return load(name[: step.start()], checkpoint=step[1]) if step else load(name)
+
+
+def weights_hash(model: TrainedModel | Ensemble) -> str:
+    """Returns the SHA-256 of names, shapes and values of a model's variables, or of those of all members."""
+    digest = hashlib.sha256()
+    for member in model.members:
+        for path, leaf in sorted(flatten_dict(member.variables, sep="/").items()):
+            digest.update(f"{path} {leaf.dtype} {leaf.shape};".encode())
+            digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
+def load_initial(config: ConfigDict | FrozenConfigDict) -> tuple[ConfigDict, Mapping[str, Any] | None]:
+    """Returns a config `with_weights_hashes`, and the variables that its `init_from` names, None if it names none."""
+    config = with_weights_hashes(config)
+    if not config.init_from:
+        return config, None
+    model = load_weights(config.init_from)
+    if isinstance(model, Ensemble):
+        raise ConfigError(f"config.init_from is {config.init_from!r}, an ensemble: expected the directory of one run")
+    return config, model.variables
+
+
+def with_weights_hashes(config: ConfigDict | FrozenConfigDict) -> ConfigDict:
+    """Returns a config in which each field that names weights has their hash beside it.
+
+    Raises a ConfigError if the weights are others than those of a hash that is given.
+    """
+    filled = ConfigDict(config.to_dict())
+    flat = flatten_dict(filled.to_dict(), sep=".")
+    for field in weights_fields():
+        name, known = flat[field], flat[f"{field}_sha256"]
+        found = weights_hash(load_weights(name)) if name else known
+        if known not in (None, found):
+            raise ConfigError(f"config.{field} is {name!r}: expected the weights with the SHA-256 {known}, not {found}")
+        filled.update_from_flattened_dict({f"{field}_sha256": found})
+    return filled
+
+
+def report_taken(state: TrainState, variables: Mapping[str, Any], name: str) -> None:
+    """Prints which initial values are not those of the pretrained variables; raises a ConfigError if none are."""
+    shapes = jax.eval_shape(lambda: {"params": state.params, "batch_stats": state.batch_stats})
+    total, missing = len(jax.tree.leaves(shapes)), take_fitting(shapes, variables)[1]
+    if len(missing) == total:
+        raise ConfigError(
+            f"config.init_from is {name!r}: expected weights of which some have the model's names and shapes"
+        )
+    rest = f"; without a counterpart: {', '.join(missing)}" if missing else ""
+    cli.console.print(f"{total - len(missing)} of {total} arrays start from {name}{rest}")
