@@ -40,14 +40,20 @@ _TIMEOUT_SECONDS = 10
 class IdxFiles:
     """The four IDX files of a data set: where they are downloaded from, and how they are verified."""
 
-    url: str  # of the directory with the gzipped files, ending in a slash
+    url: str | None = None  # of the directory with the gzipped files, ending in a slash; None: not downloaded
     num_classes: int = 10
+    first_label: int = 0  # in the files, from which labels are counted
+    transposed: bool = False  # whether the files have images column by column
     # SHA-256 by the names in FILES, where known. A file is compared with the first that applies to it.
     sha256: dict[str, str] = field(default_factory=dict)  # of the unpacked content
     gzip_sha256: dict[str, str] = field(default_factory=dict)  # of the gzipped file as it is distributed
 
     def read(self, source_dir: Path | None) -> Arrays:
         """Reads the files from `source_dir`, or downloads them into memory; a UserError says what is wrong with one."""
+        if not (source_dir or self.url):
+            raise UserError(
+                "there is no url to download it from; expected config.dataset.source_dir, with its IDX files"
+            )
         found = _find(source_dir) if source_dir else {}
         paths, parsed = {}, {}
         for name, file in FILES.items():
@@ -63,15 +69,17 @@ class IdxFiles:
                 )
             if len(labels) == 0:
                 raise UserError(f"{images_path} holds no images")
-            if labels.max() >= self.num_classes:
-                raise UserError(f"{labels_path} holds the label {labels.max()}: expected 0 to {self.num_classes - 1}")
+            low, high = self.first_label, self.first_label + self.num_classes - 1
+            if len(wrong := labels[(labels < low) | (labels > high)]):
+                raise UserError(f"{labels_path} holds the label {wrong[0]}: expected {low} to {high}")
         train, test = arrays.train_images.shape[1:3], arrays.test_images.shape[1:3]
         if train != test:
             raise UserError(
                 f"{paths['test_images']} holds images of {test[0]}x{test[1]} pixels: expected {train[0]}x{train[1]} as "
                 f"in {FILES['train_images']}"
             )
-        return arrays
+        first = np.uint8(self.first_label)
+        return arrays._replace(train_labels=arrays.train_labels - first, test_labels=arrays.test_labels - first)
 
     def _parse(self, path: str, name: str, packed: bytes) -> np.ndarray:
         kind = name.split("_")[1]
@@ -99,7 +107,9 @@ class IdxFiles:
             digests = f"SHA-256 of {of} is {found[:12]}..., expected {wanted[:12]}..."
             raise UserError(f"{path} is not the original {FILES[name]}: {digests}")
         values = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
-        return values[..., np.newaxis] if kind == "images" else values
+        if kind == "labels":
+            return values
+        return (values.swapaxes(1, 2) if self.transposed else values)[..., np.newaxis]
 
 
 def _find(folder: Path) -> dict[str, Path]:
