@@ -11,6 +11,7 @@ from ml_collections.config_dict import placeholder
 from digits_jax import augment, cli, data, input_pipeline, losses, metrics, models, ops, optimizer
 from digits_jax.bounds import (
     FLAG,
+    NAME,
     PATH,
     PATTERNS,
     POSITIVE,
@@ -54,7 +55,7 @@ FIELDS: dict[str, Field] = {
     "eval_batch_size": Field(64, integer(1), "images per evaluation batch"),
     "test_time_augmentation": Field("none", one_of(TEST_TIME_AUGMENTATIONS), "at evaluation and prediction"),
     "test_stream": Field(False, FLAG, "also evaluate on a shuffled stream of test images, as test_stream/"),
-    "dataset.name": Field("mnist", one_of(data.DATASETS), "the data set"),
+    "dataset.name": Field("mnist", NAME, "one of data.DATASETS; of arrays that are given from Python, their name"),
     "dataset.data_dir": Field(str, PATH, "prepared data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets"),
     "dataset.source_dir": Field(str, PATH, "original IDX files, for data not prepared yet"),
     "dataset.validation_examples": Field(0, integer(0), "last training images held out to select the best epoch"),
@@ -249,6 +250,7 @@ def resolve(config: ConfigDict, dataset: data.Dataset, *, seed: int | None = Non
     models.check(config.model, image_shape=images.shape[1:])
     resolved = ConfigDict(with_defaults(config))
     resolved.dataset.update(data_dir=None, source_dir=None)  # paths do not belong in results
+    resolved.dataset.update(name=dataset.name, validation_examples=len(dataset.validation_labels))
     resolved.dataset.train_examples = len(images)
     resolved.seed = config.seed if seed is None else seed
     resolved.num_seeds = 1

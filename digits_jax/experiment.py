@@ -62,9 +62,7 @@ def build(
         pipeline = input_pipeline.DevicePipeline(on_device("train"), steps_per_call=config.execution.steps_per_call)
     else:
         sizes = {"num_examples": len(dataset.arrays.train_labels), "steps_per_call": config.execution.steps_per_call}
-        pipeline = input_pipeline.HostPipeline(
-            data.open_split(dataset.folder, "train"), image_shape=dataset.image_shape, **sizes
-        )
+        pipeline = input_pipeline.HostPipeline(dataset.open_train(), image_shape=dataset.image_shape, **sizes)
     return Experiment(
         config=config,
         model=recipe.model,

@@ -52,7 +52,7 @@ def change(field: str, value: Any) -> ConfigDict:
         ("average_decay", 1.0, r"a number in \[0, 1\)"),
         ("test_time_augmentation", "two", "one of none, shifts"),
         ("loss.label_smoothing", 1.0, r"a number in \[0, 1\)"),
-        ("dataset.name", "minst", "one of mnist, fashion_mnist, kmnist, optical_digits"),
+        ("dataset.name", "../mnist", "a name, such as vgg"),
         ("early_stopping_epochs", -1, "an integer >= 0"),
         ("dataset.train_examples", 0, "an integer >= 1"),
         ("dataset.validation_examples", -1, "an integer >= 0"),

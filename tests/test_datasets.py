@@ -24,7 +24,9 @@ from tests.conftest import idx_bytes
 def tiny(monkeypatch: pytest.MonkeyPatch, idx_files: dict, write_idx: Callable, tmp_path: Path) -> ConfigDict:
     """The arguments of `load` for a data set "tiny" of 30 and 20 random images, to be read from IDX files."""
     files = idx.IdxFiles(url="http://127.0.0.1:1/")
-    spec = data.DatasetSpec(version="1.0.0", description="tiny", homepage="http://127.0.0.1", read=files.read)
+    spec = data.DatasetSpec(
+        version="1.0.0", description="tiny", homepage="http://127.0.0.1", read=files.read, cached=True
+    )
     monkeypatch.setitem(data.DATASETS, "tiny", spec)
     fields = {"name": "tiny", "data_dir": str(tmp_path / "data"), "source_dir": str(write_idx(idx_files))}
     return ConfigDict(fields | {"train_examples": None, "validation_examples": 0})

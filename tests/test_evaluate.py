@@ -189,7 +189,7 @@ def test_the_command(small_config: ConfigDict, data_dir: Path, tmp_path: Path) -
     assert f"misclassified images: {page}" in found.stdout
     assert page.exists()
     for argument, code, message in (
-        ("--dataset=letters", 2, "error: --dataset is 'letters': expected one of mnist, "),
+        ("--dataset=letters", 2, "error: the data set is 'letters': expected one of mnist, "),
         ("--test_time_augmentation=two", 2, "value should be one of <none|shifts>"),
         ("--output=/dev/null/x", 1, "error: /dev/null/x cannot be written"),
     ):

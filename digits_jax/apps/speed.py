@@ -2,7 +2,6 @@
 
 import timeit
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import input_pipeline, parallel
 from digits_jax.config import resolve
-from digits_jax.data import Arrays, Dataset
+from digits_jax.data import Dataset
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
 from digits_jax.train_step import create_keys
@@ -26,15 +25,8 @@ def random_dataset(num_train: int, num_test: int) -> Dataset:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (num_train + num_test, 28, 28, 1), np.uint8)
     labels = random.integers(0, 10, num_train + num_test).astype(np.uint8)
-    return Dataset(
-        name="random",
-        num_classes=10,
-        arrays=Arrays(images[:num_train], labels[:num_train], images[num_train:], labels[num_train:]),
-        validation_images=images[:0],
-        validation_labels=labels[:0],
-        sha256="",
-        folder=Path(),
-    )
+    examples = (images[:num_train], labels[:num_train], images[num_train:], labels[num_train:])
+    return Dataset.from_arrays(*examples, name="random", num_classes=10)
 
 
 def build_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:

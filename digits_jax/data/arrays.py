@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import operator
 import sys
 import zlib
 from pathlib import Path
@@ -9,16 +10,80 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from digits_jax.errors import UserError
 from digits_jax.storage import is_sealed, replace_bytes, seal
+
+MAX_SIZE, MAX_CLASSES = 1024, 1000  # of an image's height, width and channels; a trained model is read back up to these
 
 
 class Arrays(NamedTuple):
     """All examples of a data set, in the order of their source."""
 
     train_images: np.ndarray  # uint8 [N, H, W, C]
-    train_labels: np.ndarray  # uint8 [N]
+    train_labels: np.ndarray  # uint8 [N], or int32 where there are more than 256 classes
     test_images: np.ndarray  # uint8 [M, H, W, C]
-    test_labels: np.ndarray  # uint8 [M]
+    test_labels: np.ndarray  # as those of training, [M]
+
+
+def as_arrays(
+    train_images: Any, train_labels: Any, test_images: Any, test_labels: Any, *, num_classes: int | None = None
+) -> tuple[Arrays, int]:
+    """Checks and converts the examples of a data set; returns them with the number of classes.
+
+    Args:
+      train_images, test_images: `[N, H, W]` or `[N, H, W, C]`, integers from 0 to 255 of any type.
+      train_labels, test_labels: `[N]`, integers from 0 to `num_classes - 1` of any integer type.
+      num_classes: None: the largest label + 1.
+
+    Raises a UserError if an array has another type, shape or range.
+    """
+    train_images, test_images = _images("train_images", train_images), _images("test_images", test_images)
+    if train_images.shape[1:] != test_images.shape[1:]:
+        expected = f"[{len(test_images)}, {', '.join(map(str, train_images.shape[1:]))}], as train_images"
+        raise UserError(f"test_images are {_describe(test_images)}: expected {expected}")
+    train_labels = _labels("train_labels", train_labels, len(train_images))
+    test_labels = _labels("test_labels", test_labels, len(test_images))
+    largest = {"train_labels": int(train_labels.max()), "test_labels": int(test_labels.max())}
+    num_classes = max(largest.values()) + 1 if num_classes is None else operator.index(num_classes)
+    if not 2 <= num_classes <= MAX_CLASSES:
+        raise UserError(f"num_classes is {num_classes}: expected an integer from 2 to {MAX_CLASSES}")
+    for name, label in largest.items():
+        if label >= num_classes:
+            raise UserError(f"{name} have the label {label}: expected integers from 0 to {num_classes - 1}")
+    dtype = label_dtype(num_classes)
+    return Arrays(train_images, train_labels.astype(dtype), test_images, test_labels.astype(dtype)), num_classes
+
+
+def label_dtype(num_classes: int) -> type:
+    """Returns the type of labels in `Arrays`."""
+    return np.uint8 if num_classes <= 256 else np.int32
+
+
+def _images(name: str, given: Any) -> np.ndarray:
+    images = np.asarray(given)
+    if images.ndim not in (3, 4) or images.size == 0 or images.dtype.kind not in "uif":
+        raise UserError(f"{name} are {_describe(images)}: expected uint8[N, H, W] or uint8[N, H, W, C]")
+    if max(images.shape[1:]) > MAX_SIZE:
+        raise UserError(f"{name} are {_describe(images)}: expected H, W and C up to {MAX_SIZE}")
+    if images.dtype != np.uint8:
+        low, high = images.min(), images.max()
+        if not (low >= 0 and high <= 255 and (images == np.floor(images)).all()):  # nan is refused, too
+            values = f"values from {low:g} to {high:g}"
+            raise UserError(f"{name} are {_describe(images)} with {values}: expected integers from 0 to 255")
+    return images.astype(np.uint8, copy=False).reshape(*images.shape[:3], -1)
+
+
+def _labels(name: str, given: Any, count: int) -> np.ndarray:
+    labels = np.asarray(given)
+    if labels.shape != (count,) or labels.dtype.kind not in "ui":
+        raise UserError(f"{name} are {_describe(labels)}: expected integers [{count}], one for each image")
+    if labels.min() < 0:
+        raise UserError(f"{name} have the label {labels.min()}: expected integers from 0")
+    return labels
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"{array.dtype}{list(array.shape)}"
 
 
 class Examples(NamedTuple):

@@ -1,13 +1,13 @@
 """From a data set's name to arrays in memory: the cache, the prepared TFDS data set, the original files.
 
-A data set is stored as an ordinary TFDS data set (`tfds_store.py`). Its decoded arrays are cached beside it
-(`arrays.py`), so that later starts neither decode nor import TFDS.
+A data set that never changes is stored as an ordinary TFDS data set (`tfds_store.py`). Its decoded arrays are cached
+beside it (`arrays.py`), so that later starts neither decode nor import TFDS.
 """
 
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import filelock
 import numpy as np
 
+from digits_jax.bounds import NAME
 from digits_jax.data import tfds_store
-from digits_jax.data.arrays import Arrays, content_hash, read_cache, same_examples, write_cache
-from digits_jax.data.sources import DATASETS
+from digits_jax.data.arrays import Arrays, as_arrays, content_hash, read_cache, same_examples, write_cache
+from digits_jax.data.sources import DATASETS, DatasetSpec
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.storage import Mirror, is_bucket
 
@@ -33,9 +34,40 @@ class Dataset:
     num_classes: int
     arrays: Arrays  # without the validation examples
     validation_images: np.ndarray  # uint8 [V, H, W, C], the last of the training images
-    validation_labels: np.ndarray  # uint8 [V]
+    validation_labels: np.ndarray  # as those of training, [V]
     sha256: str  # of the whole data set
-    folder: Path  # of the prepared TFDS data set
+    folder: Path | None  # of the prepared TFDS data set; None if there is none
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train_images: Any,
+        train_labels: Any,
+        test_images: Any,
+        test_labels: Any,
+        *,
+        name: str = "arrays",
+        num_classes: int | None = None,
+        validation_examples: int = 0,
+        train_examples: int | None = None,
+    ) -> "Dataset":
+        """Creates a data set from arrays in memory; nothing is written to disk.
+
+        Args:
+          train_images, train_labels, test_images, test_labels, num_classes: as for `as_arrays`.
+          name: what runs record; two data sets of one name are told apart by their content.
+          validation_examples, train_examples: as for `load`.
+
+        Raises:
+          ConfigError: the name is not valid, or there are fewer examples.
+          UserError: an array has another type, shape or range.
+        """
+        if not NAME.accepts(name):
+            raise ConfigError(f"the name of a data set is {name!r}: expected {NAME.expected}")
+        examples = (train_images, train_labels, test_images, test_labels)
+        arrays, num_classes = as_arrays(*examples, num_classes=num_classes)
+        sizes = (train_examples, validation_examples)
+        return _create(name, arrays, num_classes, *sizes, sha256=content_hash(arrays), folder=None)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -48,6 +80,13 @@ class Dataset:
             return self.validation_images, self.validation_labels
         return getattr(self.arrays, f"{name}_images"), getattr(self.arrays, f"{name}_labels")
 
+    def open_train(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Returns a function from indices to training images and labels, read from the prepared files if there are."""
+        if self.folder:
+            return tfds_store.open_split(self.folder, "train")
+        images, labels = self.split("train")
+        return lambda indices: (images[indices], labels[indices])
+
 
 def load(
     name: str,
@@ -57,7 +96,7 @@ def load(
     train_examples: int | None = None,
     validation_examples: int = 0,
 ) -> Dataset:
-    """Loads a data set of `DATASETS`; prepares and caches it first if necessary.
+    """Loads a data set of `DATASETS`; prepares and caches it first if necessary, or reads it if its spec says so.
 
     It is looked for in the cache, in the prepared TFDS data set, in `source_dir` and on the network, in this order.
 
@@ -72,35 +111,59 @@ def load(
       UserError: the data set is in none of these places, or is corrupted.
     """
     if name not in DATASETS:
-        raise ConfigError(f"the data set is {name!r}: expected one of {', '.join(DATASETS)}")
-    spec = DATASETS[name]
-    root = resolve_data_dir(data_dir)
+        raise ConfigError(
+            f"the data set is {name!r}: expected one of {', '.join(DATASETS)}; if it was given from Python, use "
+            "load_model(...).predict"
+        )
+    spec, sizes = DATASETS[name], (train_examples, validation_examples)
     source = Path(source_dir).expanduser() if source_dir else None
+    if not spec.cached:
+        arrays = _read(spec, source)
+        return _create(name, arrays, spec.num_classes, *sizes, sha256=content_hash(arrays), folder=None)
+    root = resolve_data_dir(data_dir)
     prepared = root / name / spec.version
     with _locked(root, name), _mirrored(data_dir, root, prepared):
         arrays, sha256 = _load_all(name, root, source)
-    cut = len(arrays.train_labels) - validation_examples
-    if cut <= 0:
+    return _create(name, arrays, spec.num_classes, *sizes, sha256=sha256, folder=prepared)
+
+
+def _create(
+    name: str,
+    arrays: Arrays,
+    num_classes: int,
+    train_examples: int | None,
+    validation_examples: int,
+    *,
+    sha256: str,
+    folder: Path | None,
+) -> Dataset:
+    """Creates a data set; holds out the last of the training examples, and keeps the first of the others."""
+    images, labels = arrays.train_images, arrays.train_labels
+    cut = len(labels) - validation_examples
+    if not 0 < cut <= len(labels):
         raise ConfigError(
             f"config.dataset.validation_examples is {validation_examples}: expected fewer than the "
-            f"{len(arrays.train_labels)} training images of {name}"
+            f"{len(labels)} training images of {name}"
         )
     limit = cut if train_examples is None else train_examples
-    if limit > cut:
+    if not 0 < limit <= cut:
         raise ConfigError(
             f"config.dataset.train_examples is {limit}: expected at most the {cut} training images of {name}"
             + (" that are not held out" if validation_examples else "")
         )
-    images, labels = arrays.train_images, arrays.train_labels
     return Dataset(
         name=name,
-        num_classes=spec.num_classes,
+        num_classes=num_classes,
         arrays=arrays._replace(train_images=images[:limit], train_labels=labels[:limit]),
         validation_images=images[cut:],
         validation_labels=labels[cut:],
         sha256=sha256,
-        folder=prepared,
+        folder=folder,
     )
+
+
+def _read(spec: DatasetSpec, source: Path | None) -> Arrays:
+    return as_arrays(*spec.read(source), num_classes=spec.num_classes)[0]
 
 
 def load_configured(dataset_config: Any, *, data_dir: str | None = None) -> Dataset:
@@ -168,7 +231,7 @@ def _load_all(name: str, root: Path, source: Path | None) -> tuple[Arrays, str]:
     if cached or tfds_store.is_prepared(prepared):
         arrays = cached[0] if cached else tfds_store.decode(prepared)
         # In any order, because TFDS shuffles what it prepares itself.
-        if source and not same_examples(spec.read(source), arrays):
+        if source and not same_examples(_read(spec, source), arrays):
             raise UserError(
                 f"config.dataset.source_dir={str(source)!r} holds other images than {prepared}, which was prepared "
                 "before: drop the field to train on those, or give the data set a new version to prepare these"
@@ -177,7 +240,7 @@ def _load_all(name: str, root: Path, source: Path | None) -> tuple[Arrays, str]:
             return cached
     else:
         try:
-            arrays = spec.read(source)
+            arrays = _read(spec, source)
         except UserError as error:
             if source:
                 raise

@@ -18,6 +18,7 @@ class DatasetSpec:
     homepage: str
     num_classes: int = 10
     read: Callable[[Path | None], Arrays]  # reads a directory of original files, or gets them by itself if it is None
+    cached: bool = False  # read only once: of what never changes. It is stored as a TFDS data set and as arrays.
 
 
 DATASETS = {
@@ -34,6 +35,7 @@ DATASETS = {
                 "test_labels": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
             },
         ).read,
+        cached=True,
     ),
     # The next two have the hashes in TFDS's own tables; they were never read from the real files.
     "fashion_mnist": DatasetSpec(
@@ -49,6 +51,7 @@ DATASETS = {
                 "test_labels": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
             },
         ).read,
+        cached=True,
     ),
     "kmnist": DatasetSpec(
         version="3.0.1",
@@ -63,11 +66,13 @@ DATASETS = {
                 "test_labels": "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
             },
         ).read,
+        cached=True,
     ),
     "optical_digits": DatasetSpec(
         version="1.0.0",
         description=optical_digits.__doc__,
         homepage="https://doi.org/10.24432/C50P49",
         read=optical_digits.read,
+        cached=True,
     ),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from digits_jax.data.arrays import Arrays
+from digits_jax.data.arrays import Arrays, label_dtype
 from digits_jax.data.sources import DatasetSpec
 from digits_jax.errors import UserError
 
@@ -87,8 +87,8 @@ def decode(prepared: Path) -> Arrays:
 def open_split(prepared: Path, split: str) -> Callable[[np.ndarray | None], tuple[np.ndarray, np.ndarray]]:
     """Opens the split "train" or "test" of a prepared data set.
 
-    Returns a function from indices, or None for all, to uint8 images `[n, H, W, C]` and uint8 labels `[n]`. Both raise
-    a UserError if nothing is prepared there, or the files need TensorFlow or are corrupted.
+    Returns a function from indices, or None for all, to uint8 images `[n, H, W, C]` and labels `[n]`. Both raise a
+    UserError if nothing is prepared there, or the files need TensorFlow or are corrupted.
     """
     import tensorflow_datasets as tfds
 
@@ -103,12 +103,12 @@ def open_split(prepared: Path, split: str) -> Callable[[np.ndarray | None], tupl
             "elsewhere, with --config.dataset.data_dir=FOLDER"
         )
     with _explained(prepared, *files):
-        source = builder.as_data_source(split)
+        source, dtype = builder.as_data_source(split), label_dtype(builder.info.features["label"].num_classes)
 
     def read(indices: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         with _explained(prepared, *files):
             examples = source.__getitems__(range(len(source)) if indices is None else indices.tolist())
-            labels = np.array([example["label"] for example in examples], np.uint8)
+            labels: np.ndarray = np.array([example["label"] for example in examples], dtype)
             return np.stack([example["image"] for example in examples]), labels
 
     return read

@@ -17,7 +17,7 @@ from ml_collections import FrozenConfigDict
 import digits_jax
 from digits_jax import storage
 from digits_jax.bounds import NAME, OBJECT, SHA256, integer, list_of, optional
-from digits_jax.data import Dataset
+from digits_jax.data import MAX_CLASSES, MAX_SIZE, Dataset
 from digits_jax.errors import InUseError, UserError
 from digits_jax.runs.history import Row
 from digits_jax.runs.identity import Difference, config_hash, differences, differences_to_recorded
@@ -44,8 +44,8 @@ def default_workdir(name: str, config: FrozenConfigDict) -> Path:
 _RUN: Schema = {
     "config": OBJECT,
     "dataset": {"name": NAME, "sha256": SHA256, "test_examples": integer(0)},
-    "image_shape": optional(list_of(integer(1, 1024), shortest=3, longest=3)),
-    "num_classes": optional(integer(1, 1000)),
+    "image_shape": optional(list_of(integer(1, MAX_SIZE), shortest=3, longest=3)),
+    "num_classes": optional(integer(1, MAX_CLASSES)),
     "resumed_on": optional(list_of(OBJECT)),
 }
 _OURS = re.compile(r"lock|run\.json\..*\.tmp")  # of a process that ended before it wrote `run.json`
@@ -165,7 +165,7 @@ def differences_to_run(
     """Returns where a run with a config and a data set, or its description, differs from that of a recorded one."""
     described = dataset if isinstance(dataset, dict) else describe_dataset(dataset)
     data_differences = differences(described, recorded["dataset"], "dataset.")
-    return differences_to_recorded(config, recorded["config"]) + data_differences
+    return data_differences + differences_to_recorded(config, recorded["config"])  # other data have another mean, too
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:

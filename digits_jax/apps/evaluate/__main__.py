@@ -11,7 +11,6 @@ from digits_jax import cli, data, storage
 from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, output_directory, required_workdir
 from digits_jax.apps.evaluate.evaluation import evaluate
 from digits_jax.apps.evaluate.page import build_tables, write_evaluation
-from digits_jax.errors import ConfigError
 from digits_jax.runs import ensemble
 
 OUTPUT = cli.DEFINE_path("output", None, "directory to write to; default: one in the workdir")
@@ -25,10 +24,7 @@ def main(argv: list[str]) -> None:
     workdir = required_workdir()
     storage.enable_compilation_cache()
     model = ensemble.load(workdir, checkpoint=CHECKPOINT.value, test_time_augmentation=TEST_TIME_AUGMENTATION.value)
-    name = DATASET.value or model.config.dataset.name
-    if name not in data.DATASETS:
-        raise ConfigError(f"--dataset is {name!r}: expected one of {', '.join(data.DATASETS)}")
-    dataset = data.load(name, data_dir=DATA_DIR.value)
+    dataset = data.load(DATASET.value or model.config.dataset.name, data_dir=DATA_DIR.value)
     trained_on = model.run["dataset"]
     if dataset.name == trained_on["name"] and dataset.sha256 != trained_on["sha256"]:
         cli.warn(f"{dataset.name} is not the version that the model was trained on: SHA-256 {dataset.sha256[:8]}...")
