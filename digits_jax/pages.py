@@ -74,11 +74,14 @@ def _data_uri(png: bytes) -> str:
 
 
 def digits_gallery(title: str, pictures: Iterable[tuple[np.ndarray, str]]) -> str:
-    """Returns HTML for images `[H, W, 1]` or `[H, W, 3]` with a caption, in HTML, under each."""
+    """Returns HTML for images `[H, W, C]` with a caption, in HTML, under each.
+
+    Images of three channels are shown as RGB; of others the first channel, 255 as black.
+    """
     cells = []
     for pixels, caption in pictures:
         file = io.BytesIO()
-        Image.fromarray(255 - pixels.squeeze()).save(file, "PNG")
+        Image.fromarray(pixels if pixels.shape[-1] == 3 else 255 - pixels[..., 0]).save(file, "PNG")
         image = f'<img src="{_data_uri(file.getvalue())}" alt="">'
         cells.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     return f'<h2>{title}</h2>\n<div class="digits">{"".join(cells)}</div>\n'

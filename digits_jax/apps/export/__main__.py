@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
 def _images(model: TrainedModel) -> tuple[np.ndarray, str]:
     """Returns images to check an export on, and their description, without downloading any."""
     name = model.config.dataset.name
-    cached = read_cache(data.cache_file(name, DATA_DIR.value))
+    cached = read_cache(data.cache_file(name, DATA_DIR.value)) if name in data.DATASETS else None
     if cached and cached[0].test_images.shape[1:] == model.image_shape:
         return cached[0].test_images, f"test images of {name}"
     # Blobs about as bright and coarse as digits: white noise drives a model far from where it is used.

@@ -14,6 +14,7 @@ def build_model_card(
 ) -> str:
     """Builds the Markdown page of an exported file; `checked_on` describes the images that it was compared on."""
     format_, dataset = FORMATS[format_name], model.config.dataset
+    description = data.DATASETS[dataset.name].description if dataset.name in data.DATASETS else None
     dtype = model.config.model.dtype
     note = f"This accuracy is of the run, which computes in {dtype}; the file was compared in float32.\n"
     shape = f"`[N, {', '.join(map(str, model.image_shape))}]`"
@@ -39,7 +40,7 @@ the same, and probabilities differ by at most {agreement.difference:.1e} (tolera
 ## Intended use and limitations
 
 For images like the {dataset.train_examples:,} of {dataset.name} that the model was trained on.
-{" ".join((data.DATASETS[dataset.name].description or "").split())}
+{" ".join((description or "").split())}
 
 The model assigns one of its classes to any input, often with a high probability, even if the input belongs to none. It
 is less accurate on images that are shifted, rotated, noisy or blurred; `python -m digits_jax.apps.evaluate` measures by

@@ -91,16 +91,16 @@ def load_reader(workdir: str, *, checkpoint: str, data_dir: str | None = None) -
     standard error says so.
 
     Raises:
-      UserError, ConfigError: as for `load_model`, or the model's images are not 28x28x1.
+      UserError, ConfigError: as for `load_model`, or the model is not one of digits in images of 28x28x1.
     """
     storage.enable_compilation_cache()
     file = None if storage.is_bucket(workdir) else _cache_file(storage.open_path(workdir), checkpoint)
     if file is not None and (cached := _read_cache(file)):
         return cached
     model = load_model(workdir, checkpoint=checkpoint)
-    if model.image_shape != (SIZE, SIZE, 1):
-        height, width, channels = model.image_shape
-        raise UserError(f"{workdir} has images of {height}x{width}x{channels}: expected a run on images of 28x28x1")
+    if (model.image_shape, model.num_classes) != ((SIZE, SIZE, 1), 10):
+        found = f"{model.num_classes} classes and images of {'x'.join(map(str, model.image_shape))}"
+        raise UserError(f"{workdir} has {found}: expected a run on the 10 digits in images of 28x28x1")
 
     try:
         images = data.load_configured(model.config.dataset, data_dir=data_dir).split("train")[0]
