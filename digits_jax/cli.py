@@ -36,6 +36,8 @@ class Terminal(Console):
     is_closed = False  # of all instances: a process has one standard output
 
     def __init__(self, **options: Any) -> None:
+        # In a notebook, too, lines of text: Rich would display each as an HTML element.
+        options["force_jupyter"] = False
         super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False, **options)
 
     def on_broken_pipe(self) -> None:

@@ -27,7 +27,8 @@ States = dict[Run, Progress]
 
 def train_and_evaluate(config: ConfigDict | FrozenConfigDict, workdir: PathLike, **options: Any) -> list[Row]:
     """Trains a config to its end; returns its rows of metrics. As `train_seeds` with the one seed `config.seed`."""
-    return train_seeds(config, [config.seed], lambda _: workdir, **options)[0]
+    [progress] = train_seeds(config, [config.seed], lambda _: workdir, **options).values()
+    return progress.rows
 
 
 def train_seeds(
@@ -41,7 +42,7 @@ def train_seeds(
     wandb_project: str | None = None,
     profile_steps: int = 0,
     stop: runs.StopRequest | None = None,
-) -> list[list[Row]]:
+) -> States:
     """Trains a config with each of the seeds to its end: a run each, resumed from its latest checkpoint if it has one.
 
     Args:
@@ -56,7 +57,7 @@ def train_seeds(
       stop: the caller's, entered, where it has more to train than these seeds.
 
     Returns:
-      For each seed one row of metrics per epoch, as in `metrics.jsonl`.
+      For each seed its run, closed, and the final progress: the state, and a row of metrics per epoch.
 
     Raises:
       UserError: the config, the data or a workdir is not usable, or training diverged.
@@ -95,7 +96,7 @@ def train_seeds(
                 if len(finished) < len(configs) and stop.poll():
                     raise runs.Interrupted(stop.signum)
     runs.show_results(list(finished))
-    return [progress.rows for progress in finished.values()]
+    return finished
 
 
 def _train_to_the_end(

@@ -118,7 +118,8 @@ def test_on_one_cpu_seeds_follow_each_other(small_config: ConfigDict) -> None:
 
 
 def run_seeds(config: ConfigDict, folder: Path, seeds: tuple[int, ...]) -> list[list[dict[str, Any]]]:
-    return train.train_seeds(config, seeds, lambda resolved: folder / str(resolved.seed))
+    finished = train.train_seeds(config, seeds, lambda resolved: folder / str(resolved.seed))
+    return [progress.rows for progress in finished.values()]
 
 
 def test_each_seed_is_reported_by_itself(

@@ -57,6 +57,8 @@ def diagnose(run: Run, progress: Progress) -> DivergedError:
         if wrong := [f"{name} is {value}" for name, value in quantities.items() if not np.isfinite(value)]:
             what = f"{wrong[0]} at step {step} (learning rate {float(experiment.schedule(step)):g})"
             break
+    if run.dataset.folder is None:  # `replay` cannot load it by its name
+        return DivergedError(what)
     first = max(start.step, progress.step - 2 * run.config.execution.steps_per_call)
     return DivergedError(
         f"{what}; the checkpoint of step {start.step} is kept, and this shows each step: "

@@ -33,8 +33,8 @@ TrainSeed = Callable[[int], tuple[float, float]]  # returns the seconds of train
 def train(config: FrozenConfigDict, dataset: Dataset, seed: int) -> tuple[float, float]:
     """Trains a resolved config with a seed; returns the seconds of training and the final test accuracy."""
     with cli.quiet(), TemporaryDirectory() as folder:
-        [rows] = train_seeds(config, [seed], lambda _: folder, dataset=dataset)
-    return sum(row["train/seconds"] for row in rows), rows[-1]["test/accuracy"]
+        [progress] = train_seeds(config, [seed], lambda _: folder, dataset=dataset).values()
+    return sum(row["train/seconds"] for row in progress.rows), progress.rows[-1]["test/accuracy"]
 
 
 def time_cases(cases: Sequence[Case], *, rounds: int, seconds: float) -> dict[str, dict[str, Any]]:
