@@ -123,3 +123,10 @@ def test_curves_are_a_picture(tmp_path: Path, count: int) -> None:
     with Image.open(path) as image:
         assert image.size == (1500, 630)
         assert len(np.unique(np.asarray(image))) > 50
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 1.0])
+def test_curves_where_nothing_or_everything_is_correct(tmp_path: Path, accuracy: float) -> None:
+    rows = [{**row, "train/accuracy": accuracy, "test/accuracy": accuracy} for row in ROWS]
+    curves.plot_curves(rows, best_epoch=1, selected_by="test/accuracy", title="vgg", path=tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()  # without a warning, which is an error here

@@ -70,10 +70,10 @@ def scale_accuracies(axes: Any, values: Sequence[float]) -> None:
 
     99% and 99.5% are then as far apart as 90% and 95%, and one bad epoch does not flatten the others.
     """
+    low, high = (min(max(value, 0.01), 0.9999) for value in (min(values), max(values)))
+    low, high = low - 0.2 * min(low, 1 - low), high + 0.2 * (1 - high)
+    axes.set_ylim(low, high)  # before the scale, which could not choose limits where all values are 0 or 1
     axes.set_yscale("logit", nonpositive="clip")
-    low, high = max(min(values), 0.01), min(max(values), 0.9999)
-    axes.set_ylim(low - 0.2 * min(low, 1 - low), high + 0.2 * (1 - high))
-    low, high = axes.get_ylim()
     wide, narrow = ([tick for tick in ticks if low <= tick <= high] for ticks in _ACCURACY_TICKS)
     axes.yaxis.set_major_locator(FixedLocator(wide if len(wide) >= 3 else narrow))
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
