@@ -11,8 +11,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import cli
 from digits_jax.config import load_config
-from digits_jax.data import Dataset, load_configured
-from digits_jax.errors import ConfigError
+from digits_jax.data import Arrays, Dataset, load_configured
+from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs import Row, Writer
 from digits_jax.runs.trained_model import TrainedModel, load_model
 from digits_jax.storage import PathLike
@@ -62,6 +62,8 @@ def train_model(
     if data is None:
         data = load_configured(config.dataset)
     elif not isinstance(data, Dataset):
+        if len(data) != len(Arrays._fields):
+            raise UserError(f"data has {len(data)} arrays: expected {', '.join(Arrays._fields)}")
         sizes = {key: config.dataset[key] for key in ("train_examples", "validation_examples")}
         data = Dataset.from_arrays(*data, **sizes)
     with contextlib.ExitStack() as stack:
