@@ -1,6 +1,8 @@
 """Data sets from arrays: any channels, sizes and classes; `train_model`; data that change under their name."""
 
+import base64
 import gc
+import io
 import json
 import re
 import subprocess
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from digits_jax import data, load_model, train_model
 from digits_jax.apps.evaluate.evaluation import evaluate
@@ -25,6 +28,7 @@ from digits_jax.apps.reader.digit_reader import load_reader
 from digits_jax.config import get_config
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, DivergedError, UserError
+from digits_jax.pages import digits_gallery
 from digits_jax.runs.checkpoint import state_hash
 from digits_jax.runs.interrupts import Interrupted
 from tests.conftest import idx_bytes
@@ -126,6 +130,7 @@ def test_a_prepared_data_set_of_them(
         assert (found.sha256, found.image_shape) == (expected.sha256, expected.image_shape)
         for a, b in zip(found.arrays, expected.arrays, strict=True):
             np.testing.assert_array_equal(a, b)
+    assert found.arrays.test_labels.tolist() == given[3].tolist()
     images, labels = found.open_train()(np.array([7, 3]))
     np.testing.assert_array_equal(images, expected.arrays.train_images[[7, 3]])
     np.testing.assert_array_equal(labels, expected.arrays.train_labels[[7, 3]])
@@ -301,6 +306,15 @@ def test_changed_arrays_of_a_registered_data_set(
     given[1] = given[1] + 1
     with pytest.raises(UserError, match="train_labels have the label 5: expected integers from 0 to 4"):
         train_model(config)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_images_of_any_channels_are_shown(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 6, channels), np.uint8)
+    found = re.search(r"base64,([^\"]*)", digits_gallery("title", [(pixels, "")]))
+    assert found
+    with Image.open(io.BytesIO(base64.b64decode(found[1]))) as shown:
+        np.testing.assert_array_equal(np.asarray(shown), pixels if channels == 3 else 255 - pixels[..., 0])
 
 
 @pytest.mark.slow
