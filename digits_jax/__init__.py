@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from digits_jax.api import train_model
+    from digits_jax.api import train
     from digits_jax.runs.trained_model import load_model
 
-__all__ = ["load_model", "train_model"]
+__all__ = ["load_model", "train"]
 __version__ = "0.1.0"
 
 
@@ -15,8 +15,8 @@ def __getattr__(name: str) -> Any:  # PEP 562: JAX is imported when one of these
         from digits_jax.runs.trained_model import load_model
 
         return load_model
-    if name == "train_model":
-        from digits_jax.api import train_model
+    if name == "train":
+        from digits_jax.api import train
 
-        return train_model
+        return train
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

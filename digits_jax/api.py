@@ -1,4 +1,4 @@
-"""Training from Python: `digits_jax.train_model("fast", (train_images, train_labels, test_images, test_labels))`."""
+"""Training from Python: `digits_jax.train("fast", (train_images, train_labels, test_images, test_labels))`."""
 
 import contextlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs import Row, Writer
 from digits_jax.runs.trained_model import TrainedModel, load_model
 from digits_jax.storage import PathLike
-from digits_jax.train import train_seeds
+from digits_jax.train_loop import train_seeds
 from digits_jax.train_step import TrainState
 
 
@@ -29,7 +29,7 @@ class TrainedRun(NamedTuple):
     model: TrainedModel  # of the best epoch, as `load_model` returns it
 
 
-def train_model(
+def train(
     config: str | ConfigDict | FrozenConfigDict,
     data: Dataset | Sequence[Any] | None = None,
     *,

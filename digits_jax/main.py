@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     """Trains the config of `--config` with each of its seeds; returns the exit code."""
     cli.required("config", "bn_dropout")
     # Imported late so that a wrong flag is reported at once.
-    from digits_jax import parallel, runs, storage, train
+    from digits_jax import parallel, runs, storage, train_loop
     from digits_jax.config import SECTIONS, load_config, validate
 
     config, path = CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"])
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     options: dict[str, Any] = {"name": name, "wandb_project": WANDB_PROJECT.value, "profile_steps": PROFILE.value}
     try:
         with parallel.ending_with_others(PEER_TIMEOUT.value):
-            train.train_seeds(config, seeds, workdir_of, **options)
+            train_loop.train_seeds(config, seeds, workdir_of, **options)
     except runs.Interrupted as interrupted:
         cli.console.print(f"interrupted and saved; resume with\n  {cli.again()}")
         return interrupted.exit_code

@@ -90,7 +90,7 @@ def record_locations(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
             config.dataset.update(data_dir=data_dir, source_dir="/nowhere")
             return FrozenConfigDict(config)
 
-        monkeypatch.setattr("digits_jax.train.resolve", resolve_and_keep)
+        monkeypatch.setattr("digits_jax.train_loop.resolve", resolve_and_keep)
 
     return record
 

@@ -1,4 +1,4 @@
-"""Data sets from arrays: any channels, sizes and classes; `train_model`; data that change under their name."""
+"""Data sets from arrays: any channels, sizes and classes; `train`; data that change under their name."""
 
 import base64
 import gc
@@ -20,7 +20,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from digits_jax import data, load_model, train_model
+from digits_jax import data, load_model, train
 from digits_jax.apps.evaluate.evaluation import evaluate
 from digits_jax.apps.evaluate.page import write_evaluation
 from digits_jax.apps.export.formats import FORMATS, TOLERANCE, export_model
@@ -64,7 +64,7 @@ def test_rgb_images(config: ConfigDict, tmp_path: Path) -> None:
     given = examples()
     config.model.update(name="vgg", widths=((4,), (4,)), hidden_width=8)
     config.learning_rates, config.epochs = (0.05,), (3,)
-    found = train_model(config, given, workdir=tmp_path / "run")
+    found = train(config, given, workdir=tmp_path / "run")
     assert [row["epoch"] for row in found.rows] == [1, 2, 3]
     assert found.rows[-1]["train/loss"] < found.rows[0]["train/loss"]
     assert found.result["final"] == found.rows[-1]
@@ -90,7 +90,7 @@ def test_rgb_images(config: ConfigDict, tmp_path: Path) -> None:
 def test_images_that_are_not_square(config: ConfigDict, shape: tuple[int, ...]) -> None:
     given = examples(shape, num_classes=3)
     config.augment.rotation = 10.0
-    found = train_model(config, given)
+    found = train(config, given)
     assert found.model.image_shape == (*shape, 1)[:3]
     assert found.model.predict(given[2]).shape == (30, 3)
 
@@ -104,7 +104,7 @@ def many() -> Examples:
 
 @pytest.mark.slow
 def test_more_classes_than_a_byte_has(config: ConfigDict, many: Examples, tmp_path: Path) -> None:
-    found = train_model(config, many)
+    found = train(config, many)
     assert found.model.predict(many[2]).shape == (150, 300)
     dataset = Dataset.from_arrays(*many)
     assert dataset.arrays.test_labels.tolist() == many[3].tolist()
@@ -194,14 +194,14 @@ def test_arrays_that_do_not_fit(change: Callable[[Examples], Any], options: dict
 
 def test_other_arguments_that_do_not_fit(config: ConfigDict) -> None:
     with pytest.raises(UserError, match="data has 3 arrays: expected train_images, train_labels, test_images, test_la"):
-        train_model(config, examples()[:3])
+        train(config, examples()[:3])
     with pytest.raises(ConfigError, match="config file 'fastt' not found: expected"):
-        train_model("fastt", examples())
+        train("fastt", examples())
     with pytest.raises(ConfigError, match=r"config.seed is -1: expected"):
-        train_model(config, examples(), seed=-1)
+        train(config, examples(), seed=-1)
     config.num_seeds = 2
     with pytest.raises(ConfigError, match=r"config.num_seeds is 2: expected 1, and a call for each seed"):
-        train_model(config, examples())
+        train(config, examples())
 
 
 def test_a_temporary_directory_is_all_that_is_written(
@@ -213,11 +213,11 @@ def test_a_temporary_directory_is_all_that_is_written(
     monkeypatch.chdir(tmp_path)
     dataset = Dataset.from_arrays(*examples(), validation_examples=10)
     alive: list[Any] = [weakref.ref(dataset), weakref.ref(dataset.arrays.train_images)]
-    first = train_model(config, dataset, seed=3)
+    first = train(config, dataset, seed=3)
     out = capsys.readouterr().out
     assert "10 held out" in out
     assert "that directory is temporary and now removed: give a workdir to keep the run" in out
-    second = train_model(config, dataset, seed=3, quiet=True)
+    second = train(config, dataset, seed=3, quiet=True)
     assert capsys.readouterr().out == ""
     assert state_hash(first.state) == state_hash(second.state)
     assert first.model.config.seed == 3
@@ -237,7 +237,7 @@ def test_a_run_that_diverges_leaves_nothing(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     config.learning_rates = (1e38, 1e38)
     with pytest.raises(DivergedError, match=r"^the loss is \w+ at step \d+ \(learning rate 1e\+38\)$"):
-        train_model(config, examples())
+        train(config, examples())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -245,7 +245,7 @@ def test_in_a_thread_and_by_the_name_of_an_experiment(tmp_path: Path) -> None:
     results = []
 
     def run() -> None:
-        results.append(train_model("linear:smoke", examples(count=300), workdir=tmp_path / "run"))
+        results.append(train("linear:smoke", examples(count=300), workdir=tmp_path / "run"))
 
     thread = Thread(target=run)
     thread.start()
@@ -259,33 +259,33 @@ def test_interrupted_and_resumed_is_bit_identical(
     config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config.augment.rotation = 10.0
-    expected = train_model(config, examples(), workdir=tmp_path / "a")
+    expected = train(config, examples(), workdir=tmp_path / "a")
     interrupted_at(monkeypatch, calls_before=3)
     with pytest.raises(Interrupted):
-        train_model(config, examples(), workdir=tmp_path / "b")
+        train(config, examples(), workdir=tmp_path / "b")
     monkeypatch.undo()
-    found = train_model(config, examples(), workdir=tmp_path / "b")
+    found = train(config, examples(), workdir=tmp_path / "b")
     assert state_hash(found.state) == state_hash(expected.state)
     assert without_clock(found.rows) == without_clock(expected.rows)
 
 
 def test_a_workdir_belongs_to_its_arrays(config: ConfigDict, tmp_path: Path) -> None:
-    found = train_model(config, examples(), workdir=tmp_path)
-    again = train_model(config, Dataset.from_arrays(*examples()), workdir=tmp_path)  # nothing is left to train
+    found = train(config, examples(), workdir=tmp_path)
+    again = train(config, Dataset.from_arrays(*examples()), workdir=tmp_path)  # nothing is left to train
     assert (again.rows, again.result) == (found.rows, found.result)
     other = examples()
     other[0][0, 0, 0, 0] ^= 1
     with pytest.raises(UserError, match=r"holds a run with dataset.sha256 = '\w+', this one has '\w+': give another"):
-        train_model(config, other, workdir=tmp_path)
+        train(config, other, workdir=tmp_path)
     with pytest.raises(UserError, match=r"holds a run with dataset.name = 'arrays', this one has 'mine'"):
-        train_model(config, Dataset.from_arrays(*examples(), name="mine"), workdir=tmp_path)
+        train(config, Dataset.from_arrays(*examples(), name="mine"), workdir=tmp_path)
 
 
 @pytest.mark.slow
 def test_images_on_the_host(config: ConfigDict) -> None:
-    on_device = train_model(config, examples())
+    on_device = train(config, examples())
     config.execution.images_on = "host"
-    assert state_hash(train_model(config, examples()).state) == state_hash(on_device.state)
+    assert state_hash(train(config, examples()).state) == state_hash(on_device.state)
 
 
 def test_changed_arrays_of_a_registered_data_set(
@@ -295,17 +295,17 @@ def test_changed_arrays_of_a_registered_data_set(
     fields: dict[str, Any] = {"version": "1.0.0", "description": "", "homepage": "", "num_classes": 5}
     monkeypatch.setitem(data.DATASETS, "mine", data.DatasetSpec(**fields, read=lambda _: data.Arrays(*given)))
     config.dataset.update(name="mine", data_dir=str(tmp_path / "data"))
-    first = train_model(config, workdir=tmp_path / "run")
+    first = train(config, workdir=tmp_path / "run")
     assert not (tmp_path / "data").exists()
     given[1], given[3] = (given[1] + 1) % 5, (given[3] + 1) % 5
     second = data.load_configured(config.dataset)
     np.testing.assert_array_equal(second.arrays.test_labels, given[3])
     assert second.sha256 != first.model.run["dataset"]["sha256"]
     with pytest.raises(UserError, match=r"holds a run with dataset.sha256 = "):
-        train_model(config, workdir=tmp_path / "run")
+        train(config, workdir=tmp_path / "run")
     given[1] = given[1] + 1
     with pytest.raises(UserError, match="train_labels have the label 5: expected integers from 0 to 4"):
-        train_model(config)
+        train(config)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
@@ -320,7 +320,7 @@ def test_images_of_any_channels_are_shown(channels: int) -> None:
 @pytest.mark.slow
 def test_commands_about_a_run_on_arrays(config: ConfigDict, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    train_model(config, examples(), workdir=workdir)
+    train(config, examples(), workdir=workdir)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=120)
@@ -347,7 +347,7 @@ def test_commands_about_a_run_on_arrays(config: ConfigDict, tmp_path: Path) -> N
 def test_what_is_no_digit_is_not_read(
     config: ConfigDict, tmp_path: Path, shape: tuple[int, ...], num_classes: int
 ) -> None:
-    train_model(config, examples(shape, num_classes), workdir=tmp_path)
+    train(config, examples(shape, num_classes), workdir=tmp_path)
     found = f"{num_classes} classes and images of {'x'.join(map(str, (*shape, 1)[:3]))}"
     with pytest.raises(UserError, match=f"{tmp_path} has {found}: expected a run on the 10 digits in images of 28"):
         load_reader(str(tmp_path), checkpoint="best")
@@ -356,10 +356,10 @@ def test_what_is_no_digit_is_not_read(
 def test_the_blocks_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the Python blocks of docs/data.md, which use what is not downloaded."""
     monkeypatch.chdir(tmp_path)
-    pattern, page = re.compile("train_model|emnist"), ROOT / "docs/data.md"
+    pattern, page = re.compile("import train|emnist"), ROOT / "docs/data.md"
     code = {name: block for block in blocks(page, "python") for name in pattern.findall(block)}
     variables: dict[str, Any] = {}
-    exec(code["train_model"], variables)
+    exec(code["import train"], variables)
     assert variables["run"].model.predict(variables["test_images"]).shape == (100, 5)
 
     monkeypatch.setattr(data.sources, "DATASETS", table := dict(data.DATASETS))

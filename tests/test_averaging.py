@@ -13,7 +13,7 @@ from digits_jax.averaging import average_weights, estimate_batch_stats
 from digits_jax.config import resolve
 from digits_jax.data import Dataset
 from digits_jax.experiment import build
-from digits_jax.train import train_and_evaluate
+from digits_jax.train_loop import train_and_evaluate
 
 
 @pytest.fixture

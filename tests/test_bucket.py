@@ -20,7 +20,7 @@ from digits_jax.runs.interrupts import Interrupted
 from digits_jax.storage import Mirror
 from digits_jax.studies.sweep import load_sweep
 from digits_jax.studies.sweep.tasks import create_tasks, run_tasks
-from digits_jax.train import train_and_evaluate
+from digits_jax.train_loop import train_and_evaluate
 from tests.test_distributed import free_port
 
 
@@ -162,7 +162,7 @@ def test_a_sweep_has_its_runs_on_a_bucket_and_finds_them_there(
         tasks = create_tasks(sweep, results=tmp_path / results, runs="gs://digits/sweep")
         assert [task.status for task in tasks] == ["waiting", "waiting"]
         assert [task.status for task in run_tasks(sweep, tasks)] == ["done", "done"]
-        monkeypatch.setattr("digits_jax.train._train_epoch", None)  # nothing is trained again
+        monkeypatch.setattr("digits_jax.train_loop._train_epoch", None)  # nothing is trained again
     assert _contents(tmp_path / "here") == _contents(tmp_path / "elsewhere")
 
 

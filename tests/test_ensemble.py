@@ -14,7 +14,7 @@ from digits_jax.apps.evaluate.page import write_evaluation
 from digits_jax.data import Dataset
 from digits_jax.errors import UserError
 from digits_jax.runs import ensemble
-from digits_jax.train import train_seeds
+from digits_jax.train_loop import train_seeds
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from digits_jax.apps.evaluate.page import write_evaluation
 from digits_jax.data import datasets
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
-from digits_jax.train import train_and_evaluate
+from digits_jax.train_loop import train_and_evaluate
 from tests.test_report import PAYLOADS, tags
 
 _CORRUPTIONS = {corruption.name: corruption for corruption in CORRUPTIONS}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from digits_jax import train
+from digits_jax import train_loop as train
 from tests.conftest import ROOT, new_small_config
 
 

@@ -18,7 +18,8 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 from PIL import Image
 
-from digits_jax import load_model, train
+from digits_jax import load_model
+from digits_jax import train_loop as train
 from digits_jax.apps import predict, reader
 from digits_jax.apps.reader import Reading, digit_reader, load_reader, to_pixels
 from digits_jax.apps.reader.outliers import fit_detector, with_features

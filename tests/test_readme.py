@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 import digits_jax
 from digits_jax import config, load_model, metrics
-from digits_jax.train import train_and_evaluate
+from digits_jax.train_loop import train_and_evaluate
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / ".github/CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]

@@ -9,7 +9,7 @@ import pytest
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
-from digits_jax import train
+from digits_jax import train_loop as train
 from digits_jax.apps import replay as app
 from digits_jax.apps.replay import replay
 from digits_jax.config import resolve

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from digits_jax import input_pipeline, parallel, train
+from digits_jax import input_pipeline, parallel
+from digits_jax import train_loop as train
 from digits_jax.config import resolve
 from digits_jax.data import Dataset
 from digits_jax.experiment import build

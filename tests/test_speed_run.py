@@ -14,7 +14,7 @@ from digits_jax.errors import ConfigError
 from digits_jax.studies.benchmark import pytorch
 from digits_jax.studies.benchmark.measure import Case
 from digits_jax.studies.benchmark.speed_run import race, time_cases, train
-from digits_jax.train import train_and_evaluate
+from digits_jax.train_loop import train_and_evaluate
 
 
 def test_it_trains_as_a_run_does(small_config: ConfigDict, small_dataset: Dataset, tmp_path: Path) -> None:

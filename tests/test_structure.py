@@ -9,11 +9,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "digits_jax"
 CORE = (
     "main", "config", "models", "losses", "metrics", "optimizer", "augment", "input_pipeline", "train_step", "evaluate",
-    "experiment", "train",
+    "experiment", "train_loop",
 )  # fmt: skip
 # A file imports only what stands below it, or from its own package.
 LAYERS = (
-    {"studies"}, {"apps"}, {"main", "api"}, {"train"}, {"runs"}, {"experiment"}, {"evaluate"}, {"train_step"},
+    {"studies"}, {"apps"}, {"main", "api"}, {"train_loop"}, {"runs"}, {"experiment"}, {"evaluate"}, {"train_step"},
     {"config"}, {"input_pipeline"}, {"models", "losses", "metrics", "optimizer", "augment"},
     {"averaging", "transfer", "test_time"}, {"data"}, {"parallel"}, {"ops", "pages", "cli"}, {"storage"}, {"tables"},
     {"errors", "bounds"},
@@ -50,7 +50,7 @@ def test_imports_go_downwards(path: Path) -> None:
     part = part_of(path)
     for line, imported in imported_parts(path):
         assert imported != "configs", f"{path}:{line}"
-        if part == "__init__":  # of load_model and train_model, which are imported when they are asked for
+        if part == "__init__":  # of load_model and train, which are imported when they are asked for
             assert imported in ("typing", "runs", "api"), f"{path}:{line}"
         elif imported in LEVELS and imported != part:
             assert LEVELS[imported] > LEVELS[part], f"{path}:{line} imports {imported}"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from absl.testing import flagsaver
 
-from digits_jax import train
+from digits_jax import train_loop as train
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.evaluate import Scores, evaluate
 from digits_jax.runs.interrupts import Interrupted

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from digits_jax import input_pipeline, load_model, train
+from digits_jax import input_pipeline, load_model
+from digits_jax import train_loop as train
 from digits_jax.config import resolve
 from digits_jax.data import Dataset, load_configured
 from digits_jax.errors import UserError

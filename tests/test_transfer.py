@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from digits_jax import load_model
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs.pretrained import load_weights
-from digits_jax.train import train_and_evaluate
+from digits_jax.train_loop import train_and_evaluate
 
 
 @pytest.fixture

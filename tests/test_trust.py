@@ -15,7 +15,8 @@ import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
-from digits_jax import load_model, train
+from digits_jax import load_model
+from digits_jax import train_loop as train
 from digits_jax.config import resolve
 from digits_jax.data import Dataset
 from digits_jax.errors import UserError

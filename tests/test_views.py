@@ -13,7 +13,7 @@ from digits_jax import load_model
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.test_time import average_over_versions, shifts
-from digits_jax.train import train_and_evaluate
+from digits_jax.train_loop import train_and_evaluate
 
 
 def test_shifts_move_a_pixel_each_way_and_lose_what_leaves() -> None:

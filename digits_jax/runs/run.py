@@ -31,7 +31,7 @@ def open_runs(
     writers: Sequence[Writer] = (),
     wandb_project: str | None = None,
 ) -> Iterator[list["Run"]]:
-    """Opens a run for each resolved config, and closes all of them on exit; takes arguments as `train.train_seeds`.
+    """Opens a run for each resolved config, and closes all of them on exit; arguments as of `train_loop.train_seeds`.
 
     Process 0 alone has the directories; the other processes write to temporary ones.
     """

@@ -23,7 +23,7 @@ from digits_jax.studies.benchmark.measure import Case
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.sweep import load_sweep
 from digits_jax.studies.sweep.plan import plan
-from digits_jax.train import train_seeds
+from digits_jax.train_loop import train_seeds
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "trained by each side", lower_bound=1)
 

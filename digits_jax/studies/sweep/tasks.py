@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from digits_jax import cli, input_pipeline, parallel, train
+from digits_jax import cli, input_pipeline, parallel, train_loop
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, DivergedError, UserError
 from digits_jax.experiment import Experiment, build
@@ -204,7 +204,7 @@ def train_group(
 ) -> list[Result]:
     """Trains runs that differ in their seed, each in `<folder>/<hash>`, and returns their results.
 
-    `stop` and the exceptions are those of `train.train_seeds`.
+    `stop` and the exceptions are those of `train_loop.train_seeds`.
     """
     config, name, hashes = runs[0].config, runs[0].experiment, {run.seed: run.hash for run in runs}
     writers = [_Progress(report, sum(config.epochs))]
@@ -213,7 +213,7 @@ def train_group(
         return f"{folder}/{hashes[config.seed]}"
 
     with cli.quiet():
-        train.train_seeds(config, list(hashes), workdir, name=name, dataset=dataset, writers=writers, stop=stop)
+        train_loop.train_seeds(config, list(hashes), workdir, name=name, dataset=dataset, writers=writers, stop=stop)
     return [read_result(open_path(folder) / run.hash / "result.json") for run in runs]
 
 
