@@ -103,7 +103,7 @@ def test_every_optimizer_goes_down_the_gradient(name: str) -> None:
     ("name", "argument"), [(name, key) for name in optimizer.OPTIMIZERS for key in optimizer.OPTIMIZERS.defaults(name)]
 )
 def test_every_argument_changes_the_update_or_those_after_it(name: str, argument: str) -> None:
-    values = {"nesterov": True, "momentum": 0.5, "eps": 0.5, "weight_decay": 0.3, "weight_decay_rate": 0.3}
+    values = {"nesterov": True, "momentum": 0.5, "b1": 0.99, "eps": 0.5, "weight_decay": 0.3, "weight_decay_rate": 0.3}
 
     def third_update(**fields: Any) -> list[float]:
         config = get_config()
