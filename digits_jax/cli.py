@@ -120,7 +120,23 @@ def DEFINE_path(name: str, default: str | None, help: str) -> Any:
     return flags.DEFINE(_PathParser(), name, default, help)
 
 
+def DEFINE_code() -> None:
+    """Defines the flags that `code_policy` reads."""
+    flags.DEFINE_bool("fresh", False, "where other code trained a run, train it anew beside that")
+    flags.DEFINE_bool("accept_code", False, "where other code trained a run, continue it and record the change")
+
+
+def code_policy() -> str:
+    """Returns what the flags say about runs of other code: "check" (refuse them), "fresh" or "accept"."""
+    if flags.FLAGS.fresh and flags.FLAGS.accept_code:
+        raise ConfigError("--fresh and --accept_code are given: expected one of them")
+    return "fresh" if flags.FLAGS.fresh else "accept" if flags.FLAGS.accept_code else "check"
+
+
 flags.disclaim_key_flags()  # those of DEFINE_path are of the modules that call it: `--help` shows them
+
+
+config_files: set[str] = set()  # all that `config_path` was asked for and is no experiment of the project
 
 
 def config_path(name: str) -> str:
@@ -130,6 +146,8 @@ def config_path(name: str) -> str:
     a path already.
     """
     file, colon, argument = os.path.expanduser(name).partition(":")
+    if file not in _known_configs():
+        config_files.add(file)
     return f"{configs_directory() / file}.py{colon}{argument}" if file in _known_configs() else file + colon + argument
 
 

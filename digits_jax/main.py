@@ -16,6 +16,7 @@ WORKDIR = cli.DEFINE_path(
 )
 PROFILE = flags.DEFINE_integer("profile", 0, "number of training steps to trace with jax.profiler", lower_bound=0)
 WANDB_PROJECT = flags.DEFINE_string("wandb_project", None, "also log to this Weights & Biases project")
+cli.DEFINE_code()
 # Several processes; SLURM, Open MPI and TPU pods set all but the last two.
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT where process 0 waits for the others")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "number of processes", lower_bound=1)
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
     options: dict[str, Any] = {"name": name, "wandb_project": WANDB_PROJECT.value, "profile_steps": PROFILE.value}
     try:
         with parallel.ending_with_others(PEER_TIMEOUT.value):
-            train_loop.train_seeds(config, seeds, workdir_of, **options)
+            train_loop.train_seeds(config, seeds, workdir_of, code=cli.code_policy(), **options)
     except runs.Interrupted as interrupted:
         cli.console.print(f"interrupted and saved; resume with\n  {cli.again()}")
         return interrupted.exit_code

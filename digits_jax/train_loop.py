@@ -42,6 +42,7 @@ def train_seeds(
     wandb_project: str | None = None,
     profile_steps: int = 0,
     stop: runs.StopRequest | None = None,
+    code: str = "check",
 ) -> States:
     """Trains a config with each of the seeds to its end: a run each, resumed from its latest checkpoint if it has one.
 
@@ -55,6 +56,7 @@ def train_seeds(
       wandb_project: of Weights & Biases, to log to as well; then the seeds follow each other.
       profile_steps: how many of the first steps to trace with `jax.profiler`, into the first workdir's `profile`.
       stop: the caller's, entered, where it has more to train than these seeds.
+      code: where other code trained a run, "check" refuses it, "fresh" trains anew beside it, "accept" continues it.
 
     Returns:
       For each seed its run, closed, and the final progress: the state, and a row of metrics per epoch.
@@ -73,7 +75,7 @@ def train_seeds(
     experiment_of = functools.cache(
         lambda replicas: build(configs[0], dataset, num_replicas=replicas, pretrained=pretrained)
     )
-    options: dict[str, Any] = {"name": name or config.model.name, "writers": writers, "wandb_project": wandb_project}
+    options: dict[str, Any] = {"name": name or config.model.name, "writers": writers, "code": code}
     finished: States = {}
     with (
         contextlib.nullcontext(stop) if stop else runs.StopRequest(parallel.Agreement()) as stop,
@@ -81,7 +83,7 @@ def train_seeds(
     ):
         for start in range(0, len(configs), size):
             group = configs[start : start + size]
-            with runs.open_runs(group, dataset, workdir_of, **options) as opened:
+            with runs.open_runs(group, dataset, workdir_of, wandb_project=wandb_project, **options) as opened:
                 single = experiment_of(1)
                 progress = {run: run.restore(single.create_state(np.uint32(run.config.seed))) for run in opened}
                 runs.announce(single, progress, is_first=not finished)

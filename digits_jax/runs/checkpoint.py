@@ -64,10 +64,12 @@ class Checkpoints:
     silently trained again.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, str] | None = None, *, code: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, identity: Mapping[str, str] | None = None, *, code: Mapping[str, str | None] | None = None
+    ) -> None:
         self._folder = folder
         self._identity = dict(identity or {})  # see `Workdir.identity`
-        self._code = {"code": code} if code else {}  # the git revision, which the manifest records
+        self._code = {name: value for name, value in (code or {}).items() if value}  # recorded, but not compared
         self.set_aside: list[str] = []  # what is wrong with which checkpoints, a sentence each
         _check_path(folder)
         self._check()

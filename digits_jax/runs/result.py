@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from digits_jax.bounds import FINITE, OBJECT, SHA256, Bounds, integer, list_of
+from digits_jax.bounds import FINITE, OBJECT, SHA256, Bounds, integer, list_of, optional
 from digits_jax.errors import UserError
 from digits_jax.runs.checkpoint import read_history, saved_steps
 from digits_jax.runs.history import ROW, Row, best_row
@@ -22,6 +22,7 @@ _RESULT: Schema = {
     "epochs": list_of(ROW, shortest=1),
     "test_errors": list_of(integer(0)),
     "state_sha256": SHA256,
+    "code_hash": optional(SHA256),
 }
 
 

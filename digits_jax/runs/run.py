@@ -10,12 +10,13 @@ from typing import Any
 from ml_collections import FrozenConfigDict
 
 from digits_jax import data, parallel, storage
-from digits_jax.errors import UserError
+from digits_jax.errors import ConfigError, UserError
 from digits_jax.evaluate import Scores
 from digits_jax.runs.checkpoint import Checkpoints, Progress, state_hash
+from digits_jax.runs.code import code_hash, describe_code
 from digits_jax.runs.history import Row, best_row, score_key
 from digits_jax.runs.result import read_result, write_result
-from digits_jax.runs.workdir import Workdir, describe_run, git_revision
+from digits_jax.runs.workdir import Workdir, describe_run, find_workdir, git_revision
 from digits_jax.runs.writers import Writer, create_writers
 from digits_jax.storage import Mirror, PathLike
 from digits_jax.train_step import TrainState
@@ -30,11 +31,14 @@ def open_runs(
     name: str,
     writers: Sequence[Writer] = (),
     wandb_project: str | None = None,
+    code: str = "check",
 ) -> Iterator[list["Run"]]:
     """Opens a run for each resolved config, and closes all of them on exit; arguments as of `train_loop.train_seeds`.
 
     Process 0 alone has the directories; the other processes write to temporary ones.
     """
+    if code not in ("check", "fresh", "accept"):
+        raise ConfigError(f"code is {code!r}: expected 'check', 'fresh' or 'accept'")
     with contextlib.ExitStack() as stack:
         opened = []
         for config in configs:
@@ -42,9 +46,10 @@ def open_runs(
             if not parallel.is_first():
                 workdir = stack.enter_context(TemporaryDirectory())
             with parallel.together():
+                workdir = find_workdir(workdir, config, dataset, fresh=code == "fresh")
                 mirror = stack.enter_context(storage.local_copy(workdir))
                 local = mirror.local if mirror else storage.open_path(workdir)
-                run = Run(config, dataset, local, name=name, mirror=mirror)
+                run = Run(config, dataset, local, name=name, mirror=mirror, code=code)
                 stack.callback(run.close)
                 with run.saving("the metrics"):
                     run.writers = [
@@ -59,7 +64,14 @@ class Run:
     """The run of a resolved config, with its directory open and locked; a UserError if that is not usable."""
 
     def __init__(
-        self, config: FrozenConfigDict, dataset: data.Dataset, workdir: Path, *, name: str, mirror: Mirror | None = None
+        self,
+        config: FrozenConfigDict,
+        dataset: data.Dataset,
+        workdir: Path,
+        *,
+        name: str,
+        mirror: Mirror | None = None,
+        code: str = "check",
     ) -> None:
         self.config = config
         self.name = name
@@ -72,9 +84,10 @@ class Run:
         self.writers: list[Writer] = []  # besides `metrics.jsonl`
         self._mirror = mirror
         try:
-            self.warnings = self.folder.open(config, dataset)
+            self.warnings = self.folder.open(config, dataset, code=code)
             with self.saving("the workdir"):
-                self._checkpoints = Checkpoints(self.folder.checkpoints, self.folder.identity, code=git_revision())
+                revisions = {"git_revision": git_revision(), "code_hash": code_hash(describe_code(config))}
+                self._checkpoints = Checkpoints(self.folder.checkpoints, self.folder.identity, code=revisions)
         except BaseException:  # in a notebook, the exception keeps this object, and with it the lock
             self.folder.close()
             raise

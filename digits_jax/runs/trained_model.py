@@ -21,6 +21,7 @@ from digits_jax.losses import cross_entropy
 from digits_jax.models import create_model
 from digits_jax.optimizer import create_optimizer
 from digits_jax.runs.checkpoint import Progress, read_checkpoint, read_history, saved_steps
+from digits_jax.runs.code import read_config
 from digits_jax.runs.history import best_row, score_key
 from digits_jax.runs.identity import from_recorded, upgrade
 from digits_jax.runs.result import read_result
@@ -120,10 +121,10 @@ def load_model(
         raise ConfigError(f"checkpoint is {checkpoint!r}: expected 'best', 'latest' or a step, such as '938'")
     with storage.local_copy(workdir) as mirror:
         local = mirror.local if mirror else storage.open_path(workdir)
-        return _load(Workdir(local), checkpoint, test_time_augmentation)
+        return _load(workdir, Workdir(local), checkpoint, test_time_augmentation)
 
 
-def _load(workdir: Workdir, checkpoint: str, test_time_augmentation: str | None) -> TrainedModel:
+def _load(path: PathLike, workdir: Workdir, checkpoint: str, test_time_augmentation: str | None) -> TrainedModel:
     if not workdir.path.is_dir():
         raise UserError(f"{workdir.path} does not exist: expected the directory of a run, such as runs/vgg/0123abcd")
     run = workdir.read_run()
@@ -137,7 +138,7 @@ def _load(workdir: Workdir, checkpoint: str, test_time_augmentation: str | None)
     steps = [int(file.parent.name) for file in files if file.exists()]
     if not steps:
         raise UserError(f"{workdir.checkpoints} holds no checkpoint: expected those of a run that has begun to train")
-    step, config = int(checkpoint) if checkpoint.isdecimal() else steps[-1], from_recorded(run["config"])
+    step, config = int(checkpoint) if checkpoint.isdecimal() else steps[-1], read_config(run, path)
     if checkpoint == "best":
         rows, key = read_history(_checked(workdir, step))["rows"], score_key(config)
         if not rows:

@@ -1,7 +1,10 @@
 """A run's directory, and `run.json`, which describes the run."""
 
+import contextlib
+import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -16,12 +19,20 @@ from ml_collections import FrozenConfigDict
 
 import digits_jax
 from digits_jax import storage
-from digits_jax.bounds import NAME, OBJECT, SHA256, integer, list_of, optional
+from digits_jax.bounds import NAME, OBJECT, SHA256, Bounds, integer, list_of, optional
 from digits_jax.data import MAX_CLASSES, MAX_SIZE, Dataset
 from digits_jax.errors import InUseError, UserError
+from digits_jax.runs.code import (
+    CODE,
+    code_hash,
+    describe_changes,
+    describe_code,
+    last_recorded,
+    registering_files,
+)
 from digits_jax.runs.history import Row
 from digits_jax.runs.identity import Difference, config_hash, differences, differences_to_recorded
-from digits_jax.storage import Schema, num_cores, replace_text
+from digits_jax.storage import PathLike, Schema, num_cores, replace_text
 
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 GIT_REVISION = "DIGITS_JAX_GIT_REVISION"  # environment variable, see `git_revision`
@@ -41,12 +52,57 @@ def default_workdir(name: str, config: FrozenConfigDict) -> Path:
     return Path("runs") / name / config_hash(config)
 
 
+def find_workdir(path: PathLike, config: FrozenConfigDict, dataset: Dataset, *, fresh: bool = False) -> PathLike:
+    """Returns the directory of a run among `path`, `path-2`, `path-3`, ...: that of the run by today's code.
+
+    Where there is none, the one whose code was not recorded, or else the last one; with `fresh`, the next one.
+    """
+    today, unknown, last = describe_code(config), None, path
+    for number in itertools.count(1):
+        # Of several seeds, `path/seed0` becomes `path-2/seed0`: an ensemble is of one code.
+        candidate = re.sub(r"/*(/seed\d+)?$", rf"-{number}\1", str(path), count=1) if number > 1 else path
+        run = _peek(candidate)
+        if run is None:
+            return candidate if fresh else unknown or last
+        if any(name != "config.seed" for name, *_ in differences_to_run(config, dataset, run)):
+            if number == 1:
+                return path  # `Workdir.open` reports the difference
+            continue
+        recorded = last_recorded(run, "code")
+        if recorded and not describe_changes(today, recorded):
+            return candidate
+        last, unknown = candidate, unknown or (None if recorded else candidate)
+    raise AssertionError("unreachable")
+
+
+def _peek(path: PathLike) -> dict[str, Any] | None:
+    """Returns the content of a directory's `run.json`, or else of that of another seed; None if there is none."""
+    folder = storage.open_path(path)
+    if storage.is_bucket(path):
+        with contextlib.suppress(Exception):  # reported when the directory is opened
+            return storage.parse_json((folder / "run.json").read_text(), _RUN, f"{path}/run.json")
+        return None
+    others = sorted(folder.parent.glob("seed*/run.json")) if re.fullmatch(r"seed\d+", folder.name) else []
+    file = next(filter(os.path.exists, (folder / "run.json", *others)), None)
+    return Workdir(file.parent).read_run() if file else None
+
+
+_FILES = Bounds(
+    lambda x: isinstance(x, dict) and all(isinstance(file, str) and file.isprintable() for file in x.values()),
+    "files by what they registered",
+)
+_RESUMED = Bounds(
+    lambda x: isinstance(x, dict) and CODE.accepts(x.get("code", {})) and _FILES.accepts(x.get("registered_by", {})),
+    "a machine, or code",
+)
 _RUN: Schema = {
     "config": OBJECT,
     "dataset": {"name": NAME, "sha256": SHA256, "test_examples": integer(0)},
     "image_shape": optional(list_of(integer(1, MAX_SIZE), shortest=3, longest=3)),
     "num_classes": optional(integer(1, MAX_CLASSES)),
-    "resumed_on": optional(list_of(OBJECT)),
+    "code": optional(CODE),
+    "registered_by": optional(_FILES),
+    "resumed_on": optional(list_of(_RESUMED)),
 }
 _OURS = re.compile(r"lock|run\.json\..*\.tmp")  # of a process that ended before it wrote `run.json`
 
@@ -66,22 +122,27 @@ class Workdir:
         self.checkpoints = path / "checkpoints"
         self._lock = filelock.FileLock(path / "lock", timeout=0)
 
-    def open(self, config: FrozenConfigDict, dataset: Dataset) -> list[str]:
+    def open(self, config: FrozenConfigDict, dataset: Dataset, *, code: str | None = "check") -> list[str]:
         """Locks the directory; writes `run.json` to a new one, or checks that it holds this run.
 
         A machine that is not the run's last one is added to `run.json`. Returns warnings of what differs.
 
+        Args:
+          code: "accept" also adds code that is not the run's last one; None does not look at it.
+
         Raises:
           InUseError: another process has locked it.
-          UserError: it cannot be written, or holds something else, or a run with another config or other data.
+          UserError: it cannot be written, or holds something else, or a run with another config, other data or, unless
+            that is accepted, other code.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()  # the operating system takes it back when this process ends, however it ends
             self._check_contents()
             if self.run_file.exists():
-                return self._reopen(config, dataset)
-            self._write_run(describe_run(config, dataset))
+                return self._reopen(config, dataset, code)
+            self._write_run({**describe_run(config, dataset), **_describe_files(config)})
+            self._write_changes()
             return [f"{line}: results differ from those of JAX's defaults" for line in unusual_numerics()]
         except filelock.Timeout:
             raise InUseError(
@@ -107,7 +168,7 @@ class Workdir:
             if path.exists() and path.is_dir() == bool(path.suffix):
                 raise UserError(f"{path} is in the way: expected a {'file' if path.suffix else 'directory'}; move it")
 
-    def _reopen(self, config: FrozenConfigDict, dataset: Dataset) -> list[str]:
+    def _reopen(self, config: FrozenConfigDict, dataset: Dataset, policy: str | None) -> list[str]:
         before = self.read_run()
         for field, ours, theirs in differences_to_run(config, dataset, before):
             raise UserError(
@@ -117,11 +178,36 @@ class Workdir:
         machines = [before, *(before.get("resumed_on") or [])]
         last = {"numerics": {**_NUMERICS, "XLA_FLAGS": ""}, **machines[-1]}  # defaults, if an earlier version had none
         changed = differences(machine, {key: last.get(key) for key in machine})
-        if not changed:
-            return []
-        self._write_run({**before, "resumed_on": [*machines[1:], machine]})
         what = ", ".join(f"{name} from {theirs} to {ours}" for name, ours, theirs in changed)
-        return [f"{what}: from here on, the run may not be bit-identical to an uninterrupted one"]
+        warnings = [f"{what}: from here on, the run may not be bit-identical to an uninterrupted one"] * bool(changed)
+        if policy and (warning := self._check_code(config, policy)):
+            warnings.append(warning)
+            machine |= {"git_revision": git_revision(), **_describe_files(config)}
+            self._write_changes()
+        if warnings:
+            self._write_run({**before, "resumed_on": [*machines[1:], machine]})
+        return warnings
+
+    def _check_code(self, config: FrozenConfigDict, policy: str) -> str | None:
+        """Returns a warning where today's code has to be recorded; raises a UserError if it is other code."""
+        recorded = last_recorded(self.run, "code")
+        if recorded is None:
+            is_finished = self.result_file.exists()
+            return None if is_finished else "the code that the run was trained by so far was not recorded; it is now"
+        changes = describe_changes(describe_code(config), recorded)
+        if changes and policy != "accept":
+            raise UserError(
+                f"{self.path} was trained by other code ({changes}): --fresh trains anew beside it, --accept_code "
+                "continues it and records the change"
+            )
+        return f"{changes}: from here on, the run is trained by other code" if changes else None
+
+    def _write_changes(self) -> None:
+        """Writes how the code differs from its commit to `changes.diff`, or `changes-2.diff` where there is one."""
+        if changes := git_changes():
+            names = (f"changes{f'-{number}' if number > 1 else ''}.diff" for number in itertools.count(1))
+            with contextlib.suppress(OSError):
+                replace_text(next(path for name in names if not (path := self.path / name).exists()), changes)
 
     def _write_run(self, run: dict[str, Any]) -> None:
         replace_text(self.run_file, json.dumps(run, indent=2) + "\n")
@@ -182,14 +268,21 @@ def describe_run(config: FrozenConfigDict, dataset: Dataset) -> dict[str, Any]:
         "image_shape": list(dataset.image_shape),
         "num_classes": dataset.num_classes,
         "git_revision": git_revision(),
+        "code_hash": code_hash(describe_code(config)),
         **describe_machine(),
     }
+
+
+def _describe_files(config: FrozenConfigDict) -> dict[str, Any]:
+    registered = registering_files(config)
+    return {"code": describe_code(config)} | ({"registered_by": registered} if registered else {})
 
 
 def describe_code_and_data(config: FrozenConfigDict, dataset: Dataset) -> dict[str, Any]:
     """Returns the part of a run's description that all processes of a program have to share."""
     description = describe_run(config, dataset)
-    return {key: description[key] for key in ("config", "dataset", "git_revision", "versions")}
+    names = ("config", "dataset", "git_revision", "versions")
+    return {**{key: description[key] for key in names}, "code": describe_code(config)}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -237,10 +330,25 @@ def git_revision() -> str | None:
     """
     if GIT_REVISION in os.environ:
         return os.environ[GIT_REVISION]
-    git = ["git", "-C", str(Path(digits_jax.__file__).parent)]
+    found = re.match(r"# branch\.oid ([0-9a-f]+)\n", status := _git("status", "--porcelain=v2", "--branch"))
+    is_changed = any(not line.startswith("#") for line in status.splitlines())
+    return found[1] + "+changes" * is_changed if found else None
+
+
+def git_changes(*, max_chars: int = 100_000) -> str:
+    """Returns how tracked files of the package and the configs differ from the commit; long ones are cut."""
+    if GIT_REVISION in os.environ:
+        return ""
+    changes = _git("diff", "--no-ext-diff", "--no-color", "HEAD", "--", "digits_jax", "configs")
+    cut = len(changes) - max_chars
+    return f"{changes[:max_chars]}\n(cut: {cut:,} more characters)\n" if cut > 0 else changes
+
+
+@functools.cache
+def _git(*arguments: str) -> str:
+    """Returns the output of a git command in the clone of the code; nothing outside of one."""
+    command = ["git", "-C", str(Path(digits_jax.__file__).parents[1]), *arguments]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, check=True).stdout.decode(errors="replace")
     except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+changes" if changes.strip() else "")
+        return ""
