@@ -20,8 +20,8 @@ from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import create_recipe
 from digits_jax.metrics import Metrics
 from digits_jax.runs.checkpoint import Checkpoints, Progress
+from digits_jax.runs.code import read_config
 from digits_jax.runs.diagnosis import build_single_steps, largest_parameter, single_steps
-from digits_jax.runs.identity import from_recorded
 from digits_jax.runs.result import read_result
 from digits_jax.runs.workdir import Workdir
 from digits_jax.train_step import make_train_steps
@@ -72,13 +72,13 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--steps is {STEPS.value!r}: expected FIRST:LAST with FIRST below LAST, such as 40:60")
     first, last = int(found[1]), int(found[2])
     with storage.local_copy(argv[1]) as mirror:
-        _show(Workdir(mirror.local if mirror else storage.open_path(argv[1])), first, last)
+        _show(argv[1], Workdir(mirror.local if mirror else storage.open_path(argv[1])), first, last)
 
 
-def _show(folder: Workdir, first: int, last: int) -> None:
-    config = from_recorded(folder.read_run()["config"])
+def _show(path: str, folder: Workdir, first: int, last: int) -> None:
+    config = read_config(folder.read_run(), path)
     dataset = data.load_configured(config.dataset, data_dir=DATA_DIR.value)
-    folder.open(config, dataset)
+    folder.open(config, dataset, code=None)
     checkpoints = Checkpoints(folder.checkpoints, folder.identity)
     try:
         experiment = build_single_steps(config, dataset)

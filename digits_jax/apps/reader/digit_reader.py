@@ -20,6 +20,7 @@ from digits_jax.apps.reader.outliers import OutlierDetector, fit_detector, with_
 from digits_jax.apps.reader.segmentation import Box
 from digits_jax.apps.reader.strokes import letter_images
 from digits_jax.errors import UserError
+from digits_jax.runs.code import read_config
 from digits_jax.runs.trained_model import TrainedModel, load_model
 
 _CACHE_VERSION = "2"  # changes with the content of a cache file
@@ -95,7 +96,7 @@ def load_reader(workdir: str, *, checkpoint: str, data_dir: str | None = None) -
     """
     storage.enable_compilation_cache()
     file = None if storage.is_bucket(workdir) else _cache_file(storage.open_path(workdir), checkpoint)
-    if file is not None and (cached := _read_cache(file)):
+    if file is not None and (cached := _read_cache(file, workdir)):
         return cached
     model = load_model(workdir, checkpoint=checkpoint)
     if (model.image_shape, model.num_classes) != ((SIZE, SIZE, 1), 10):
@@ -135,7 +136,7 @@ def _write_cache(file: Path, model: TrainedModel, detector: OutlierDetector) -> 
         print(f"warning: {file} cannot be written ({error.strerror}): the next start is as slow", file=sys.stderr)
 
 
-def _read_cache(file: Path) -> DigitReader | None:
+def _read_cache(file: Path, workdir: str) -> DigitReader | None:
     """Returns the cached reader, or None if there is none or it is damaged."""
     try:
         content = file.read_bytes()
@@ -146,5 +147,6 @@ def _read_cache(file: Path) -> DigitReader | None:
     with np.load(io.BytesIO(content)) as arrays:
         about = json.loads(str(arrays["about"]))
         detector = OutlierDetector(*(arrays[name] for name in OutlierDetector._fields))
+        read_config(about["run"], workdir)
         variables = unflatten_dict({name: arrays[name] for name in arrays.files if "/" in name}, sep="/")
     return DigitReader(TrainedModel(variables={"batch_stats": {}, **variables}, **about), detector)
