@@ -35,6 +35,7 @@ _RESULT: Schema = {
     "config_hash": TEXT, "config": {"seed": integer(0), "dataset": {"train_examples": integer(1)}},
     "dataset": {"name": NAME, "sha256": SHA256, "test_examples": integer(1)},
     "cpu": TEXT, "cores": integer(1), "versions": {"jax": TEXT}, "git_revision": optional(TEXT),
+    "code_hash": optional(SHA256),
     "final": {"epoch": integer(1)}, "best": {"epoch": integer(1)}, "epochs": list_of(OBJECT, shortest=1),
 }  # fmt: skip
 _METRIC = number(-1e100, 1e100)

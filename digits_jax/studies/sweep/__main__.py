@@ -31,6 +31,7 @@ RUNS = cli.DEFINE_path("runs", "runs", "folder of the workdirs, as for digits_ja
 SHARD = flags.DEFINE_string("shard", "0/1", "i/n: train every n-th run from the i-th (from 0) on; for job arrays")
 BUDGET = flags.DEFINE_float("budget", None, "minutes after which no run is started", lower_bound=0)
 SOURCE = cli.DEFINE_path("source_dir", None, "folder with the original files of the data, if they are not prepared")
+cli.DEFINE_code()
 PLAN_ONLY = flags.DEFINE_bool("plan_only", False, "print the plan and train nothing")
 EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "ray"], "where to train: this process, or a Ray cluster")
 RAY_ADDRESS = flags.DEFINE_string("ray_address", None, "HOST:PORT or auto; default: $RAY_ADDRESS, else starts one here")
@@ -72,7 +73,8 @@ def main(argv: list[str]) -> int:
     from digits_jax.studies.sweep.tasks import Executor, create_tasks, run_tasks
 
     enable_compilation_cache()
-    tasks = create_tasks(sweep, results=results, runs=RUNS.value, shard=shard, source_dir=SOURCE.value)
+    options = {"shard": shard, "source_dir": SOURCE.value, "code": cli.code_policy()}
+    tasks = create_tasks(sweep, results=results, runs=RUNS.value, **options)
     if EXECUTOR.value == "local":
         return train(sweep, tasks, Executor(run_tasks, at_once=1), deadline=deadline)
     with ray_executor.connect(RAY_ADDRESS.value, cpus=RAY_CPUS.value, gpus=RAY_GPUS.value) as executor:

@@ -56,6 +56,7 @@ class Trial(NamedTuple):
     start: str  # the folder that other relative paths start from, if the node has it
     cores: int
     deadline: float  # time, as of `time.time()`, after which it is not started
+    code: str = "check"  # as for `train.train_seeds`
 
 
 class Outcome(NamedTuple):
@@ -164,7 +165,8 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
             for group in groups(tasks):
                 folder = group[0].folder if is_bucket(group[0].folder) else os.path.abspath(group[0].folder)
                 runs, sha256 = [task.run for task in group], group[0].dataset.sha256
-                trial = Trial(runs, folder, sha256, os.getcwd(), resources.cpus, deadline if pending else math.inf)
+                last_start = deadline if pending else math.inf
+                trial = Trial(runs, folder, sha256, os.getcwd(), resources.cpus, last_start, group[0].code)
                 pending[remote.remote(trial, progress)] = group
             while pending:
                 ready, _ = ray.wait(list(pending), timeout=0.5)
@@ -244,7 +246,7 @@ def _train_when_free(trial: Trial, dataset: Dataset, report: Report) -> list[Res
     give_up = time.monotonic() + _IN_USE
     while True:
         try:
-            return train_group(trial.runs, trial.folder, dataset, report)
+            return train_group(trial.runs, trial.folder, dataset, report, code=trial.code)
         except InUseError:
             if time.monotonic() > give_up:
                 raise

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,10 +19,11 @@ from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, DivergedError, UserError
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
+from digits_jax.runs.code import Code, code_hash, describe_changes, describe_code, last_recorded
 from digits_jax.runs.identity import config_hash, from_recorded
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.result import read_result as check_result
-from digits_jax.runs.workdir import Workdir, differences_to_run
+from digits_jax.runs.workdir import Workdir, differences_to_run, find_workdir
 from digits_jax.storage import PathLike, is_bucket, open_path
 from digits_jax.studies.results import FILE, Result, add_results, read_file, read_result
 from digits_jax.studies.sweep.definition import Sweep
@@ -40,20 +42,28 @@ class Task:
     dataset: Dataset
     results_file: Path  # of the sweep
     folder: str  # of its workdir, which is <folder>/<hash>; may be on a bucket
+    code: str = "check"  # what to do about other code, as for `train_loop.train_seeds`
     status: str = "waiting"  # then "epoch 2/3", and "done" or "failed: REASON"; "reused" if it was trained elsewhere
     accuracy: float | None = None  # of the final epoch, once it is finished
     estimate: float = 0.0  # seconds
 
 
 def create_tasks(
-    sweep: Sweep, *, results: Path, runs: PathLike, shard: tuple[int, int] = (0, 1), source_dir: str | None = None
+    sweep: Sweep,
+    *,
+    results: Path,
+    runs: PathLike,
+    shard: tuple[int, int] = (0, 1),
+    source_dir: str | None = None,
+    code: str = "check",
 ) -> list[Task]:
     """Returns the runs of a shard as tasks, and adds the results of those that were trained elsewhere to the sweep's.
 
     A run is found by its config and data in the results of this and other sweeps, then by its workdir. The hash that
     was recorded does not count: an earlier version may have computed it in another way. A bucket with workdirs is not
     searched; a run that is finished there is found when it is its turn to be trained. Raises a UserError if the sweep's
-    results cannot be written, or have the variant of a run with another config, but for the seed, or other data.
+    results cannot be written, or have the variant of a run with another config, but for the seed, or other data; or if
+    other code trained what is found, unless `code` says what to do about it.
     """
     file = results / sweep.name / FILE
     own = read_file(file) if file.exists() else []
@@ -68,11 +78,21 @@ def create_tasks(
                 where = f"{file} has variant {run.variant!r} with {field} = {theirs!r}"
                 raise UserError(f"{where}, this one has {ours!r}: give another --results")
     for run, dataset in planned[shard[0] :: shard[1]]:
-        task = Task(run, dataset, file, folder=f"{runs}/{run.experiment}")
+        task = Task(run, dataset, file, folder=f"{runs}/{run.experiment}", code=code)
         tasks.append(task)
         key = (run.hash, dataset.sha256)
-        if result := done.get(key) or elsewhere.get(key) or _in_workdir(run, dataset, runs):
-            task.status = "done" if key in done else "reused"
+        today = describe_code(run.config)
+        found = [result for result in (done.get(key), elsewhere.get(key), *_in_workdirs(run, dataset, runs)) if result]
+        ranks = {code_hash(today): 0, None: 1}  # of today's code, of code that was not recorded, of other code
+        result = min(found, key=lambda result: ranks.get(result.get("code_hash"), 2), default=None)
+        if result is None or ranks.get(result.get("code_hash"), 2) > {"fresh": 0, "check": 1, "accept": 2}[code]:
+            if result and code == "check":
+                raise UserError(
+                    f"the result of variant {run.variant!r} with seed {run.seed} is of other code "
+                    f"({_changes(run, runs, today, result)}): --fresh trains anew, --accept_code reuses it"
+                )
+        else:
+            task.status = "done" if result is done.get(key) else "reused"
             finished.append((task, result))
     add_results(file, [])  # fails before anything is trained
     _publish(sweep, finished)
@@ -88,14 +108,29 @@ def _by_config(results: list[Result]) -> dict[tuple[str, str], Result]:
     return found
 
 
-def _in_workdir(run: PlannedRun, dataset: Dataset, runs: PathLike) -> Result | None:
-    for file in () if is_bucket(runs) else Path(runs).glob(f"*/{run.hash}/result.json"):
-        result, workdir = read_result(file), Workdir(file.parent)
-        workdir.read_run()
-        check_result(workdir)
-        if not differences_to_run(run.config, dataset, result):
-            return result
-    return None
+def _in_workdirs(run: PlannedRun, dataset: Dataset, runs: PathLike) -> Iterator[Result]:
+    for workdir in _workdirs(run, runs):
+        if workdir.result_file.exists():
+            result = read_result(workdir.result_file)
+            workdir.read_run()
+            check_result(workdir)
+            if not differences_to_run(run.config, dataset, result):
+                yield result
+
+
+def _workdirs(run: PlannedRun, runs: PathLike) -> list[Workdir]:
+    """Returns the local workdirs of a run, `<hash>` and `<hash>-2`, `<hash>-3`, ... of all experiments."""
+    files = () if is_bucket(runs) else sorted(Path(runs).glob(f"*/{run.hash}*/run.json"))
+    return [Workdir(file.parent) for file in files if re.fullmatch(rf"{run.hash}(-\d+)?", file.parent.name)]
+
+
+def _changes(run: PlannedRun, runs: PathLike, today: Code, result: Result) -> str:
+    """Returns in words which files have changed since a result; only its run's `run.json` names them."""
+    for workdir in _workdirs(run, runs):
+        recorded = last_recorded(workdir.read_run(), "code")
+        if recorded and code_hash(recorded) == result["code_hash"]:
+            return str(describe_changes(today, recorded))
+    return f"its code_hash is {result['code_hash'][:8]}..., today's is {code_hash(today)[:8]}..."
 
 
 def _publish(sweep: Sweep, finished: Sequence[tuple[Task, Result]]) -> None:
@@ -191,7 +226,8 @@ def run_tasks(sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> It
                 return
             report = functools.partial(set_status, group)
             try:
-                results = train_group([t.run for t in group], group[0].folder, group[0].dataset, report, stop)
+                options = {"stop": stop, "code": group[0].code}
+                results = train_group([t.run for t in group], group[0].folder, group[0].dataset, report, **options)
             except DivergedError as error:
                 fail(group, error)
             else:
@@ -200,11 +236,11 @@ def run_tasks(sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> It
 
 
 def train_group(
-    runs: list[PlannedRun], folder: PathLike, dataset: Dataset, report: Report, stop: StopRequest | None = None
+    runs: list[PlannedRun], folder: PathLike, dataset: Dataset, report: Report, **options: Any
 ) -> list[Result]:
     """Trains runs that differ in their seed, each in `<folder>/<hash>`, and returns their results.
 
-    `stop` and the exceptions are those of `train_loop.train_seeds`.
+    The `options` and the exceptions are those of `train_loop.train_seeds`.
     """
     config, name, hashes = runs[0].config, runs[0].experiment, {run.seed: run.hash for run in runs}
     writers = [_Progress(report, sum(config.epochs))]
@@ -213,8 +249,9 @@ def train_group(
         return f"{folder}/{hashes[config.seed]}"
 
     with cli.quiet():
-        train_loop.train_seeds(config, list(hashes), workdir, name=name, dataset=dataset, writers=writers, stop=stop)
-    return [read_result(open_path(folder) / run.hash / "result.json") for run in runs]
+        train_loop.train_seeds(config, list(hashes), workdir, name=name, dataset=dataset, writers=writers, **options)
+    workdirs = [find_workdir(f"{folder}/{run.hash}", run.config, dataset) for run in runs]
+    return [read_result(open_path(path) / "result.json") for path in workdirs]
 
 
 class _Progress(NamedTuple):
