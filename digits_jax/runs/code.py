@@ -4,6 +4,7 @@ Comments, docstrings, blank lines and spaces do not count. Of installed packages
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -168,11 +169,10 @@ def _users_code(table_name: str, name: str, function: Any) -> tuple[Path | None,
 
     None and {} for a function of the package that no user's file has registered.
     """
-    assignment = re.compile(rf"\b{table_name}\[[\"']{re.escape(name)}[\"']\]\s*=[^=]")
     modules = (getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))
     loaded = {*cli.config_files, *(file for file in modules if file.endswith(".py") and not _NOT_USERS.search(file))}
     files = [path for path in sorted({Path(file).resolve() for file in loaded}) if _is_users(path)]
-    files = [path for path in files if assignment.search(_source(path))]
+    files = [path for path in files if _registers(path, table_name, name)]
     while isinstance(function, functools.partial):
         function = function.func
     try:
@@ -191,13 +191,23 @@ def _users_code(table_name: str, name: str, function: Any) -> tuple[Path | None,
     return (files[0] if files else None), found
 
 
+def _registers(path: Path, table_name: str, name: str) -> bool:
+    """Returns whether a file has the statement TABLE["name"] = ..."""
+    target = f"{table_name}[{name!r}]"
+    subscripts = (node for node in _nodes(path, table_name) if isinstance(node, ast.Subscript))
+    return any(isinstance(node.ctx, ast.Store) and ast.unparse(node).endswith(target) for node in subscripts)
+
+
+def _nodes(path: Path, word: str = "") -> Iterator[ast.AST]:
+    """Yields the syntax tree's nodes of a file that has the word in it; none of one that is no program."""
+    with contextlib.suppress(SyntaxError):
+        if word in (source := _source(path)):
+            yield from ast.walk(ast.parse(source))
+
+
 def _imports(path: Path) -> Iterator[Path]:
     """Yields the user's files that a file imports, of those beside it and below the current directory."""
-    try:
-        tree = ast.parse(_source(path))
-    except SyntaxError:
-        return
-    for node in ast.walk(tree):
+    for node in _nodes(path):
         folders: list[Any] = sys.path
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
