@@ -136,7 +136,7 @@ def code_policy() -> str:
 flags.disclaim_key_flags()  # those of DEFINE_path are of the modules that call it: `--help` shows them
 
 
-config_files: set[str] = set()  # all that `config_path` was asked for and is no experiment of the project
+config_files: set[str] = set()  # all that `config_path` has returned
 
 
 def config_path(name: str) -> str:
@@ -146,9 +146,9 @@ def config_path(name: str) -> str:
     a path already.
     """
     file, colon, argument = os.path.expanduser(name).partition(":")
-    if file not in _known_configs():
-        config_files.add(file)
-    return f"{configs_directory() / file}.py{colon}{argument}" if file in _known_configs() else file + colon + argument
+    path = f"{configs_directory() / file}.py" if file in _known_configs() else file
+    config_files.add(path)
+    return path + colon + argument
 
 
 def _known_configs() -> list[str]:

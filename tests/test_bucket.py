@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import data, load_model
 from digits_jax.errors import UserError
-from digits_jax.runs import ensemble
+from digits_jax.runs import code, ensemble
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.storage import Mirror
 from digits_jax.studies.sweep import load_sweep
@@ -116,6 +116,18 @@ def test_a_run_on_a_bucket_stops_goes_on_elsewhere_and_ends_as_on_a_disk(
 def _names(folder: Path | epath.Path) -> set[str]:
     """Of what is in a run's folder, and of its checkpoints; what is deeper is named at random."""
     return {"/".join(name.split("/")[:2]) for name in _contents(folder) if not name.startswith("tensorboard")}
+
+
+@pytest.mark.slow
+def test_other_code_trains_beside_a_run_on_a_bucket(small_config: ConfigDict, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_and_evaluate(small_config, "gs://digits/code")
+    edited = code._package_code() | {"digits_jax/models.py": "b" * 64}
+    monkeypatch.setattr(code, "_package_code", lambda: edited)
+    with pytest.raises(UserError, match=r"^gs://digits/code was trained by other code \(digits_jax/models.py differs"):
+        train_and_evaluate(small_config, "gs://digits/code")
+    train_and_evaluate(small_config, "gs://digits/code", code="fresh")
+    train_and_evaluate(small_config, "gs://digits/code")
+    assert epath.Path("gs://digits/code-2/result.json").exists()
 
 
 def test_errors_name_the_folder_on_the_bucket(small_config: ConfigDict) -> None:

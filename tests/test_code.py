@@ -359,7 +359,7 @@ def mixer(model_config, num_classes):
     return changed(linear(model_config, num_classes))
 
 
-MODELS["mixer"] = mixer
+TABLE["mixer"] = mixer
 
 
 @experiment()
@@ -368,7 +368,7 @@ def get_config(config):
     config.dataset.train_examples = 64
     config.model.name = "mixer"
     config.learning_rates, config.epochs = (0.1,), (1,)
-'''
+'''.replace("TABLE[", "MODELS[")  # as this file registers nothing
 LAYERS = "def changed(model):\n    return model\n"
 
 
@@ -457,21 +457,25 @@ def test_a_missing_file_is_named(project: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_file_that_fails_is_reported_in_one_line(project: Path) -> None:
-    (project / "my/mixer.py").write_text("1 / 0")
-    with pytest.raises(UserError, match=r"^my/mixer.py, which .* cannot be imported \(ZeroDivisionError: division by"):
+    (project / "my/mixer.py").write_text("1 / 0\n" + MIXER)
+    with pytest.raises(
+        UserError, match=r"^.*my/mixer.py, which .* cannot be imported \(ZeroDivisionError: div"
+    ):
         load_model("runs/mixer")
 
 
 @pytest.mark.parametrize(
     "name",
     ["{project}/my/mixer.py", "my/../my/mixer.py", "runs/evil.py", "runs/mixer/evil.py", "my/link.py", "my/out.py",
-     "linked/evil.py", "../outside.py", "my/mixer.txt", "my", "", "my/mixer.py (a script)", "nowhere.py"],
+     "linked/evil.py", "../outside.py", "my/mixer.txt", "my", "", "my/mixer.py (a script)", "nowhere.py",
+     "my/unrelated.py"],
 )  # fmt: skip
 def test_a_run_of_a_stranger_executes_nothing(
     project: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for evil in ("runs/evil.py", "runs/mixer/evil.py", "../outside.py", "my/mixer.txt"):
         (project / evil).write_text(MIXER)
+    (project / "my/unrelated.py").write_text('print("executed")')
     (project / "my/link.py").symlink_to(project / "runs/evil.py")
     (project / "my/out.py").symlink_to(tmp_path / "outside.py")
     (project / "linked").symlink_to(project / "runs")

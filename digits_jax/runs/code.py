@@ -4,7 +4,6 @@ Comments, docstrings, blank lines and spaces do not count. Of installed packages
 """
 
 import ast
-import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -18,7 +17,7 @@ import sysconfig
 import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -43,27 +42,16 @@ _NOT_USERS = re.compile(  # the package's and installed files
 )
 
 
-class _Entry(NamedTuple):
-    """A function that a config uses, and the table in which it, or one of the user's, is registered."""
-
-    kind: str
-    table_name: str
-    table: Mapping[str, Any]
-    name: str
-
-    @property
-    def label(self) -> str:
-        return f"{self.kind} {self.name!r}"
-
-
-def _entries(config: ConfigDict | FrozenConfigDict) -> list[_Entry]:
-    return [
-        _Entry("model", "MODELS", models.MODELS, config.model.name),
-        _Entry("loss", "LOSSES", losses.LOSSES, config.loss),
-        _Entry("schedule", "SCHEDULES", optimizer.SCHEDULES, config.schedule),
-        _Entry("optimizer", "OPTIMIZERS", optimizer.OPTIMIZERS, config.optimizer),
-        _Entry("augmentation", "AUGMENTATIONS", augment.AUGMENTATIONS, config.augment.name),
+def _used(config: ConfigDict | FrozenConfigDict) -> list[tuple[str, str, Mapping[str, Any], str]]:
+    """Returns each function that a config uses: in words, its table's name, its table, and its name there."""
+    used: list[tuple[str, str, Mapping[str, Any], str]] = [
+        ("model", "MODELS", models.MODELS, config.model.name),
+        ("loss", "LOSSES", losses.LOSSES, config.loss),
+        ("schedule", "SCHEDULES", optimizer.SCHEDULES, config.schedule),
+        ("optimizer", "OPTIMIZERS", optimizer.OPTIMIZERS, config.optimizer),
+        ("augmentation", "AUGMENTATIONS", augment.AUGMENTATIONS, config.augment.name),
     ]
+    return [(f"{kind} {name!r}", table_name, table, name) for kind, table_name, table, name in used]
 
 
 def describe_code(config: ConfigDict | FrozenConfigDict) -> Code:
@@ -72,18 +60,17 @@ def describe_code(config: ConfigDict | FrozenConfigDict) -> Code:
     A user's file is named by its path from the current directory, one elsewhere by its name alone.
     """
     code = dict(_package_code())
-    for entry in _entries(config):
-        files = _users_code(entry.table_name, entry.name, entry.table[entry.name])[1]
-        code |= {_name(path): digest for path, digest in files.items()}
+    for _, table_name, table, name in _used(config):
+        code |= {_name(path): digest for path, digest in _users_code(table_name, name, table[name])[1].items()}
     return code
 
 
 def registering_files(config: ConfigDict | FrozenConfigDict) -> dict[str, str]:
     """Returns which of the user's files registered what a config uses, such as {"model 'mixer'": "my/mixer.py"}."""
-    files = {e.label: _users_code(e.table_name, e.name, e.table[e.name])[0] for e in _entries(config)}
+    files = {label: _users_code(table_name, name, table[name])[0] for label, table_name, table, name in _used(config)}
     script = getattr(sys.modules["__main__"], "__file__", None)  # is not to be run again by who reads the run
-    is_script = {file: script is not None and file == Path(script).resolve() for file in files.values()}
-    return {label: _name(file) + " (a script)" * is_script[file] for label, file in files.items() if file}
+    scripts = [Path(script).resolve()] if script else []
+    return {label: _name(file) + " (a script)" * (file in scripts) for label, file in files.items() if file}
 
 
 def code_hash(code: Code) -> str:
@@ -113,13 +100,15 @@ def read_config(run: Mapping[str, Any], workdir: PathLike) -> FrozenConfigDict:
     `identity.from_recorded`.
     """
     registered = last_recorded(run, "registered_by") or {}
-    for entry in _entries(ConfigDict(upgrade(run["config"]))):
-        if entry.label in registered and entry.name not in entry.table:
-            _import(registered[entry.label], workdir)
-            if entry.name not in entry.table:
+    for label, table_name, table, name in _used(ConfigDict(upgrade(run["config"]))):
+        if label in registered and name not in table:
+            path = _trusted(registered[label], workdir)
+            if path and _registers(path, table_name, name):
+                _import(path)
+            if name not in table:
                 raise UserError(
-                    f"{entry.label} was registered by {registered[entry.label]}: start the command from the "
-                    "directory of your project, with the run in another one below it, or import that file first"
+                    f"{label} was registered by {registered[label]}: start the command from the directory of your "
+                    "project, with the run in another one below it, or import that file first"
                 )
     config, recorded = from_recorded(run["config"]), last_recorded(run, "code")
     if recorded and (changes := describe_changes(describe_code(config), recorded)):
@@ -127,8 +116,8 @@ def read_config(run: Mapping[str, Any], workdir: PathLike) -> FrozenConfigDict:
     return config
 
 
-def _import(name: str, workdir: PathLike) -> None:
-    """Executes a file that a run names, unless the run's author may have put it there.
+def _trusted(name: str, workdir: PathLike) -> Path | None:
+    """Returns the path of a Python file that a run names, or None if the run's author may have put it there.
 
     That is a file outside of the current directory, or in the same part of it as the run: what was downloaded with a
     run is not executed.
@@ -137,23 +126,23 @@ def _import(name: str, workdir: PathLike) -> None:
     path = (here / relative).resolve()
     is_below = path.is_relative_to(here) and not relative.is_absolute() and ".." not in relative.parts
     if not is_below or path.suffix != ".py" or not path.is_file():
-        return
+        return None
     if not is_bucket(workdir):
         run = open_path(workdir).resolve()
-        if here.is_relative_to(run) or (run.is_relative_to(here) and path.is_relative_to(_top(run, here))):
-            return
+        part = next((folder for folder in (run, *run.parents) if folder.parent == here), run)
+        if here.is_relative_to(run) or path.is_relative_to(part):
+            return None
+    return path
+
+
+def _import(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
+    assert spec is not None and spec.loader is not None  # noqa: PT018
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except Exception as error:  # it is a program: it may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"{name}, which registered what the run uses, cannot be imported ({reason})") from None
-
-
-def _top(path: Path, folder: Path) -> Path:
-    return folder / path.relative_to(folder).parts[0]
+        raise UserError(f"{path}, which registered what the run uses, cannot be imported ({reason})") from None
 
 
 @functools.cache
@@ -193,21 +182,17 @@ def _users_code(table_name: str, name: str, function: Any) -> tuple[Path | None,
 
 def _registers(path: Path, table_name: str, name: str) -> bool:
     """Returns whether a file has the statement TABLE["name"] = ..."""
-    target = f"{table_name}[{name!r}]"
-    subscripts = (node for node in _nodes(path, table_name) if isinstance(node, ast.Subscript))
-    return any(isinstance(node.ctx, ast.Store) and ast.unparse(node).endswith(target) for node in subscripts)
-
-
-def _nodes(path: Path, word: str = "") -> Iterator[ast.AST]:
-    """Yields the syntax tree's nodes of a file that has the word in it; none of one that is no program."""
-    with contextlib.suppress(SyntaxError):
-        if word in (source := _source(path)):
-            yield from ast.walk(ast.parse(source))
+    statement = rf"^\s*(\w+\.)*{table_name}\[[\"']{re.escape(name)}[\"']\]\s*=[^=]"
+    return re.search(statement, _source(path), re.MULTILINE) is not None
 
 
 def _imports(path: Path) -> Iterator[Path]:
     """Yields the user's files that a file imports, of those beside it and below the current directory."""
-    for node in _nodes(path):
+    try:
+        tree = ast.parse(_source(path))
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
         folders: list[Any] = sys.path
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
