@@ -458,9 +458,7 @@ def test_a_missing_file_is_named(project: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_a_file_that_fails_is_reported_in_one_line(project: Path) -> None:
     (project / "my/mixer.py").write_text("1 / 0\n" + MIXER)
-    with pytest.raises(
-        UserError, match=r"^.*my/mixer.py, which .* cannot be imported \(ZeroDivisionError: div"
-    ):
+    with pytest.raises(UserError, match=r"^.*my/mixer.py, which .* cannot be imported \(ZeroDivisionError: div"):
         load_model("runs/mixer")
 
 
