@@ -136,9 +136,6 @@ def code_policy() -> str:
 flags.disclaim_key_flags()  # those of DEFINE_path are of the modules that call it: `--help` shows them
 
 
-config_files: set[str] = set()  # all that `config_path` has returned
-
-
 def config_path(name: str) -> str:
     """Returns the path of the config file that `--config=NAME[:ARGUMENT]` names, with the argument.
 
@@ -146,9 +143,7 @@ def config_path(name: str) -> str:
     a path already.
     """
     file, colon, argument = os.path.expanduser(name).partition(":")
-    path = f"{configs_directory() / file}.py" if file in _known_configs() else file
-    config_files.add(path)
-    return path + colon + argument
+    return f"{configs_directory() / file}.py{colon}{argument}" if file in _known_configs() else file + colon + argument
 
 
 def _known_configs() -> list[str]:

@@ -1,12 +1,13 @@
 """Metrics as sums and counts, divided once at the end; tables of further metrics and of functions to call."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+
+from digits_jax.tables import Table
 
 
 class Metrics(struct.PyTreeNode):
@@ -47,10 +48,12 @@ class Metrics(struct.PyTreeNode):
 
 
 # Takes the gradients, the updates and the parameters before them, as in a training step; returns a float32 scalar.
-METRICS: dict[str, Callable[[Any, Any, Any], jax.Array]] = {
-    "gradient_norm": lambda gradients, updates, params: optax.tree.norm(gradients),
-    "update_norm": lambda gradients, updates, params: optax.tree.norm(updates),
-    "parameter_norm": lambda gradients, updates, params: optax.tree.norm(params),
-}
+METRICS = Table(
+    {
+        "gradient_norm": lambda gradients, updates, params: optax.tree.norm(gradients),
+        "update_norm": lambda gradients, updates, params: optax.tree.norm(updates),
+        "parameter_norm": lambda gradients, updates, params: optax.tree.norm(params),
+    }
+)
 # Takes the `Experiment`, the state after an epoch and the epoch's row of metrics; may return more values for the row.
-CALLBACKS: dict[str, Callable[[Any, Any, Mapping[str, Any]], Mapping[str, float] | None]] = {}
+CALLBACKS = Table({})

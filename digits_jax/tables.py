@@ -1,6 +1,7 @@
 """Tables of what a config section can name: functions and classes, whose keyword arguments are the section's fields."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -28,11 +29,20 @@ class Table(dict[str, Callable[..., Any]]):
     """
 
     def __init__(
-        self, entries: Mapping[str, Callable[..., Any]], arguments: Mapping[str, Field], *, name_field: str = "name"
+        self,
+        entries: Mapping[str, Callable[..., Any]],
+        arguments: Mapping[str, Field] | None = None,
+        *,
+        name_field: str = "name",
     ) -> None:
         super().__init__(entries)
-        self.arguments = dict(arguments)
+        self.arguments = dict(arguments or {})
         self.name_field = name_field  # of the section: holds an entry's name, or a tuple of them
+        self.files: dict[str, str] = {}  # that registered entries later
+
+    def __setitem__(self, name: str, entry: Callable[..., Any]) -> None:
+        super().__setitem__(name, entry)
+        self.files[name] = sys._getframe(1).f_code.co_filename
 
     def defaults(self, name: str) -> dict[str, Any]:
         """Returns the declared arguments that an entry takes, with its own defaults; `REQUIRED` where it has none."""

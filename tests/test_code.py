@@ -14,7 +14,8 @@ import pytest
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
-from digits_jax import cli, load_model, models, parallel, train
+from digits_jax import cli, load_model, models, parallel
+from digits_jax import train_loop as train
 from digits_jax.config import load_config
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
@@ -64,7 +65,7 @@ def test_comments_docstrings_and_layout_do_not_count(old: str, new: str, is_same
 
 def test_the_files_that_compute_a_run(small_config: ConfigDict) -> None:
     files = code.describe_code(small_config)
-    for name in ("models", "train", "train_step", "ops/conv", "parallel/mesh"):
+    for name in ("models", "train_loop", "train_step", "ops/conv", "parallel/mesh"):
         assert f"digits_jax/{name}.py" in files
     assert not [name for name in files if "apps" in name or "studies" in name or "runs" in name or "tests" in name]
     assert not code.registering_files(small_config)
@@ -349,14 +350,14 @@ MIXER = '''
 """A model of the user's own."""
 
 from digits_jax.config import experiment
-from digits_jax.models import MODELS, linear
+from digits_jax.models import MODELS, Linear
 from my.layers import changed
 
 print("executed")
 
 
-def mixer(model_config, num_classes):
-    return changed(linear(model_config, num_classes))
+def mixer(num_classes, *, mean, std):
+    return changed(Linear(num_classes, mean, std))
 
 
 TABLE["mixer"] = mixer
@@ -374,6 +375,7 @@ LAYERS = "def changed(model):\n    return model\n"
 
 def forget_the_project() -> None:
     models.MODELS.pop("mixer", None)
+    models.MODELS.files.pop("mixer", None)
     for name in ("my", "my.layers"):
         sys.modules.pop(name, None)
 
@@ -409,7 +411,7 @@ def test_the_users_files_count(project: Path, capsys: pytest.CaptureFixture) -> 
     run = read(project / "runs/mixer")
     assert {"my/mixer.py", "my/layers.py"} < set(run["code"])
     assert not [name for name in run["code"] if not name.startswith(("digits_jax/", "my/"))]
-    assert run["registered_by"] == {"model 'mixer'": "my/mixer.py"}
+    assert run["registered_by"] == {"MODELS['mixer']": "my/mixer.py"}
     capsys.readouterr()
     load_model("runs/mixer")
     assert capsys.readouterr() == ("executed\n", "")
@@ -427,7 +429,7 @@ def test_the_users_files_count(project: Path, capsys: pytest.CaptureFixture) -> 
 
 @pytest.mark.parametrize(
     "function",
-    ["functools.partial(linear, num_classes=10)", "linear", 'type("Factory", (), {"__new__": linear})'],
+    ["functools.partial(Linear, dtype='float32')", "Linear", 'type("Factory", (), {"__new__": Linear})'],
 )
 def test_a_function_of_another_file_counts_by_the_file_that_registered_it(
     project: Path, function: str, capsys: pytest.CaptureFixture
@@ -435,7 +437,7 @@ def test_a_function_of_another_file_counts_by_the_file_that_registered_it(
     text = MIXER.replace('MODELS["mixer"] = mixer', f"import functools\nMODELS['mixer'] = {function}")
     (project / "my/mixer.py").write_text(text)
     config = load_config("my/mixer.py")
-    assert code.registering_files(config) == {"model 'mixer'": "my/mixer.py"}
+    assert code.registering_files(config) == {"MODELS['mixer']": "my/mixer.py"}
     assert "my/mixer.py" in code.describe_code(config)
 
 
@@ -447,8 +449,8 @@ def test_an_experiment_without_functions_of_its_own_does_not_count(project: Path
 def test_a_missing_file_is_named(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "project/my")
     message = (
-        r"^model 'mixer' was registered by my/mixer.py: start the command from the directory of your project, with the "
-        "run in another one below it, or import that file first$"
+        r"^MODELS\['mixer'\] was registered by my/mixer.py: start the command from the directory of your project, with "
+        "the run in another one below it, or import that file first$"
     )
     with pytest.raises(UserError, match=message):
         load_model("../runs/mixer")
@@ -478,10 +480,10 @@ def test_a_run_of_a_stranger_executes_nothing(
     (project / "my/out.py").symlink_to(tmp_path / "outside.py")
     (project / "linked").symlink_to(project / "runs")
     run = read(project / "runs/mixer")
-    run["registered_by"] = {"model 'mixer'": name.format(project=project)}
+    run["registered_by"] = {"MODELS['mixer']": name.format(project=project)}
     (project / "runs/mixer/run.json").write_text(json.dumps(run))
     capsys.readouterr()
-    with pytest.raises(UserError, match=r"^model 'mixer' was registered by "):
+    with pytest.raises(UserError, match=r"^MODELS\['mixer'\] was registered by "):
         load_model("runs/mixer")
     assert capsys.readouterr().out == ""
 
@@ -494,11 +496,11 @@ def test_nothing_of_a_run_is_executed_from_within_it(
         shutil.copytree(project / "my", project / folder)
     run = read(project / "runs/mixer")
     if here == "runs":
-        run["registered_by"] = {"model 'mixer'": "mixer/my/mixer.py"}
+        run["registered_by"] = {"MODELS['mixer']": "mixer/my/mixer.py"}
         (project / "runs/mixer/run.json").write_text(json.dumps(run))
     monkeypatch.chdir(project / here)
     capsys.readouterr()
-    with pytest.raises(UserError, match=r"^model 'mixer' was registered by "):
+    with pytest.raises(UserError, match=r"^MODELS\['mixer'\] was registered by "):
         load_model(project / "runs/mixer")
     assert capsys.readouterr().out == ""
 

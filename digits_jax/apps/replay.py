@@ -20,8 +20,8 @@ from digits_jax.errors import ConfigError, UserError
 from digits_jax.experiment import create_recipe
 from digits_jax.metrics import Metrics
 from digits_jax.runs.checkpoint import Checkpoints, Progress
-from digits_jax.runs.code import read_config
 from digits_jax.runs.diagnosis import build_single_steps, largest_parameter, single_steps
+from digits_jax.runs.registration import read_config
 from digits_jax.runs.result import read_result
 from digits_jax.runs.workdir import Workdir
 from digits_jax.train_step import make_train_steps

@@ -6,7 +6,6 @@ Comments, docstrings, blank lines and spaces do not count. Of installed packages
 import ast
 import functools
 import hashlib
-import importlib.util
 import inspect
 import io
 import itertools
@@ -22,36 +21,28 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import digits_jax
-from digits_jax import augment, cli, losses, models, optimizer
 from digits_jax.bounds import SHA256, Bounds
-from digits_jax.errors import UserError
-from digits_jax.runs.identity import from_recorded, upgrade
-from digits_jax.storage import PathLike, is_bucket, open_path
+from digits_jax.config import SECTIONS
+from digits_jax.metrics import CALLBACKS, METRICS
+from digits_jax.tables import Table
 
 Code = dict[str, str]  # the hash of each file, by names such as "digits_jax/models.py"
 CODE = Bounds(
     lambda x: isinstance(x, dict) and all(name.isprintable() and SHA256.accepts(x[name]) for name in x),
     "files and their SHA-256",
 )
+TABLES: dict[str, Table] = {
+    "MODELS": SECTIONS["model"], "LOSSES": SECTIONS["loss"], "SCHEDULES": SECTIONS["schedule"],
+    "OPTIMIZERS": SECTIONS["optimizer"], "AUGMENTATIONS": SECTIONS["augment"], "METRICS": METRICS,
+    "CALLBACKS": CALLBACKS,
+}  # fmt: skip
 
 _PACKAGE = Path(digits_jax.__file__).resolve().parent
 _SOURCES = ("*.py", "ops/*.py", "parallel/mesh.py", "parallel/replicas.py")
-_NOT_COUNTED = {f"digits_jax/{name}.py" for name in ("__init__", "bounds", "cli", "config", "errors", "main", "pages")}
+_NO_PART = ("__init__", "api", "bounds", "cli", "config", "errors", "main", "pages", "tables")
 _NOT_USERS = re.compile(  # the package's and installed files
     rf"[/\\](site|dist)-packages[/\\]|^({re.escape(str(_PACKAGE))}|{re.escape(sysconfig.get_path('stdlib'))})[/\\]"
 )
-
-
-def _used(config: ConfigDict | FrozenConfigDict) -> list[tuple[str, str, Mapping[str, Any], str]]:
-    """Returns each function that a config uses: in words, its table's name, its table, and its name there."""
-    used: list[tuple[str, str, Mapping[str, Any], str]] = [
-        ("model", "MODELS", models.MODELS, config.model.name),
-        ("loss", "LOSSES", losses.LOSSES, config.loss),
-        ("schedule", "SCHEDULES", optimizer.SCHEDULES, config.schedule),
-        ("optimizer", "OPTIMIZERS", optimizer.OPTIMIZERS, config.optimizer),
-        ("augmentation", "AUGMENTATIONS", augment.AUGMENTATIONS, config.augment.name),
-    ]
-    return [(f"{kind} {name!r}", table_name, table, name) for kind, table_name, table, name in used]
 
 
 def describe_code(config: ConfigDict | FrozenConfigDict) -> Code:
@@ -60,17 +51,24 @@ def describe_code(config: ConfigDict | FrozenConfigDict) -> Code:
     A user's file is named by its path from the current directory, one elsewhere by its name alone.
     """
     code = dict(_package_code())
-    for _, table_name, table, name in _used(config):
-        code |= {_name(path): digest for path, digest in _users_code(table_name, name, table[name])[1].items()}
+    for _, table, name in _used(config):
+        code |= {_name(path): digest for path, digest in _users_code(table[name], table.files.get(name)).items()}
     return code
 
 
 def registering_files(config: ConfigDict | FrozenConfigDict) -> dict[str, str]:
-    """Returns which of the user's files registered what a config uses, such as {"model 'mixer'": "my/mixer.py"}."""
-    files = {label: _users_code(table_name, name, table[name])[0] for label, table_name, table, name in _used(config)}
+    """Returns which of the user's files registered what a config uses, such as {"MODELS['mixer']": "my/mixer.py"}."""
+    files = {label: Path(table.files[name]).resolve() for label, table, name in _used(config) if name in table.files}
     script = getattr(sys.modules["__main__"], "__file__", None)  # is not to be run again by who reads the run
     scripts = [Path(script).resolve()] if script else []
-    return {label: _name(file) + " (a script)" * (file in scripts) for label, file in files.items() if file}
+    return {label: _name(file) + " (a script)" * (file in scripts) for label, file in files.items() if _is_users(file)}
+
+
+def _used(config: ConfigDict | FrozenConfigDict) -> list[tuple[str, Table, str]]:
+    """Returns the entries that a config names: in words, the table, and the name in it."""
+    names = {id(table): SECTIONS.chosen(config, section) for section, table in SECTIONS.items()}
+    names |= {id(METRICS): config.metrics, id(CALLBACKS): config.callbacks}
+    return [(f"{label}[{name!r}]", table, name) for label, table in TABLES.items() for name in names[id(table)]]
 
 
 def code_hash(code: Code) -> str:
@@ -93,121 +91,42 @@ def last_recorded(run: Mapping[str, Any], field: str) -> Any:
     return next((part[field] for part in [*reversed(run.get("resumed_on") or []), run] if field in part), None)
 
 
-def read_config(run: Mapping[str, Any], workdir: PathLike) -> FrozenConfigDict:
-    """Returns the config in the content of a `run.json`; imports the user's files that registered what it uses.
-
-    A warning names the files that have changed since. Raises a UserError if what it uses cannot be registered; and as
-    `identity.from_recorded`.
-    """
-    registered = last_recorded(run, "registered_by") or {}
-    for label, table_name, table, name in _used(ConfigDict(upgrade(run["config"]))):
-        if label in registered and name not in table:
-            path = _trusted(registered[label], workdir)
-            if path and _registers(path, table_name, name):
-                _import(path)
-            if name not in table:
-                raise UserError(
-                    f"{label} was registered by {registered[label]}: start the command from the directory of your "
-                    "project, with the run in another one below it, or import that file first"
-                )
-    config, recorded = from_recorded(run["config"]), last_recorded(run, "code")
-    if recorded and (changes := describe_changes(describe_code(config), recorded)):
-        cli.warn(f"{workdir} was trained by other code ({changes}): its predictions may differ")
-    return config
-
-
-def _trusted(name: str, workdir: PathLike) -> Path | None:
-    """Returns the path of a Python file that a run names, or None if the run's author may have put it there.
-
-    That is a file outside of the current directory, or in the same part of it as the run: what was downloaded with a
-    run is not executed.
-    """
-    here, relative = Path.cwd().resolve(), Path(name)
-    path = (here / relative).resolve()
-    is_below = path.is_relative_to(here) and not relative.is_absolute() and ".." not in relative.parts
-    if not is_below or path.suffix != ".py" or not path.is_file():
-        return None
-    if not is_bucket(workdir):
-        run = open_path(workdir).resolve()
-        part = next((folder for folder in (run, *run.parents) if folder.parent == here), run)
-        if here.is_relative_to(run) or path.is_relative_to(part):
-            return None
-    return path
-
-
-def _import(path: Path) -> None:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None  # noqa: PT018
-    try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    except Exception as error:  # it is a program: it may raise anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"{path}, which registered what the run uses, cannot be imported ({reason})") from None
-
-
 @functools.cache
 def _package_code() -> Code:
     files = sorted(path for pattern in _SOURCES for path in _PACKAGE.glob(pattern))
-    names = {path.relative_to(_PACKAGE.parent).as_posix(): path for path in files}
-    return {name: hash_tokens(_source(path)) for name, path in names.items() if name not in _NOT_COUNTED}
+    counted = [path for path in files if path.parent != _PACKAGE or path.stem not in _NO_PART]
+    return {path.relative_to(_PACKAGE.parent).as_posix(): hash_tokens(read_source(path)) for path in counted}
 
 
-@functools.cache  # by the function: the code that was loaded counts, whatever has become of its file
-def _users_code(table_name: str, name: str, function: Any) -> tuple[Path | None, dict[Path, str]]:
-    """Returns the user's file that registered a function, and the hashes of it, the function's and all they import.
-
-    None and {} for a function of the package that no user's file has registered.
-    """
-    modules = (getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))
-    loaded = {*cli.config_files, *(file for file in modules if file.endswith(".py") and not _NOT_USERS.search(file))}
-    files = [path for path in sorted({Path(file).resolve() for file in loaded}) if _is_users(path)]
-    files = [path for path in files if _registers(path, table_name, name)]
-    while isinstance(function, functools.partial):
-        function = function.func
+@functools.cache  # by the entry: the code that was loaded counts, whatever has become of its file
+def _users_code(entry: Any, registered_in: str | None) -> dict[Path, str]:
+    """Returns the hashes of the user's files of an entry: where it is defined and registered, and what these import."""
+    while isinstance(entry, functools.partial):
+        entry = entry.func
     try:
-        source = Path(inspect.getsourcefile(inspect.unwrap(function)) or "").resolve()
+        defined_in = inspect.getsourcefile(inspect.unwrap(entry))
     except (TypeError, OSError):  # a class of a file that is no module
-        source = _PACKAGE
-    if _is_users(source) and _source(source):
-        files.append(source)
-    found: dict[Path, str] = {}
-    queue = [*files]
+        defined_in = None
+    queue, found = [Path(file).resolve() for file in (registered_in, defined_in) if file], {}
     while queue:
         path = queue.pop()
-        if path not in found:
-            found[path] = hash_tokens(_source(path))
-            queue += _imports(path)
-    return (files[0] if files else None), found
+        if path not in found and _is_users(path) and (source := read_source(path)):
+            found[path] = hash_tokens(source)
+            queue += _imports(source)
+    return found
 
 
-def _registers(path: Path, table_name: str, name: str) -> bool:
-    """Returns whether a file has the statement TABLE["name"] = ..."""
-    statement = rf"^\s*(\w+\.)*{table_name}\[[\"']{re.escape(name)}[\"']\]\s*=[^=]"
-    return re.search(statement, _source(path), re.MULTILINE) is not None
-
-
-def _imports(path: Path) -> Iterator[Path]:
-    """Yields the user's files that a file imports, of those beside it and below the current directory."""
-    try:
-        tree = ast.parse(_source(path))
-    except SyntaxError:
-        return
-    for node in ast.walk(tree):
-        folders: list[Any] = sys.path
+def _imports(source: str) -> Iterator[Path]:
+    """Yields the files of the modules that a program imports by an absolute name."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or "", *(f"{node.module or ''}.{alias.name}" for alias in node.names)]
-            folders = [path.parents[node.level - 1]] if node.level else sys.path
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
-        for folder, name in itertools.product(folders, names):
-            place = Path(folder, *name.split("."))
-            for file in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
-                found = file.resolve()
-                is_near = found.is_relative_to(path.parent) or found.is_relative_to(Path.cwd())
-                if is_near and _is_users(found) and found.is_file():
-                    yield found
+        files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
+        yield from (Path(file).resolve() for file in files if file)
 
 
 def _is_users(path: Path) -> bool:
@@ -219,12 +138,13 @@ def _name(path: Path) -> str:
     return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.name
 
 
-def _source(path: Path) -> str:
+def read_source(path: Path) -> str:
+    """Returns the text of a Python file, or of a notebook's cell; "" if there is none."""
     try:
         with tokenize.open(path) as file:
             return file.read()
     except (OSError, SyntaxError, UnicodeDecodeError):
-        return "".join(linecache.getlines(str(path)))  # a notebook's cell; else nothing
+        return "".join(linecache.getlines(str(path)))
 
 
 def hash_tokens(source: str) -> str:

@@ -21,9 +21,9 @@ from digits_jax.losses import cross_entropy
 from digits_jax.models import create_model
 from digits_jax.optimizer import create_optimizer
 from digits_jax.runs.checkpoint import Progress, read_checkpoint, read_history, saved_steps
-from digits_jax.runs.code import read_config
 from digits_jax.runs.history import best_row, score_key
 from digits_jax.runs.identity import from_recorded, upgrade
+from digits_jax.runs.registration import read_config
 from digits_jax.runs.result import read_result
 from digits_jax.runs.workdir import Workdir
 from digits_jax.storage import PathLike

@@ -20,7 +20,7 @@ from digits_jax.apps.reader.outliers import OutlierDetector, fit_detector, with_
 from digits_jax.apps.reader.segmentation import Box
 from digits_jax.apps.reader.strokes import letter_images
 from digits_jax.errors import UserError
-from digits_jax.runs.code import read_config
+from digits_jax.runs.registration import read_config
 from digits_jax.runs.trained_model import TrainedModel, load_model
 
 _CACHE_VERSION = "2"  # changes with the content of a cache file
