@@ -133,6 +133,21 @@ def code_policy() -> str:
     return "fresh" if flags.FLAGS.fresh else "accept" if flags.FLAGS.accept_code else "check"
 
 
+def DEFINE_cluster() -> None:
+    """Defines the flags that `cluster` reads; SLURM, Open MPI and TPU pods set all but the last two."""
+    flags.DEFINE_string("coordinator", None, "HOST:PORT where process 0 waits for the others")
+    flags.DEFINE_integer("num_processes", None, "number of processes", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "number of this process, from 0", lower_bound=0)
+    flags.DEFINE_string("bind_address", None, "HOST:PORT that process 0 listens on; default: all addresses")
+    flags.DEFINE_integer("peer_timeout", 30, "seconds after which a silent process is dead", lower_bound=1)
+
+
+def cluster() -> list[Any]:
+    """Returns the arguments of `parallel.initialize`."""
+    names = ("coordinator", "num_processes", "process_id", "bind_address", "peer_timeout")
+    return [flags.FLAGS[name].value for name in names]
+
+
 flags.disclaim_key_flags()  # those of DEFINE_path are of the modules that call it: `--help` shows them
 
 

@@ -48,6 +48,7 @@ FIELDS: dict[str, Field] = {
     "optimizer.decayed": Field("kernels", one_of(("kernels", "all")), "parameters that `weight_decay` applies to"),
     "average_decay": Field(0.0, PROBABILITY, "decay of the moving average of the weights that is evaluated; 0: none"),
     "init_from": Field(str, optional(WEIGHTS), "run whose weights are taken where names and shapes fit; RUN:STEP"),
+    "extends_sha256": Field(str, optional(SHA256), "state that --extend began from; filled in"),
     "freeze": Field((), PATTERNS, "parameters, such as ('Conv_*',), that keep their initial values and statistics"),
     "batch_size": Field(64, integer(1), "images per step over all devices; the last batch of an epoch may be short"),
     "early_stopping_epochs": Field(0, integer(0), "epochs without a better one after which a run stops; 0: never"),

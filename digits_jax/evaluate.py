@@ -42,18 +42,13 @@ def evaluate(evaluations: Evaluations, states: Sequence[TrainState]) -> list[Sco
     return scores
 
 
-def each_once(key: jax.Array, num_examples: int) -> jax.Array:
-    """Returns the indices of all examples in their order."""
-    return jnp.arange(num_examples)
-
-
 def make_eval_steps(
     model: nn.Module,
     *,
     batch_size: int,
     mesh: Mesh,
     augment: Augment = identity,
-    order: Order = each_once,
+    order: Order | None = None,
     test_time_augmentation: str = "none",
     kernels: str = "auto",
     stacked: bool = False,
@@ -70,7 +65,9 @@ def make_eval_steps(
         num_examples = len(examples.labels)
         size = min(batch_size, num_examples)
         keys = create_keys(state.seed)
-        indices = order(jax.random.fold_in(keys.test_stream, state.step), num_examples)
+        indices = jnp.arange(num_examples)
+        if order:
+            indices = order(jax.random.fold_in(keys.test_stream, state.step), num_examples)
         labels = examples.labels[indices]
         padded = jnp.minimum(jnp.arange(-(-num_examples // size) * size), num_examples - 1)
         batches = indices[padded].reshape(-1, size)
@@ -105,7 +102,7 @@ def create_evaluations(
       mesh, stacked: as for `make_eval_steps`.
     """
 
-    def on(split: str, augment: Augment = identity, order: Order = each_once) -> Callable[[TrainState], Any]:
+    def on(split: str, augment: Augment = identity, order: Order | None = None) -> Callable[[TrainState], Any]:
         eval_steps = make_eval_steps(
             model, batch_size=config.eval_batch_size, mesh=mesh, augment=augment, order=order,
             test_time_augmentation=config.test_time_augmentation, kernels=config.execution.kernels, stacked=stacked,

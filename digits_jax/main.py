@@ -15,14 +15,10 @@ WORKDIR = cli.DEFINE_path(
     "the run's directory, or with several seeds that of all; may be gs://BUCKET/DIR; default: runs/<config>/<hash>",
 )
 PROFILE = flags.DEFINE_integer("profile", 0, "number of training steps to trace with jax.profiler", lower_bound=0)
+EXTEND = cli.DEFINE_path("extend", None, "the directory of a run, or that of several seeds', to continue as a new run")
 WANDB_PROJECT = flags.DEFINE_string("wandb_project", None, "also log to this Weights & Biases project")
 cli.DEFINE_code()
-# Several processes; SLURM, Open MPI and TPU pods set all but the last two.
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT where process 0 waits for the others")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "number of processes", lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "number of this process, from 0", lower_bound=0)
-BIND_ADDRESS = flags.DEFINE_string("bind_address", None, "HOST:PORT that process 0 listens on; default: all addresses")
-PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", 30, "seconds after which a silent process is dead", lower_bound=1)
+cli.DEFINE_cluster()
 
 
 def main(argv: list[str]) -> int:
@@ -35,8 +31,7 @@ def main(argv: list[str]) -> int:
     config, path = CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"])
     SECTIONS.unset_unfit(config, load_config(path))  # another --config.model.name has no use for the file's arguments
     validate(config)
-    cluster = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, BIND_ADDRESS.value, PEER_TIMEOUT.value)
-    parallel.initialize(*cluster)
+    parallel.initialize(*cli.cluster())
     cli.console.quiet = not parallel.is_first()
     storage.enable_compilation_cache()
     name = Path(path.partition(":")[0]).stem
@@ -49,8 +44,8 @@ def main(argv: list[str]) -> int:
     seeds = range(config.seed, config.seed + config.num_seeds)
     options: dict[str, Any] = {"name": name, "wandb_project": WANDB_PROJECT.value, "profile_steps": PROFILE.value}
     try:
-        with parallel.ending_with_others(PEER_TIMEOUT.value):
-            train_loop.train_seeds(config, seeds, workdir_of, code=cli.code_policy(), **options)
+        with parallel.ending_with_others(flags.FLAGS.peer_timeout):
+            train_loop.train_seeds(config, seeds, workdir_of, code=cli.code_policy(), extend=EXTEND.value, **options)
     except runs.Interrupted as interrupted:
         cli.console.print(f"interrupted and saved; resume with\n  {cli.again()}")
         return interrupted.exit_code

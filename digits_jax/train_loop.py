@@ -43,6 +43,7 @@ def train_seeds(
     profile_steps: int = 0,
     stop: runs.StopRequest | None = None,
     code: str = "check",
+    extend: PathLike | None = None,
 ) -> States:
     """Trains a config with each of the seeds to its end: a run each, resumed from its latest checkpoint if it has one.
 
@@ -57,6 +58,7 @@ def train_seeds(
       profile_steps: how many of the first steps to trace with `jax.profiler`, into the first workdir's `profile`.
       stop: the caller's, entered, where it has more to train than these seeds.
       code: where other code trained a run, "check" refuses it, "fresh" trains anew beside it, "accept" continues it.
+      extend: the directory of the run to continue, or that of several seeds' runs, see `runs.extend`.
 
     Returns:
       For each seed its run, closed, and the final progress: the state, and a row of metrics per epoch.
@@ -70,12 +72,13 @@ def train_seeds(
         config, pretrained = runs.load_initial(config)
         dataset = dataset or data.load_configured(config.dataset)
         configs = [resolve(config, dataset, seed=seed) for seed in seeds]
+        configs, parents = runs.extend(configs, dataset, extend) if extend else (configs, {})
     parallel.check_same(runs.describe_code_and_data(configs[0], dataset))
     size = 1 if wandb_project else parallel.seeds_at_once(config, len(configs))
     experiment_of = functools.cache(
         lambda replicas: build(configs[0], dataset, num_replicas=replicas, pretrained=pretrained)
     )
-    options: dict[str, Any] = {"name": name or config.model.name, "writers": writers, "code": code}
+    options: dict[str, Any] = {"name": name or config.model.name, "writers": writers, "code": code, "parents": parents}
     finished: States = {}
     with (
         contextlib.nullcontext(stop) if stop else runs.StopRequest(parallel.Agreement()) as stop,
@@ -86,9 +89,9 @@ def train_seeds(
             with runs.open_runs(group, dataset, workdir_of, wandb_project=wandb_project, **options) as opened:
                 single = experiment_of(1)
                 progress = {run: run.restore(single.create_state(np.uint32(run.config.seed))) for run in opened}
-                runs.announce(single, progress, is_first=not finished)
-                if pretrained and not finished:
-                    runs.report_taken(next(iter(progress.values())).state, pretrained, config.init_from)
+                notes = runs.describe_taken(next(iter(progress.values())).state, pretrained, config.init_from)
+                notes += [parent.note for parent in parents.values()]
+                runs.announce(single, progress, is_first=not finished, notes=notes)
                 for run in opened:
                     run.write(progress[run].rows)  # an earlier process may have ended between a checkpoint and its row
                 progress = _train_to_the_end(experiment_of, progress, stop, profiler)

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 _PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}  # tables without lines
 
 
-def announce(experiment: Experiment, progress: Mapping["Run", Progress], *, is_first: bool) -> None:
-    """Prints the model and the data, where `is_first`, and of each run where it is resumed from."""
+def announce(
+    experiment: Experiment, progress: Mapping["Run", Progress], *, is_first: bool, notes: Sequence[str] = ()
+) -> None:
+    """Prints the model and the data, where `is_first`, where each run is resumed from, and notes about all."""
     if is_first:
         run = next(iter(progress))
         held_out = len(run.dataset.validation_labels)
@@ -47,6 +49,8 @@ def announce(experiment: Experiment, progress: Mapping["Run", Progress], *, is_f
         console.print(f"seed {run.config.seed} in {run.path}{status}")
         for warning in run.warnings:
             warn(warning)
+    for note in dict.fromkeys(notes):
+        console.print(note)
     if len(progress) > 1:
         console.print(f"{len(progress)} seeds in one program; below are their means")
     cells = [f"{_loss_name(prefix)}  accuracy" for prefix in ("train", *experiment.after_each_epoch)]

@@ -11,7 +11,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from digits_jax import cli
 from digits_jax.config import weights_fields
 from digits_jax.errors import ConfigError
 from digits_jax.runs.ensemble import Ensemble, load
@@ -64,8 +63,10 @@ def with_weights_hashes(config: ConfigDict | FrozenConfigDict) -> ConfigDict:
     return filled
 
 
-def report_taken(state: TrainState, variables: Mapping[str, Any], name: str) -> None:
-    """Prints which initial values are not those of the pretrained variables; raises a ConfigError if none are."""
+def describe_taken(state: TrainState, variables: Mapping[str, Any] | None, name: str) -> list[str]:
+    """Returns in words which initial values are those of pretrained variables; raises a ConfigError if none are."""
+    if variables is None:
+        return []
     shapes = jax.eval_shape(lambda: {"params": state.params, "batch_stats": state.batch_stats})
     total, missing = len(jax.tree.leaves(shapes)), take_fitting(shapes, variables)[1]
     if len(missing) == total:
@@ -73,4 +74,4 @@ def report_taken(state: TrainState, variables: Mapping[str, Any], name: str) -> 
             f"config.init_from is {name!r}: expected weights of which some have the model's names and shapes"
         )
     rest = f"; without a counterpart: {', '.join(missing)}" if missing else ""
-    cli.console.print(f"{total - len(missing)} of {total} arrays start from {name}{rest}")
+    return [f"{total - len(missing)} of {total} arrays start from {name}{rest}"]

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +14,7 @@ from digits_jax.errors import ConfigError, UserError
 from digits_jax.evaluate import Scores
 from digits_jax.runs.checkpoint import Checkpoints, Progress, state_hash
 from digits_jax.runs.code import code_hash, describe_code
+from digits_jax.runs.extension import Parent
 from digits_jax.runs.history import Row, best_row, score_key
 from digits_jax.runs.result import read_result, write_result
 from digits_jax.runs.workdir import Workdir, describe_run, find_workdir, git_revision
@@ -32,6 +33,7 @@ def open_runs(
     writers: Sequence[Writer] = (),
     wandb_project: str | None = None,
     code: str = "check",
+    parents: Mapping[int, Parent] | None = None,
 ) -> Iterator[list["Run"]]:
     """Opens a run for each resolved config, and closes all of them on exit; arguments as of `train_loop.train_seeds`.
 
@@ -49,7 +51,8 @@ def open_runs(
                 workdir = find_workdir(workdir, config, dataset, fresh=code == "fresh")
                 mirror = stack.enter_context(storage.local_copy(workdir))
                 local = mirror.local if mirror else storage.open_path(workdir)
-                run = Run(config, dataset, local, name=name, mirror=mirror, code=code)
+                parent = (parents or {}).get(config.seed)
+                run = Run(config, dataset, local, name=name, mirror=mirror, code=code, parent=parent)
                 stack.callback(run.close)
                 with run.saving("the metrics"):
                     run.writers = [
@@ -72,6 +75,7 @@ class Run:
         name: str,
         mirror: Mirror | None = None,
         code: str = "check",
+        parent: Parent | None = None,
     ) -> None:
         self.config = config
         self.name = name
@@ -82,9 +86,10 @@ class Run:
         self.result: dict[str, Any] | None = None  # the content of `result.json`, once the run is finished
         self.scores: Scores | None = None  # of the latest epoch, where this process has evaluated it
         self.writers: list[Writer] = []  # besides `metrics.jsonl`
-        self._mirror = mirror
+        self._mirror, self._parent = mirror, parent
         try:
-            self.warnings = self.folder.open(config, dataset, code=code)
+            extends = parent.facts if parent else None
+            self.warnings = self.folder.open(config, dataset, code=code, extends=extends)
             with self.saving("the workdir"):
                 revisions = {"git_revision": git_revision(), "code_hash": code_hash(describe_code(config))}
                 self._checkpoints = Checkpoints(self.folder.checkpoints, self.folder.identity, code=revisions)
@@ -132,8 +137,10 @@ class Run:
                     f"{metrics_file} has epochs but {folder} no checkpoint to resume from; to train from the "
                     f"beginning, remove {self.folder.path}"
                 )
-            self._checkpoints.save(start, best=None)
-            return start
+            first = self._parent.read(start.state, self.config) if self._parent else [start]
+            for progress in first:
+                self._checkpoints.save(progress, best=self._best(progress.rows)["step"] if progress.rows else None)
+            return first[-1]
         # Fewer were written if a process ended between a checkpoint and its row; more, if a later checkpoint is gone.
         for saved, row in zip(latest.rows, written, strict=False):
             if saved != row:

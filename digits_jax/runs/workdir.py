@@ -122,12 +122,20 @@ class Workdir:
         self.checkpoints = path / "checkpoints"
         self._lock = filelock.FileLock(path / "lock", timeout=0)
 
-    def open(self, config: FrozenConfigDict, dataset: Dataset, *, code: str | None = "check") -> list[str]:
+    def open(
+        self,
+        config: FrozenConfigDict,
+        dataset: Dataset,
+        *,
+        code: str | None = "check",
+        extends: dict[str, Any] | None = None,
+    ) -> list[str]:
         """Locks the directory; writes `run.json` to a new one, or checks that it holds this run.
 
         A machine that is not the run's last one is added to `run.json`. Returns warnings of what differs.
 
         Args:
+          extends: what identifies the run that a new one continues.
           code: "accept" also adds code that is not the run's last one; None does not look at it.
 
         Raises:
@@ -141,7 +149,9 @@ class Workdir:
             self._check_contents()
             if self.run_file.exists():
                 return self._reopen(config, dataset, code)
-            self._write_run({**describe_run(config, dataset), **_describe_files(config)})
+            self._write_run(
+                {**describe_run(config, dataset), **_describe_files(config)} | ({"extends": extends} if extends else {})
+            )
             self._write_changes()
             return [f"{line}: results differ from those of JAX's defaults" for line in unusual_numerics()]
         except filelock.Timeout:
