@@ -211,11 +211,7 @@ def validate(config: ConfigDict) -> None:
         checks.append((f"augment.test_ranges ({key})", value, augment.AUGMENTATIONS.arguments[key].bounds))
     for name, value, bounds in checks:
         _require(bounds.accepts(value), name, value, bounds.expected)
-    for name in SECTIONS.unfit(config):
-        section = name.partition(".")[0]
-        takes = ", ".join(SECTIONS.defaults(config, section)) or "no arguments"
-        names = " and ".join(SECTIONS.chosen(config, section)) or "nothing"
-        _require(False, name, _value(config, name), f"None: {names} takes {takes}")
+    SECTIONS.check_fit(config)
     seed, rates, epochs, last = config.seed, config.learning_rates, config.epochs, 2**32 - config.num_seeds
     _require(seed <= last, "seed", seed, f"an integer from 0 to {last}")
     _require(len(rates) == len(epochs), "epochs", epochs, f"as many as learning_rates, which is {rates!r}")
@@ -260,8 +256,7 @@ def resolve(config: ConfigDict, dataset: data.Dataset, *, seed: int | None = Non
     if resolved.model.std is None:
         resolved.model.std = float(images.std(dtype="float64"))
         _require(resolved.model.std > 0, "model.std", 0.0, "a number > 0: all training pixels are equal")
-    for name, field in SECTIONS.missing(resolved):
-        _require(False, name, None, field.bounds.expected)
+    SECTIONS.check_complete(resolved)
     return FrozenConfigDict(resolved)
 
 

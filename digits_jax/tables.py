@@ -99,11 +99,19 @@ class Sections(dict[str, Table]):
                 if values[section][key] is None and default is not REQUIRED:
                     values[section][key] = default
 
-    def missing(self, config: ConfigDict) -> list[tuple[str, Field]]:
-        """Returns the arguments without a default that are not set."""
-        return [
-            (f"{section}.{key}", table.arguments[key])
-            for section, table in self.items()
-            for key, default in self.defaults(config, section).items()
-            if default is REQUIRED and config[section][key] is None
-        ]
+    def check_fit(self, config: ConfigDict) -> None:
+        """Raises a ConfigError if an argument is set that the entries do not take which its section names."""
+        for name in self.unfit(config):
+            section, key = name.split(".")
+            takes = ", ".join(self.defaults(config, section)) or "no arguments"
+            names = " and ".join(self.chosen(config, section)) or "nothing"
+            raise ConfigError(f"config.{name} is {config[section][key]!r}: expected None: {names} takes {takes}")
+
+    def check_complete(self, config: ConfigDict) -> None:
+        """Raises a ConfigError if an argument without a default is not set."""
+        for section, table in self.items():
+            for key, default in self.defaults(config, section).items():
+                if default is REQUIRED and config[section][key] is None:
+                    raise ConfigError(
+                        f"config.{section}.{key} is None: expected {table.arguments[key].bounds.expected}"
+                    )

@@ -36,7 +36,7 @@ class Parent(NamedTuple):
 
     @property
     def note(self) -> str:
-        """What a person should know about the new run, in one line."""
+        """A line for the terminal about the new run."""
         what = f"continues a run after its {self.num_epochs} epochs"
         if self.is_identical:
             return f"{what}, bit-identical to one that was so long from the start"
