@@ -23,7 +23,7 @@ from digits_jax.runs.history import Row
 if TYPE_CHECKING:
     from digits_jax.runs.run import Run
 
-_PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}  # tables without lines
+PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "header_style": "bold"}  # tables without lines
 
 
 def announce(
@@ -75,7 +75,7 @@ def show_parameters(model: nn.Module, image_shape: tuple[int, ...]) -> None:
         variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False))
     sizes = {path: sum(array.size for array in jax.tree.leaves(layer)) for path, layer in variables["params"].items()}
 
-    table = Table("layer", "output", Column("parameters", justify="right"), **_PLAIN)
+    table = Table("layer", "output", Column("parameters", justify="right"), **PLAIN)
     for path, shape in outputs.items():
         if path in sizes:
             table.add_row(path, "x".join(map(str, shape)), f"{sizes[path]:,}")
@@ -113,7 +113,7 @@ def show_results(finished: Sequence["Run"]) -> None:
             scores = [f"{_accuracy_name(metric)} {percent(row[metric])}" for metric in _scores(row)]
             console.print(f"{name:27}  {'  '.join(scores)}  (epoch {row['epoch']})")
     else:
-        table = Table("seed", **_PLAIN)
+        table = Table("seed", **PLAIN)
         columns = [(key, metric) for key in names for metric in _scores(results[0][key])]
         for key, metric in columns:
             table.add_column(f"{_accuracy_name(metric)}, {names[key]}", justify="right")

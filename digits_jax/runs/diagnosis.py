@@ -57,6 +57,7 @@ def diagnose(run: Run, progress: Progress) -> DivergedError:
         if wrong := [f"{name} is {value}" for name, value in quantities.items() if not np.isfinite(value)]:
             what = f"{wrong[0]} at step {step} (learning rate {float(experiment.schedule(step)):g})"
             break
+    run.write_divergence(start.step, what)
     if run.dataset.folder is None:  # `replay` cannot load it by its name
         return DivergedError(what)
     first = max(start.step, progress.step - 2 * run.config.execution.steps_per_call)

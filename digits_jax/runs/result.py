@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from digits_jax.bounds import FINITE, OBJECT, SHA256, Bounds, integer, list_of, optional
+from digits_jax.bounds import FINITE, OBJECT, SHA256, Bounds, integer, list_of, number, optional
 from digits_jax.errors import UserError
 from digits_jax.runs.checkpoint import read_history, saved_steps
 from digits_jax.runs.history import ROW, Row, best_row
@@ -17,8 +17,8 @@ _RESULT: Schema = {
     "config": OBJECT,
     "dataset": {"test_examples": integer(0)},
     "selected_by": _METRIC,
-    "final": {"epoch": integer(1), "step": integer(1), "test/accuracy": FINITE},
-    "best": {"epoch": integer(1), "step": integer(1), "test/accuracy": FINITE},
+    "final": {"epoch": integer(1), "step": integer(1), "test/accuracy": number(0, 1)},
+    "best": {"epoch": integer(1), "step": integer(1), "test/accuracy": number(0, 1)},
     "epochs": list_of(ROW, shortest=1),
     "test_errors": list_of(integer(0)),
     "state_sha256": SHA256,
@@ -44,22 +44,22 @@ def _checksum(result: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def read_result(workdir: Workdir, *, step: int | None = None) -> dict[str, Any] | None:
+def read_result(workdir: Workdir, *, step: int | None = None, verify_checkpoint: bool = True) -> dict[str, Any] | None:
     """Returns the content of `result.json`, or None if there is none.
 
     Raises a UserError if it is not what the run wrote: it was edited, or contradicts itself, `run.json`,
-    `metrics.jsonl` or the checkpoint of a step, the latest by default.
+    `metrics.jsonl` or, with `verify_checkpoint`, the checkpoint of a step, the latest by default.
     """
     try:
         result = read_json(workdir.result_file, _RESULT)
     except FileNotFoundError:
         return None
-    if wrong := _contradiction(workdir, result, step):
+    if wrong := _contradiction(workdir, result) or (verify_checkpoint and _unconfirmed(workdir, result, step)):
         raise UserError(f"{workdir.result_file} {wrong}: remove it, and the command of the run writes it again")
     return result
 
 
-def _contradiction(workdir: Workdir, result: dict[str, Any], step: int | None) -> str | None:
+def _contradiction(workdir: Workdir, result: dict[str, Any]) -> str | None:
     if result.get("checksum", checksum := _checksum(result)) != checksum:
         return "was edited: its checksum is not that of its fields"
     config = from_recorded(workdir.run["config"])
@@ -73,6 +73,11 @@ def _contradiction(workdir: Workdir, result: dict[str, Any], step: int | None) -
         return f"has {len(result['test_errors'])} test errors, which are not those of its final test accuracy"
     if (written := workdir.read_metrics()) != rows[: len(written)]:
         return f"has other epochs than {workdir.metrics_file.name}"
+    return None
+
+
+def _unconfirmed(workdir: Workdir, result: dict[str, Any], step: int | None) -> str | None:
+    rows = result["epochs"]
     if steps := [step] if step is not None else saved_steps(workdir.checkpoints)[-1:]:
         folder = workdir.checkpoints / str(steps[0])
         if wrong := find_damage(folder, workdir.identity):

@@ -213,6 +213,12 @@ class Run:
             self.result = write_result(self.folder, {**describe_run(self.config, self.dataset), **result})
             self._publish()
 
+    def write_divergence(self, step: int, reason: str) -> None:
+        """Writes `diverged.json`: the step of the checkpoint that training diverged from, and how."""
+        with contextlib.suppress(OSError, UserError):  # such as a full disk: the divergence is the error to report
+            storage.replace_text(self.folder.divergence_file, json.dumps({"step": step, "reason": reason}) + "\n")
+            self._publish()
+
     def _publish(self) -> None:
         if self._mirror:
             self._mirror.push()

@@ -1,6 +1,7 @@
 """A run's directory, and `run.json`, which describes the run."""
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -116,11 +117,12 @@ class Workdir:
         self.run_file = path / "run.json"
         self.metrics_file = path / "metrics.jsonl"
         self.result_file = path / "result.json"
+        self.divergence_file = path / "diverged.json"
         self.curves = path / "curves.png"
         self.tensorboard = path / "tensorboard"
         self.profile = path / "profile"
         self.checkpoints = path / "checkpoints"
-        self._lock = filelock.FileLock(path / "lock", timeout=0)
+        self._lock = filelock.FileLock(path / "lock", timeout=0.2)  # seconds: `is_locked` has it for an instant
 
     def open(
         self,
@@ -226,6 +228,19 @@ class Workdir:
     def close(self) -> None:
         """Unlocks the directory."""
         self._lock.release()
+
+    def is_locked(self) -> bool:
+        """Returns whether a living process has locked the directory; shares its lock for an instant to find out."""
+        try:
+            with os.fdopen(os.open(self._lock.lock_file, os.O_RDONLY | os.O_NONBLOCK)) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            raise UserError(f"{self._lock.lock_file} cannot be read ({error.strerror})") from None
+        return False
 
     @property
     def identity(self) -> dict[str, str]:
