@@ -154,11 +154,14 @@ flags.disclaim_key_flags()  # those of DEFINE_path are of the modules that call 
 def config_path(name: str) -> str:
     """Returns the path of the config file that `--config=NAME[:ARGUMENT]` names, with the argument.
 
-    A name such as `bn_dropout` is one of the project's experiments, found wherever the command is run. Anything else is
-    a path already.
+    A name such as `bn_dropout` is one of the project's experiments, found wherever the command is run; so are
+    `bn_dropout.py` and `configs/bn_dropout.py` where there is no such file. Anything else is a path already.
     """
     file, colon, argument = os.path.expanduser(name).partition(":")
-    return f"{configs_directory() / file}.py{colon}{argument}" if file in _known_configs() else file + colon + argument
+    stem = file.removeprefix("configs/").removesuffix(".py")
+    if stem in _known_configs() and (file == stem or not os.path.exists(file)):
+        file = f"{configs_directory() / stem}.py"
+    return file + colon + argument
 
 
 def _known_configs() -> list[str]:

@@ -135,3 +135,29 @@ def test_the_posts_augmentation() -> None:
         augmented = name.endswith("augmented")
         assert ranges == ((8.0, 0.08, 0.08, 0.3, 0.08) if augmented else (None,) * 5)
         assert augment.test == augmented
+
+
+@pytest.mark.parametrize("name", ["fast", "fast.py", "configs/fast.py"])
+def test_an_unknown_argument_is_answered_with_those_of_the_experiment(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # without a directory `configs`
+    assert load_config(f"{name}:sprint").epochs == (1,)
+    with pytest.raises(
+        ConfigError, match=r"unknown config argument 'foo': expected one of \['sprint', 'as_logged', 's"
+    ):
+        load_config(f"{name}:foo")
+
+
+def test_an_existing_file_comes_before_an_experiment_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "fast.py"
+    file.write_text(
+        "from digits_jax.config import get_config as defaults\n\nget_config = lambda argument: defaults()\n"
+    )
+    assert load_config("fast.py").epochs == get_config().epochs
+    assert load_config("fast").epochs == (3,)
+    with pytest.raises(ConfigError, match=r"config file .own/fast.py. not found"):
+        load_config("own/fast.py")

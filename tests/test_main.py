@@ -77,6 +77,7 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str, code: int) ->
         (["--config", "nope"], "config file 'nope' not found"),
         (["--config=configs"], "config file 'configs' not found"),
         (["--config=configs/vgg.py:fast"], "unknown config argument 'fast': expected one of ['as_logged', "),
+        (["--config=fast.py:foo"], "unknown config argument 'foo': expected one of ['sprint', 'as_logged', 'smoke'] "),
         (["--config=configs/vgg.py", "--config.sede=1"], "unknown config field in --config.sede=1: did you mean 'see"),
         (["--config=configs/vgg.py", "--config.zzz=1"], "unknown config field in --config.zzz=1"),
         (["--config=configs/vgg.py", "--config.model.x.y=1"], "unknown config field in --config.model.x.y=1"),
