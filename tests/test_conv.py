@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -147,3 +148,35 @@ def test_the_first_layer_computes_no_gradient_of_the_images() -> None:
         gradient = jax.jit(jax.grad(lambda x, k: (ours(x, k) ** 2).sum(), argnums=argnums))
         cost.append(gradient.lower(x, k).compile().as_text().count("dot("))
     assert cost[0] < cost[1]
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 8, 8), (6, 6, 4, 5), (6, 6, 1, 5)])  # Winograd, rows, direct
+def test_hessian_vector_products(shape: tuple[int, ...]) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, *shape[:3]))
+    k, v = jax.random.normal(jax.random.key(1), (2, 3, 3, *shape[2:]))
+
+    def product(function: Any) -> jax.Array:
+        gradient = jax.grad(lambda k: (function(x, k) ** 3).sum())
+        return jax.jit(lambda k, v: jax.jvp(gradient, (k,), (v,))[1])(k, v)
+
+    assert_close([product(ours)], [product(reference)])
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+@pytest.mark.parametrize("channels", [(8, 8), (4, 5), (1, 5)])
+def test_forward_mode_names_the_way_out(channels: tuple[int, int], transform: Any) -> None:
+    x, k = jnp.ones((2, 6, 6, channels[0])), jnp.ones((3, 3, *channels))
+    for name in ("winograd", "matmul"):
+        with pytest.raises(TypeError, match=r'ops.using\("lax"\), or set config.execution.kernels=lax'):
+            transform(lambda x, k, name=name: jax.jvp(partial(ours, name=name), (x, k), (x, k)))(x, k)
+    with pytest.raises(TypeError, match="forward-mode"):
+        transform(jax.jacfwd(lambda k: ours(x, k).sum()))(k)
+    y, dy = transform(lambda x, k: jax.jvp(partial(ours, name="lax"), (x, k), (x, k)))(x, k)
+    np.testing.assert_allclose(dy, 2 * y)
+
+
+def test_max_pool_has_a_forward_mode() -> None:
+    x, dx = jax.random.normal(jax.random.key(0), (2, 2, 4, 6, 3))
+    y, dy = jax.jvp(ops.max_pool_2x2, (x,), (dx,))
+    np.testing.assert_allclose(dy, jax.jvp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), (x,), (dx,))[1])
+    assert y.shape == (2, 2, 3, 3)

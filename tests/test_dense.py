@@ -56,3 +56,20 @@ def test_it_goes_with_the_convolution() -> None:
     assert programs["auto"] == programs["matmul"] == programs["winograd"]  # on a CPU
     assert programs["lax"] == str(jax.make_jaxpr(lambda *args: lax.dot_general(*args, PLAIN))(x, kernel))
     assert programs["lax"] != programs["auto"]
+
+
+def test_hessian_vector_products_and_forward_mode() -> None:
+    x = jax.random.normal(jax.random.key(0), (12, 30))
+    kernel, v = jax.random.normal(jax.random.key(1), (2, 30, 10))
+
+    def product(function: Any) -> jax.Array:
+        gradient = jax.grad(lambda k: jnp.sin(function(x, k, PLAIN)).sum())
+        return jax.jvp(gradient, (kernel,), (v,))[1]
+
+    np.testing.assert_allclose(product(ops.dot_general), product(lax.dot_general), rtol=1e-4, atol=1e-4)
+    for transform in (lambda f: f, jax.jit):
+        with pytest.raises(TypeError, match=r'ops.using\("lax"\), or set config.execution.kernels=lax'):
+            transform(lambda k: jax.jvp(lambda k: ops.dot_general(x, k, PLAIN), (k,), (v,)))(kernel)
+        with ops.using("lax"):
+            forward = transform(lambda k: jax.jvp(lambda k: ops.dot_general(x, k, PLAIN), (k,), (v,))[1])(kernel)
+        np.testing.assert_allclose(forward, x @ v, rtol=1e-5, atol=1e-5)

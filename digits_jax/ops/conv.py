@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from digits_jax.ops import winograd
-from digits_jax.ops.kernels import selected
+from digits_jax.ops.kernels import reverse_only, selected
 
 _CHANNELS_LAST = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
 _WINOGRAD_CHANNELS = 8  # with fewer the transforms cost more than they save
@@ -55,6 +55,7 @@ def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Any, pa
     )
     if not plain:
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
+    lhs, rhs = reverse_only(lhs), reverse_only(rhs)
     kh, kw, c, o = rhs.shape
     m = winograd.tile_size(lhs.shape, rhs.shape)
     if kernels == "winograd" and m and min(c, o) >= _WINOGRAD_CHANNELS and lhs.dtype == jnp.float32:
@@ -62,8 +63,7 @@ def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Any, pa
     return _conv_direct(lhs, rhs) if kh * kw * c <= _DIRECT_TERMS else _conv_rows(lhs, rhs)
 
 
-@jax.custom_vjp
-def _conv_direct(images: jax.Array, kernel: jax.Array) -> jax.Array:
+def _direct_forward(images: jax.Array, kernel: jax.Array) -> jax.Array:
     factors = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])
     return _sum(x[..., None] * k for x, k in zip(_pixels(images, kernel.shape), factors, strict=True))
 
@@ -78,7 +78,9 @@ def _direct_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> t
     return d_images, (pixels @ dy.reshape(-1, o)).reshape(kernel.shape)
 
 
-_conv_direct.defvjp(lambda images, kernel: (_conv_direct(images, kernel), (images, kernel)), _direct_backward)
+_conv_direct = jax.custom_vjp(_direct_forward)
+# Not `_conv_direct` again: forward over reverse mode, as for Hessian-vector products, differentiates this one.
+_conv_direct.defvjp(lambda images, kernel: (_direct_forward(images, kernel), (images, kernel)), _direct_backward)
 
 
 def _pixels(images: jax.Array, kernel_shape: tuple[int, ...]) -> list[jax.Array]:
@@ -88,8 +90,7 @@ def _pixels(images: jax.Array, kernel_shape: tuple[int, ...]) -> list[jax.Array]
     return [images[:, i : i + height, j : j + width, c] for i in range(kh) for j in range(kw) for c in range(channels)]
 
 
-@jax.custom_vjp
-def _conv_rows(images: jax.Array, kernel: jax.Array) -> jax.Array:
+def _rows_forward(images: jax.Array, kernel: jax.Array) -> jax.Array:
     kh, kw, _, o = kernel.shape
     width = images.shape[2] - kw + 1
     products = _gather_rows(images, kh) @ _as_matrix(kernel)
@@ -108,7 +109,8 @@ def _rows_backward(residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tup
     return d_images, d_matrix.reshape(kh, c, kw, o).swapaxes(1, 2)
 
 
-_conv_rows.defvjp(lambda images, kernel: (_conv_rows(images, kernel), (images, kernel)), _rows_backward)
+_conv_rows = jax.custom_vjp(_rows_forward)
+_conv_rows.defvjp(lambda images, kernel: (_rows_forward(images, kernel), (images, kernel)), _rows_backward)
 
 
 def _gather_rows(images: jax.Array, kh: int) -> jax.Array:

@@ -3,8 +3,11 @@
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Any, NoReturn
 
 import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 KERNELS = ("auto", "winograd", "matmul", "lax")
 _current: ContextVar[str] = ContextVar("kernels", default="auto")
@@ -39,3 +42,27 @@ def selected() -> str:
     if kernels != "auto":
         return kernels
     return "winograd" if jax.default_backend() == "cpu" else "lax"
+
+
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise TypeError(
+        "the project's CPU kernels have no forward-mode derivative (jax.jvp, jax.jacfwd): "
+        'trace the function under digits_jax.ops.using("lax"), or set config.execution.kernels=lax'
+    )
+
+
+_reverse_only_p = Primitive("reverse_only")  # the identity on tangents, which only its transpose computes
+_reverse_only_p.def_impl(_refuse)
+_reverse_only_p.def_abstract_eval(lambda tangent: tangent)
+mlir.register_lowering(_reverse_only_p, _refuse)
+ad.deflinear2(_reverse_only_p, lambda cotangent, _: [cotangent])
+batching.defvectorized(_reverse_only_p)
+
+
+@jax.custom_jvp
+def reverse_only(x: jax.Array) -> jax.Array:
+    """Returns x, the argument of a `jax.custom_vjp`: forward mode raises an error that names the way out."""
+    return x
+
+
+reverse_only.defjvp(lambda primals, tangents: (primals[0], _reverse_only_p.bind(tangents[0])))

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from digits_jax.ops.conv import conv_general_dilated
-from digits_jax.ops.kernels import selected
+from digits_jax.ops.kernels import reverse_only, selected
 
 _VECTOR = 16  # float32 in a register of AVX-512
 
@@ -27,7 +27,7 @@ def dot_general(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **kwargs
     """
     few = rhs.ndim == 2 and rhs.shape[1] < _VECTOR
     if few and selected() != "lax" and lhs.ndim == 2 and dimension_numbers == (((1,), (0,)), ((), ())):
-        return _few_columns(lhs, rhs)
+        return _few_columns(reverse_only(lhs), reverse_only(rhs))
     return lax.dot_general(lhs, rhs, dimension_numbers, **kwargs)
 
 
