@@ -156,7 +156,7 @@ def _train_epoch(
             if stop.poll():
                 break
             previous = metrics
-            profiler.before_call(next(iter(progress)).profile)
+            profiler.before_call(next(iter(progress)))
             state, metrics = experiment.train_steps(state, metrics, *call)
             profiler.after_call(call.stop - call.start, metrics)
             # Waits for the call before this one, while this one runs: never more than two are in flight.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import gzip
 import json
 import os
 import shutil
@@ -415,9 +416,18 @@ def test_host_feeding_without_the_prepared_files(
 
 
 @pytest.mark.slow
-def test_a_profile_of_the_first_steps(small_config: ConfigDict, tmp_path: Path) -> None:
+def test_a_profile_of_the_first_steps(small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     train.train_and_evaluate(small_config, tmp_path, profile_steps=3)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    table, _, end = capsys.readouterr().out.partition("\ntrace of 4 steps in ")  # in whole calls of two
+    assert "2/2" in table
+    path, file, ways = end.splitlines()[:3]
+    assert path == f"{tmp_path}/profile; to view it, open"
+    with gzip.open(file.strip()) as trace:  # Perfetto opens this file without the metadata that JAX's own has
+        assert json.load(trace).keys() == {"displayTimeUnit", "traceEvents"}
+    assert ways.endswith(f"xprof --logdir={tmp_path}/profile")
+    train.train_and_evaluate(small_config, tmp_path, profile_steps=3)
+    assert "\nno trace: there was no step left to train\n" in capsys.readouterr().out
 
 
 def test_a_call_keeps_neither_its_data_nor_its_arrays(small_config: ConfigDict, tmp_path: Path) -> None:
