@@ -15,7 +15,8 @@ import filelock
 import pytest
 from absl.testing import flagsaver
 
-from digits_jax import cli, train
+from digits_jax import cli
+from digits_jax import train_loop as train
 from digits_jax.errors import DivergedError, UserError
 from digits_jax.runs import __main__ as table
 from digits_jax.runs import listing
@@ -145,12 +146,12 @@ def test_metrics_that_are_none(runs: Path, list_runs: List, content: str, reason
     ("conditions", "expected"),
     [
         (["state=finished"], ["finished"]),
-        (["model.batch_norm=none"], ["finished", "diverged", "stopped"]),  # the default
+        (["model.kernel_init=glorot_uniform"], ["finished", "diverged", "stopped"]),  # the default
         (["model.batch_norm=after"], []),
         (["learning_rates=0.010,0.1"], ["finished", "stopped"]),
         (["learning_rates=[1.0, 1e38]"], []),  # a list is no tuple
         (["batch_size=16.0", "seed=1"], ["diverged"]),
-        (["model.bn_momentum=0.990", "state=stopped"], ["stopped"]),
+        (["average_decay=0.00", "state=stopped"], ["stopped"]),
         (["test_stream=false", "seed=1"], ["diverged"]),
         (["dataset.source_dir=None", "seed=1"], ["diverged"]),
         (["epochs=2"], ["finished"]),  # that are done

@@ -49,14 +49,14 @@ def main(argv: list[str]) -> None:
     runs = known + [run for run in runs if run[column] is None]
     if JSON.value:
         for run in runs:
-            cli.console.print(json.dumps(run))
+            cli.console.print(json.dumps({name: value for name, value in run.items() if name != "fields"}))
     else:
         _show_runs(runs)
 
 
 def _show_runs(runs: list[listing.Summary]) -> None:
     counts = Counter(change for run in runs for change in _changes(run))
-    num_read = sum(run["config"] is not None for run in runs)
+    num_read = sum(run["state"] != "corrupted" for run in runs)
     common = [change for change, count in counts.items() if count == max(num_read, 2)]
     if common:
         cli.console.print(f"in all: {_printable(' '.join(common))}\n")
@@ -74,8 +74,8 @@ def _show_runs(runs: list[listing.Summary]) -> None:
 
 
 def _changes(run: listing.Summary) -> list[str]:
-    changes = (run["config"] or {}).items()
-    return [f"{name}={value}".replace(" ", "") for name, value in changes if name not in _HIDDEN]
+    changes = {name: value[:8] if name.endswith("sha256") else value for name, value in run["config"].items()}
+    return [f"{name}={value}".replace(" ", "") for name, value in changes.items() if name not in _HIDDEN]
 
 
 def _show_differences(paths: list[str]) -> None:

@@ -26,13 +26,20 @@ def config_hash(config: FrozenConfigDict) -> str:
     """Returns eight hexadecimal digits that name a resolved config.
 
     They depend on the fields that differ from their defaults only, so that a field that is declared later renames no
-    finished run, and not on fields that leave a run's bits alone. The defaults of arguments are those of the entries
-    that the config names.
+    finished run, and not on fields that leave a run's bits alone.
+    """
+    changed = [row for row in changed_fields(config).items() if _decides_bits(row[0])]
+    return hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]
+
+
+def changed_fields(config: FrozenConfigDict) -> dict[str, Any]:
+    """Returns the fields of a resolved config that differ from their defaults, by their dotted names.
+
+    The defaults of arguments are those of the entries that the config names.
     """
     defaults = get_config().to_dict()
     SECTIONS.fill(defaults, config)
-    changed = [row[:2] for row in differences(config.to_dict(), defaults) if _decides_bits(row[0])]
-    return hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]
+    return {name: value for name, value, _ in differences(config.to_dict(), defaults)}
 
 
 def _decides_bits(name: str) -> bool:

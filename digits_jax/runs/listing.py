@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from digits_jax.bounds import TEXT, integer, number, optional
-from digits_jax.config import FIELDS, get_config
+from digits_jax.config import fields
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs.checkpoint import saved_steps
 from digits_jax.runs.history import best_row, score_key
-from digits_jax.runs.identity import Difference, differences, from_recorded, upgrade
+from digits_jax.runs.identity import Difference, changed_fields, differences, from_recorded, upgrade
+from digits_jax.runs.registration import register
 from digits_jax.runs.result import read_result
 from digits_jax.runs.workdir import Workdir
 from digits_jax.storage import Schema, check_fields, read_json
 
-Summary = dict[str, Any]  # the columns, `reason` (of divergence or corruption), `config` (what is not the default), ...
+Summary = dict[str, Any]  # the columns, `reason` of divergence or corruption, `config` (changed fields), `fields` (all)
 COLUMNS = ("path", "seed", "epochs", "num_epochs", "accuracy", "best", "selected_by", "time", "state")
 _ACCURACY = optional(number(0, 1))
 _ROW: Schema = {  # bounded, so that sums are finite
@@ -41,11 +44,19 @@ def summarize(path: Path) -> Summary:
     try:
         return {"path": str(path), **_read(Workdir(path))}
     except UserError as error:
-        return {**dict.fromkeys(COLUMNS), "path": str(path), "state": "corrupted", "reason": str(error), "config": None}
+        return {
+            **dict.fromkeys(COLUMNS),
+            "path": str(path),
+            "state": "corrupted",
+            "reason": str(error),
+            "config": {},
+            "fields": {},
+        }
 
 
 def _read(workdir: Workdir) -> Summary:
-    config = from_recorded(workdir.read_run()["config"])
+    register(run := workdir.read_run(), workdir.path)
+    config = from_recorded(run["config"])
     result = read_result(workdir, verify_checkpoint=False) or {}
     key, reason, rows = score_key(config), None, result.get("epochs") or workdir.read_metrics()
     try:
@@ -71,7 +82,8 @@ def _read(workdir: Workdir) -> Summary:
         "state": state,
         "reason": reason,
         "state_sha256": result.get("state_sha256"),
-        "config": {name: value for name, value, _ in differences(config.to_dict(), get_config().to_dict())},
+        "config": changed_fields(config),
+        "fields": flatten_dict(config.to_dict(), sep="."),
     }
 
 
@@ -87,9 +99,9 @@ def _divergence(workdir: Workdir) -> str | None:
 def parse_condition(text: str) -> Condition:
     """Parses "FIELD=VALUE", with a value as in Python, JSON or on the command line; else raises a ConfigError."""
     name, equals, value = text.partition("=")
-    if not equals or name not in (*COLUMNS, *FIELDS):
-        fields = f"a config field, such as model.batch_norm, or one of {', '.join(COLUMNS)}"
-        raise ConfigError(f"--where is {text!r}: expected FIELD=VALUE, where FIELD is {fields}")
+    if not equals or name not in (*COLUMNS, *fields()):
+        known = f"a config field, such as model.batch_norm, or one of {', '.join(COLUMNS)}"
+        raise ConfigError(f"--where is {text!r}: expected FIELD=VALUE, where FIELD is {known}")
     for parse in (ast.literal_eval, json.loads):
         try:
             parsed = parse(value)
@@ -102,9 +114,7 @@ def parse_condition(text: str) -> Condition:
 def fulfills(run: Summary, condition: Condition) -> bool:
     """Returns whether a run has one of the values; by a name of both a column and a config field, in either."""
     name, values = condition
-    default = FIELDS[name].default if name in FIELDS else None
-    fields = {} if run["config"] is None else {name: None if isinstance(default, type) else default, **run["config"]}
-    return any(name in known and known[name] in values for known in (run, fields))
+    return any(name in known and known[name] in values for known in (run, run["fields"]))
 
 
 def compare(*paths: Path) -> list[Difference]:

@@ -16,11 +16,19 @@ from digits_jax.storage import PathLike, is_bucket, open_path
 
 
 def read_config(run: Mapping[str, Any], workdir: PathLike) -> FrozenConfigDict:
-    """Returns the config in the content of a `run.json`; imports the user's files that registered what it uses.
+    """Returns the config in the content of a `run.json`, as `register` and `identity.from_recorded`.
 
-    A warning names the files that have changed since. Raises a UserError if what it uses cannot be registered; and as
-    `identity.from_recorded`.
+    A warning names the files that have changed since.
     """
+    register(run, workdir)
+    config, recorded = from_recorded(run["config"]), last_recorded(run, "code")
+    if recorded and (changes := describe_changes(describe_code(config), recorded)):
+        cli.warn(f"{workdir} was trained by other code ({changes}): its predictions may differ")
+    return config
+
+
+def register(run: Mapping[str, Any], workdir: PathLike) -> None:
+    """Imports the user's files that registered what a run uses; raises a UserError if they cannot be imported."""
     for label, file in (last_recorded(run, "registered_by") or {}).items():
         table_name, _, name = label.removesuffix("']").partition("['")
         table: Mapping[str, Any] = TABLES.get(table_name, {})
@@ -34,10 +42,6 @@ def read_config(run: Mapping[str, Any], workdir: PathLike) -> FrozenConfigDict:
                 f"{label} was registered by {file}: start the command from the directory of your project, with the "
                 "run in another one below it, or import that file first"
             )
-    config, recorded = from_recorded(run["config"]), last_recorded(run, "code")
-    if recorded and (changes := describe_changes(describe_code(config), recorded)):
-        cli.warn(f"{workdir} was trained by other code ({changes}): its predictions may differ")
-    return config
 
 
 def _trusted(name: str, workdir: PathLike) -> Path | None:
