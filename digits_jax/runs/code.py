@@ -1,4 +1,4 @@
-"""The code that computes a run: the files that it is in, by the SHA-256 of their tokens, and where it differs.
+"""The code that computes a run: the files that it is in, by their SHA-256, and where it differs.
 
 Comments, docstrings, blank lines and spaces do not count. Of installed packages, `run.json` records the versions.
 """
@@ -7,8 +7,6 @@ import ast
 import functools
 import hashlib
 import inspect
-import io
-import itertools
 import linecache
 import re
 import sys
@@ -95,7 +93,7 @@ def last_recorded(run: Mapping[str, Any], field: str) -> Any:
 def _package_code() -> Code:
     files = sorted(path for pattern in _SOURCES for path in _PACKAGE.glob(pattern))
     counted = [path for path in files if path.parent != _PACKAGE or path.stem not in _NO_PART]
-    return {path.relative_to(_PACKAGE.parent).as_posix(): hash_tokens(read_source(path)) for path in counted}
+    return {path.relative_to(_PACKAGE.parent).as_posix(): hash_program(read_source(path)) for path in counted}
 
 
 @functools.cache  # by the entry: the code that was loaded counts, whatever has become of its file
@@ -111,7 +109,7 @@ def _users_code(entry: Any, registered_in: str | None) -> dict[Path, str]:
     while queue:
         path = queue.pop()
         if path not in found and _is_users(path) and (source := read_source(path)):
-            found[path] = hash_tokens(source)
+            found[path] = hash_program(source)
             queue += _imports(source)
     return found
 
@@ -147,29 +145,14 @@ def read_source(path: Path) -> str:
         return "".join(linecache.getlines(str(path)))
 
 
-def hash_tokens(source: str) -> str:
-    """Returns the SHA-256 of a program's tokens, the same in all versions of Python."""
-    digest, statement, start, depth = hashlib.sha256(), [], (0, 0), 0
-    offsets = [0, 0, *itertools.accumulate(len(line) + 1 for line in source.split("\n"))]  # of lines, counted from 1
+def hash_program(source: str) -> str:
+    """Returns the SHA-256 of a program without comments, docstrings and layout."""
     try:
-        for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            kind = tokenize.tok_name[token.type]
-            opens, closes = kind.endswith("STRING_START"), kind.endswith("STRING_END")
-            if opens and depth == 0:  # from Python 3.12 on, an f-string is several tokens
-                start = token.start
-            depth += opens - closes
-            if depth or kind in ("COMMENT", "NL"):
-                continue
-            if kind in ("INDENT", "DEDENT"):
-                digest.update(f"{kind}\0".encode())
-            elif kind not in ("NEWLINE", "ENDMARKER"):
-                (row, column), (last, end) = start, token.end
-                text = source[offsets[row] + column : offsets[last] + end] if closes else token.string
-                statement.append((kind == "STRING" or closes, text))
-            else:
-                if not all(is_string for is_string, _ in statement):  # else a docstring
-                    digest.update(("\0".join(text for _, text in statement) + "\n\0").encode())
-                statement = []
-    except (tokenize.TokenError, SyntaxError):  # edited since it was loaded, and no program any more
-        digest.update(source.encode())
-    return digest.hexdigest()
+        tree = ast.parse(source)
+    except SyntaxError:  # edited since it was loaded, and no program any more
+        return hashlib.sha256(source.encode()).hexdigest()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = node.body[ast.get_docstring(node) is not None :]
+    # Which quotes are used depends on the version of Python.
+    return hashlib.sha256(ast.unparse(tree).replace('"', "'").encode()).hexdigest()
