@@ -19,7 +19,7 @@ from digits_jax import train_loop as train
 from digits_jax.config import load_config
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.runs import Interrupted, code, ensemble, workdir
+from digits_jax.runs import Interrupted, code, ensemble, environment
 from digits_jax.runs.workdir import Workdir, describe_code_and_data, describe_run, find_workdir
 from digits_jax.storage import read_facts
 from digits_jax.studies.results import add_results, read_results
@@ -335,7 +335,7 @@ def test_changes_since_the_commit_are_kept(
 ) -> None:
     config = train.resolve(small_config, small_dataset)
     for name, changes in (("clean", ""), ("short", "+ a line\n"), ("long", "+ a line\n" * 20_000)):
-        monkeypatch.setattr(workdir, "_git", lambda *arguments, changes=changes: changes)
+        monkeypatch.setattr(environment, "_git", lambda *arguments, changes=changes: changes)
         folder = Workdir(tmp_path / name)
         folder.open(config, small_dataset)
         folder.close()

@@ -20,7 +20,7 @@ from digits_jax.apps import speed
 from digits_jax.config import load_config
 from digits_jax.data import read_cache
 from digits_jax.runs.console import console
-from digits_jax.runs.workdir import describe_machine
+from digits_jax.runs.environment import describe_machine
 
 _EXPERIMENT = "bn_dropout"  # is trained, at its own batch size
 _NUM_IMAGES = 1024  # in each of its passes

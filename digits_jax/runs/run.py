@@ -14,10 +14,11 @@ from digits_jax.errors import ConfigError, UserError
 from digits_jax.evaluate import Scores
 from digits_jax.runs.checkpoint import Checkpoints, Progress, state_hash
 from digits_jax.runs.code import code_hash, describe_code
+from digits_jax.runs.environment import git_revision
 from digits_jax.runs.extension import Parent
 from digits_jax.runs.history import Row, best_row, score_key
 from digits_jax.runs.result import read_result, write_result
-from digits_jax.runs.workdir import Workdir, describe_run, find_workdir, git_revision
+from digits_jax.runs.workdir import Workdir, describe_run, find_workdir
 from digits_jax.runs.writers import Writer, create_writers
 from digits_jax.storage import Mirror, PathLike
 from digits_jax.train_step import TrainState

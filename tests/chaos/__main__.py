@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from digits_jax import cli
-from digits_jax.runs.workdir import describe_machine, git_revision
+from digits_jax.runs.environment import describe_machine, git_revision
 from tests.chaos.trials import KINDS, Runs
 
 RESULTS = flags.DEFINE_string("results", "chaos.jsonl", "file to add the trials to")

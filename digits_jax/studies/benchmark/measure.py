@@ -24,8 +24,8 @@ from digits_jax.config import load_config
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.metrics import Metrics
+from digits_jax.runs.environment import describe_machine
 from digits_jax.runs.identity import differences
-from digits_jax.runs.workdir import describe_machine
 from digits_jax.storage import replace_text
 from digits_jax.studies.benchmark import pytorch, tutorial_flax
 from digits_jax.studies.benchmark.page import OURS, read_benchmark

@@ -26,8 +26,8 @@ import digits_jax
 from digits_jax import cli, data, storage
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, DivergedError, InUseError, UserError
+from digits_jax.runs.environment import GIT_REVISION, git_revision
 from digits_jax.runs.interrupts import Interrupted, StopRequest
-from digits_jax.runs.workdir import GIT_REVISION, git_revision
 from digits_jax.storage import is_bucket, num_cores
 from digits_jax.studies.results import Result
 from digits_jax.studies.sweep.definition import Sweep
