@@ -368,3 +368,72 @@ def test_a_run_that_diverges_fails_alone(write_sweep: Callable[..., str], tmp_pa
     assert re.search(r"wild, seed 0 failed: the loss is nan at step 1 \(learning rate 1e\+38\).*apps.replay", err)
     assert "low, seed 0: " in out
     assert len(read_results([tmp_path / "results"])) == 1
+
+
+class Clock:
+    """A clock that only the test moves, in place of the module `time`."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    perf_counter = monotonic = time
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(sweep_tasks, "time", clock)
+    return clock
+
+
+def test_a_short_call_is_repeated_and_interruptions_count(clock: Clock) -> None:
+    disturbed = [1 / 64, 1 / 64, 1 / 64, 61 / 64]  # by another process, in a second of four calls
+    durations = disturbed * 10
+
+    def call() -> None:
+        clock.now += durations.pop(0)
+
+    assert sweep_tasks.mean_seconds(call) == 1 / 64
+    durations = disturbed * 10
+    assert sweep_tasks.mean_seconds(call, at_least=2.0) == 1 / 4
+    assert len(durations) == 32
+
+
+def test_an_estimate_has_the_start_and_the_end_of_each_epoch(
+    write_sweep: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, tasks = create_tasks(write_sweep(variants='"low": SMALL, "long": SMALL | {"epochs": (3,)}'), tmp_path)
+    measured = []
+
+    def measure(experiment: Any, num_replicas: int) -> sweep_tasks.Costs:
+        measured.append(num_replicas)
+        return sweep_tasks.Costs(start=10.0, step=0.5, epoch_end=1.0)  # 64 images: 4 steps
+
+    monkeypatch.setattr(sweep_tasks, "measure", measure)
+    sweep_tasks.estimate(tasks)
+    assert {task.run.variant: task.estimate for task in tasks} == {"low": 10 + 3, "long": 10 + 3 * 3}
+    assert measured == [1, 1]  # seeds share a program
+    sweep_tasks.estimate(tasks, at_once=2)
+    assert tasks[0].estimate == 13 / 2
+
+
+def test_finished_runs_refine_the_estimates_of_their_variant(
+    write_sweep: Callable[..., str], tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, tasks = create_tasks(write_sweep(num_seeds="3"), tmp_path)
+    for task in tasks:
+        task.estimate = 1.0
+    monkeypatch.setattr(sweep_tasks, "_publish", lambda *_: None)
+    by_name = {(task.run.variant, task.run.seed): task for task in tasks}
+    for seed, (first, seconds) in enumerate([("epoch 1/2", 5.0), ("epoch 1/2", 7.0), ("epoch 2/2", 0.1)]):
+        sweep_tasks.set_status([by_name["low", seed]], first)
+        clock.now += seconds / 2
+        sweep_tasks.set_status([by_name["low", seed]], "epoch 2/2")
+        clock.now += seconds / 2
+        sweep_tasks.finish(loaded, [by_name["low", seed]], [{}])
+        sweep_tasks.refine(tasks, at_once=2)
+        expected = 2.5 if seed == 0 else 3.0  # the third was resumed, and says nothing of a whole run
+        assert by_name["low", 2].estimate == pytest.approx(expected)
+    assert [by_name["high", seed].estimate for seed in range(3)] == [1.0] * 3

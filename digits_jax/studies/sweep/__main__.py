@@ -84,12 +84,12 @@ def main(argv: list[str]) -> int:
 def train(sweep: Sweep, tasks: "list[Task]", executor: "Executor", *, deadline: float) -> int:
     """Trains the waiting tasks, shows the progress, and returns the exit code of the command."""
     from digits_jax.runs.interrupts import Interrupted
-    from digits_jax.studies.sweep.tasks import estimate
+    from digits_jax.studies.sweep.tasks import estimate, refine
 
     terminal = cli.Terminal()  # `cli.console` is quiet while a run is trained
     states = Counter(task.status for task in tasks)
     if executor.at_once:
-        with terminal.status("measuring a step of each program") if terminal.is_terminal else terminal:
+        with terminal.status("measuring each program") if terminal.is_terminal else terminal:
             estimate(tasks, at_once=executor.at_once)
     text = f"{sweep.name}: {len(tasks)} runs, {states['done']} done, {states['reused']} reused from elsewhere"
     seconds = sum(task.estimate for task in tasks)
@@ -103,6 +103,8 @@ def train(sweep: Sweep, tasks: "list[Task]", executor: "Executor", *, deadline: 
     try:
         with Live(console=terminal, get_renderable=lambda: progress_table(sweep, tasks)):  # or printed at the end
             for task in executor.run(sweep, tasks, deadline):
+                if executor.at_once:
+                    refine(tasks, at_once=executor.at_once)
                 if not terminal.is_terminal:
                     outcome = task.status if task.accuracy is None else cli.percent(task.accuracy)
                     terminal.print(f"{task.run.variant}, seed {task.run.seed}: {outcome}")

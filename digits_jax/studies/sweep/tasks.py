@@ -5,6 +5,8 @@ import dataclasses
 import functools
 import math
 import re
+import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,8 +19,10 @@ from ml_collections import FrozenConfigDict
 from digits_jax import cli, input_pipeline, parallel, train_loop
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, DivergedError, UserError
+from digits_jax.evaluate import evaluate
 from digits_jax.experiment import Experiment, build
 from digits_jax.metrics import Metrics
+from digits_jax.runs.checkpoint import Checkpoints, Progress
 from digits_jax.runs.code import Code, code_hash, describe_changes, describe_code, last_recorded
 from digits_jax.runs.identity import config_hash, from_recorded
 from digits_jax.runs.interrupts import Interrupted, StopRequest
@@ -30,7 +34,8 @@ from digits_jax.studies.sweep.definition import Sweep
 from digits_jax.studies.sweep.plan import PlannedRun, plan
 from digits_jax.train_step import create_keys
 
-_PROBE_IMAGES = 20 * 64  # trained on for the estimate
+_PROBE_IMAGES = 20 * 64  # trained on in one call for the estimate
+_PROBE_SECONDS = 1.0  # of such calls: where the machine is busy, a single one may well be undisturbed
 Report = Callable[[str], None]  # takes the progress of a group, such as "epoch 2/3"
 
 
@@ -46,6 +51,8 @@ class Task:
     status: str = "waiting"  # then "epoch 2/3", and "done" or "failed: REASON"; "reused" if it was trained elsewhere
     accuracy: float | None = None  # of the final epoch, once it is finished
     estimate: float = 0.0  # seconds
+    started: float | None = None  # as of `time.monotonic()`, if it was trained from its start
+    seconds: float | None = None  # that it took, its share of a group's
 
 
 def create_tasks(
@@ -142,8 +149,16 @@ def _publish(sweep: Sweep, finished: Sequence[tuple[Task, Result]]) -> None:
         add_results(finished[0][0].results_file, results)
 
 
+class Costs(NamedTuple):
+    """Seconds that a program takes."""
+
+    start: float  # compilation, and the first checkpoint
+    step: float  # of training
+    epoch_end: float  # evaluation and a checkpoint
+
+
 def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
-    """Sets what each waiting task adds to the total time, from a few measured steps of each distinct program.
+    """Sets what each waiting task adds to the total time, from measurements of each distinct program.
 
     The total is that of training `at_once` groups at the same time.
     """
@@ -153,28 +168,63 @@ def estimate(tasks: list[Task], *, at_once: int = 1) -> None:
         program = (group[0].run.variant, len(group))  # seeds share one
         if program not in seconds:
             experiment = build(config, dataset, num_replicas=len(group))
-            evaluated = len(dataset.validation_labels) or len(dataset.arrays.test_labels)
-            # A forward pass takes a third of a training step.
-            images = experiment.pipeline.num_examples + len(experiment.after_each_epoch) * evaluated / 3
-            per_image = _measured_step(experiment, len(group)) / config.batch_size
-            seconds[program] = sum(config.epochs) * images * per_image
+            costs = measure(experiment, len(group))
+            epoch_seconds = experiment.steps_per_epoch * costs.step + costs.epoch_end
+            seconds[program] = costs.start + sum(config.epochs) * epoch_seconds
         for task in group:
             task.estimate = seconds[program] / len(group) / at_once
 
 
-def _measured_step(experiment: Experiment, num_replicas: int) -> float:
+def refine(tasks: list[Task], *, at_once: int = 1) -> None:
+    """Sets the estimates of unfinished tasks to the mean that finished ones of their variant took; see `estimate`."""
+    took: dict[str, list[float]] = {}
+    for task in tasks:
+        if task.seconds is not None:
+            took.setdefault(task.run.variant, []).append(task.seconds)
+    for task in tasks:
+        if task.run.variant in took and not task.status.startswith("failed"):
+            task.estimate = statistics.mean(took[task.run.variant]) / at_once
+
+
+def measure(experiment: Experiment, num_replicas: int) -> Costs:
+    """Does once what a run does: compiles, saves, trains (for a second) and evaluates."""
     start = experiment.create_state(np.uint32(0))
     batch_size, num_examples = experiment.config.batch_size, experiment.pipeline.num_examples
     order = create_keys(start.seed).order
+    with tempfile.TemporaryDirectory() as folder:  # before the state is donated
+        saving = mean_seconds(
+            lambda: Checkpoints(Path(folder)).save(Progress.at_the_start(start, experiment.config), best=None)
+        )
     batches = input_pipeline.epoch_batches(order, 0, num_examples=num_examples, batch_size=batch_size)
     state, metrics, batches = parallel.stack([(start, Metrics.zero(experiment.config.metrics), batches)] * num_replicas)
     call = next(experiment.pipeline.calls(batches, first_step=0))
     steps = max(1, min(_PROBE_IMAGES // batch_size, call.stop))
-    for stop in (0, steps, steps):  # the first only compiles, the second touches its memory for the first time
-        begin = time.perf_counter()
+
+    def train_steps(stop: int) -> None:
+        nonlocal state
         state, _ = jax.block_until_ready(experiment.train_steps(state, metrics, *call._replace(stop=stop)))
-        seconds = time.perf_counter() - begin
-    return seconds / steps
+
+    def evaluate_epoch() -> None:
+        averaged = experiment.update_statistics(state) if experiment.update_statistics else state
+        evaluate(experiment.after_each_epoch, parallel.unstack(averaged, num_replicas))
+
+    compilation = mean_seconds(lambda: train_steps(0)) + mean_seconds(evaluate_epoch)
+    train_steps(steps)  # touches its memory for the first time
+    step = mean_seconds(lambda: train_steps(steps), at_least=_PROBE_SECONDS) / steps
+    saving *= num_replicas
+    return Costs(compilation + saving, step, mean_seconds(evaluate_epoch) + saving)
+
+
+def mean_seconds(function: Callable[[], None], *, at_least: float = 0.0) -> float:
+    """Returns the mean duration of calls of a function, of which it makes as many as take `at_least` some seconds.
+
+    Their median would leave out the interruptions of a busy machine, which the run will have as well.
+    """
+    begin, calls = time.perf_counter(), 0
+    while calls == 0 or time.perf_counter() - begin < at_least:
+        function()
+        calls += 1
+    return (time.perf_counter() - begin) / calls
 
 
 def groups(tasks: list[Task]) -> Iterator[list[Task]]:
@@ -189,6 +239,8 @@ def groups(tasks: list[Task]) -> Iterator[list[Task]]:
 
 def set_status(group: list[Task], status: str) -> None:
     for task in group:
+        if status.startswith("epoch 1/") and task.started is None:  # a resumed run takes less
+            task.started = time.monotonic()
         task.status = status
 
 
@@ -196,6 +248,8 @@ def finish(sweep: Sweep, group: list[Task], results: list[Result]) -> None:
     """Adds the results of a group to the sweep's."""
     _publish(sweep, [*zip(group, results, strict=True)])
     set_status(group, "done")
+    for task in group:
+        task.seconds = None if task.started is None else (time.monotonic() - task.started) / len(group)
 
 
 def fail(group: list[Task], reason: object) -> None:
