@@ -1,6 +1,7 @@
 """Flags that several commands share to select a trained model and its data, and the directory that they write to."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,27 @@ from absl import flags
 from digits_jax import cli, storage
 from digits_jax.errors import UserError
 
-WORKDIR = cli.DEFINE_path("workdir", None, "the directory of the run, local or gs://BUCKET/PATH")
+WORKDIR = cli.DEFINE_path(
+    "workdir", None, "the directory of the run, local or gs://BUCKET/PATH; default: the shipped network"
+)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "'best' (the epoch that the run selected), 'latest' or a step")
 # Instead of any location in a run's files, which may come from elsewhere.
 DATA_DIR = cli.DEFINE_path("data_dir", None, "directory of prepared data; default: $TFDS_DATA_DIR")
 
 
-def required_workdir() -> str:
-    """Returns `--workdir`; raises a ConfigError if it is missing."""
-    return cli.required("workdir", "runs/bn_dropout/0123abcd")
+def chosen_workdir() -> str | None:
+    """Returns `--workdir`, or None for the shipped network, which is then named on standard error."""
+    if WORKDIR.value is None:
+        from digits_jax.runs.shipped import NAME, read_shipped
+
+        accuracy = f"{read_shipped()[0]['metrics']['test/accuracy']:.2%} on MNIST's test images"
+        print(f"using the shipped network {NAME} ({accuracy}); --workdir=RUN uses another", file=sys.stderr)
+    return WORKDIR.value
+
+
+def output_path(output: str | None, workdir: str | None, name: str) -> str:
+    """Returns `--output`, by default a directory of the run; of the shipped network, one in `runs/shipped`."""
+    return output or f"{workdir or 'runs/shipped'}/{name}"
 
 
 @contextlib.contextmanager

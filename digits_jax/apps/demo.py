@@ -1,4 +1,4 @@
-"""Serves a page to draw digits on, which a model reads: `python -m digits_jax.apps.demo --workdir=runs/vgg/0123abcd`
+"""Serves a page to draw digits on, which a model reads: `python -m digits_jax.apps.demo`
 
 Anyone who reaches the server can use it. It refuses requests from other sites' pages or to another host name.
 """
@@ -15,7 +15,7 @@ from absl import flags
 
 from digits_jax import cli
 from digits_jax.apps import reader, require_extra
-from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, required_workdir
+from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, chosen_workdir
 from digits_jax.errors import UserError
 
 HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on")
@@ -108,11 +108,10 @@ def is_own_name(host: str, address: str) -> bool:
 
 
 def main(argv: list[str]) -> None:
-    workdir = required_workdir()
     require_extra("demo", ("flask", "waitress", "scipy"), needed_by="the demo")
     from waitress.server import create_server
 
-    digit_reader = reader.load_reader(workdir, checkpoint=CHECKPOINT.value, data_dir=DATA_DIR.value)
+    digit_reader = reader.load_reader(chosen_workdir(), checkpoint=CHECKPOINT.value, data_dir=DATA_DIR.value)
     app = create_app(digit_reader, address=HOST.value)
     # Silent connections are closed after ten seconds; until then, 500 do not block others. select() has fewer.
     try:

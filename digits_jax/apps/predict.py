@@ -1,4 +1,4 @@
-"""Reads digits in pictures: `python -m digits_jax.apps.predict --workdir=runs/bn_dropout/0123abcd photo.jpg scans/`
+"""Reads digits in pictures: `python -m digits_jax.apps.predict photo.jpg scans/`
 
 Prints the top three classes of each digit, or rejects it with a question mark and the reason. Takes files, directories,
 and - for standard input. A file that cannot be read is reported on standard error, and the exit code is then 1.
@@ -12,7 +12,7 @@ from absl import flags
 
 from digits_jax import cli
 from digits_jax.apps import reader, require_extra
-from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, required_workdir
+from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, chosen_workdir
 from digits_jax.errors import ConfigError, UserError
 
 JSON = flags.DEFINE_bool("json", False, "print a line of JSON per picture (JSON Lines), as it is read")
@@ -43,11 +43,10 @@ def main(argv: list[str]) -> int:
     paths = argv[1:]
     if not paths:
         raise ConfigError("no picture is given: expected files, directories, or - for standard input")
-    workdir = required_workdir()
     if SHOW.value is not None and not SHOW.value.endswith(".png"):
         raise ConfigError(f"--show is {SHOW.value!r}: expected a PNG file, such as seen.png")
     require_extra("apps", ("scipy",), needed_by="reading pictures")
-    digit_reader = reader.load_reader(workdir, checkpoint=CHECKPOINT.value, data_dir=DATA_DIR.value)
+    digit_reader = reader.load_reader(chosen_workdir(), checkpoint=CHECKPOINT.value, data_dir=DATA_DIR.value)
     shown, num_errors = [], 0
     for name in (file for path in paths for file in reader.list_pictures(path)):
         try:

@@ -31,14 +31,14 @@ class Ensemble:
 
 
 def load(
-    workdir: PathLike, *, checkpoint: str = "best", test_time_augmentation: str | None = None
+    workdir: PathLike | None, *, checkpoint: str = "best", test_time_augmentation: str | None = None
 ) -> TrainedModel | Ensemble:
     """Loads a run's model with `load_model`, or the ensemble of a directory with runs in `seed0`, `seed1`, ...
 
-    Raises a UserError if they do not form one.
+    Without a directory, loads the shipped network. Raises a UserError if the runs do not form an ensemble.
     """
     options: dict[str, Any] = {"checkpoint": checkpoint, "test_time_augmentation": test_time_augmentation}
-    runs = sorted(storage.open_path(workdir).glob("seed*/run.json"))
+    runs = sorted(storage.open_path(workdir).glob("seed*/run.json")) if workdir is not None else []
     if not runs:
         return load_model(workdir, **options)
     try:

@@ -14,14 +14,19 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from digits_jax.config import weights_fields
 from digits_jax.errors import ConfigError
 from digits_jax.runs.ensemble import Ensemble, load
-from digits_jax.runs.trained_model import TrainedModel
+from digits_jax.runs.trained_model import TrainedModel, load_model
 from digits_jax.train_step import TrainState
 from digits_jax.transfer import take_fitting
 
 
 @functools.lru_cache(maxsize=4)
 def load_weights(name: str) -> TrainedModel | Ensemble:
-    """Loads the model or the ensemble that `RUN` or `RUN:STEP` names; a UserError says why it cannot be loaded."""
+    """Loads the model or the ensemble that `RUN` or `RUN:STEP` names, or the `shipped` network.
+
+    A UserError says why it cannot be loaded.
+    """
+    if name == "shipped":
+        return load_model()
     step = re.search(r":(\d+)$", name)
     return load(name[: step.start()], checkpoint=step[1]) if step else load(name)
 

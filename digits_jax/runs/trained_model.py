@@ -1,4 +1,4 @@
-"""Trained models: `load_model("runs/vgg/0123abcd").predict(images)`.
+"""Trained models: `load_model("runs/vgg/0123abcd").predict(images)`, or `load_model()` for the shipped network.
 
 Loading only reads: a run that is still training is not disturbed, and a corrupted checkpoint is reported, not moved.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import FrozenConfigDict
 
 from digits_jax import ops, storage
@@ -25,6 +26,7 @@ from digits_jax.runs.history import best_row, score_key
 from digits_jax.runs.identity import from_recorded, upgrade
 from digits_jax.runs.registration import read_config
 from digits_jax.runs.result import read_result
+from digits_jax.runs.shipped import read_shipped, shipped_error
 from digits_jax.runs.workdir import Workdir
 from digits_jax.storage import PathLike
 from digits_jax.test_time import average_over_versions
@@ -104,11 +106,12 @@ class TrainedModel:
 
 
 def load_model(
-    workdir: PathLike, *, checkpoint: str | int = "best", test_time_augmentation: str | None = None
+    workdir: PathLike | None = None, *, checkpoint: str | int = "best", test_time_augmentation: str | None = None
 ) -> TrainedModel:
-    """Loads the model of a run, whose directory may be on a bucket (`gs://`).
+    """Loads the model of a run, whose directory may be on a bucket (`gs://`), or the network that the package ships.
 
     Args:
+      workdir: the directory of the run; None for the shipped network, which has the checkpoint of its last step only.
       checkpoint: "best", of the epoch that the run selects; "latest"; or a step, such as 938.
       test_time_augmentation: instead of that of the run's config.
 
@@ -119,6 +122,8 @@ def load_model(
     checkpoint = str(checkpoint)
     if checkpoint not in ("best", "latest") and not re.fullmatch("0|[1-9][0-9]{0,17}", checkpoint):
         raise ConfigError(f"checkpoint is {checkpoint!r}: expected 'best', 'latest' or a step, such as '938'")
+    if workdir is None:
+        return _load_shipped(checkpoint, test_time_augmentation)
     with storage.local_copy(workdir) as mirror:
         local = mirror.local if mirror else storage.open_path(workdir)
         return _load(workdir, Workdir(local), checkpoint, test_time_augmentation)
@@ -152,9 +157,26 @@ def _load(path: PathLike, workdir: Workdir, checkpoint: str, test_time_augmentat
     result = read_result(workdir, step=step) or {}  # of the final and the best epoch it says more than the rows
     rows = saved.rows + [result[key] for key in ("final", "best") if key in result]
     metrics = {key: value for row in rows if row["step"] == step for key, value in row.items()}
-    if test_time_augmentation:
-        run["config"] = {**upgrade(run["config"]), "test_time_augmentation": test_time_augmentation}
+    run = _with_augmentation(run, test_time_augmentation)
     return TrainedModel(run, jax.device_get(saved.state.eval_variables), step=step, metrics=metrics)
+
+
+def _load_shipped(checkpoint: str, test_time_augmentation: str | None) -> TrainedModel:
+    about, arrays = read_shipped()
+    run, step = about["run"], about["step"]
+    if checkpoint not in ("best", "latest", str(step)):
+        raise UserError(f"the shipped network has no checkpoint of step {checkpoint}: expected that of step {step}")
+    shapes = flatten_dict(_state_shapes(from_recorded(run["config"]), run).eval_variables, sep="/")
+    for name, leaf in shapes.items():
+        if name not in arrays or (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
+            raise shipped_error(f"is not the one that its config describes ({name} is missing or has another shape)")
+    variables = unflatten_dict({name: arrays[name] for name in shapes}, sep="/")
+    about["run"] = _with_augmentation(run, test_time_augmentation)
+    return TrainedModel(variables=variables, **about)
+
+
+def _with_augmentation(run: dict[str, Any], name: str | None) -> dict[str, Any]:
+    return {**run, "config": {**upgrade(run["config"]), "test_time_augmentation": name}} if name else run
 
 
 def _checked(workdir: Workdir, step: int) -> Path:

@@ -8,7 +8,7 @@ from absl import flags
 from rich.markdown import Markdown
 
 from digits_jax import cli, data, storage
-from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, output_directory, required_workdir
+from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, chosen_workdir, output_directory, output_path
 from digits_jax.apps.evaluate.evaluation import evaluate
 from digits_jax.apps.evaluate.page import build_tables, write_evaluation
 from digits_jax.runs import ensemble
@@ -21,7 +21,7 @@ TEST_TIME_AUGMENTATION = flags.DEFINE_enum(
 
 
 def main(argv: list[str]) -> None:
-    workdir = required_workdir()
+    workdir = chosen_workdir()
     storage.enable_compilation_cache()
     model = ensemble.load(workdir, checkpoint=CHECKPOINT.value, test_time_augmentation=TEST_TIME_AUGMENTATION.value)
     dataset = data.load(DATASET.value or model.config.dataset.name, data_dir=DATA_DIR.value)
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     if dataset.name == trained_on["name"] and dataset.sha256 != trained_on["sha256"]:
         cli.warn(f"{dataset.name} is not the version that the model was trained on: SHA-256 {dataset.sha256[:8]}...")
     evaluation = evaluate(model, dataset)
-    with output_directory(OUTPUT.value or f"{workdir}/evaluation/{dataset.name}") as (folder, output):
+    with output_directory(output_path(OUTPUT.value, workdir, f"evaluation/{dataset.name}")) as (folder, output):
         write_evaluation(evaluation, model, dataset, folder)
     for table in build_tables(evaluation):
         cli.console.print(Markdown(table), soft_wrap=False)

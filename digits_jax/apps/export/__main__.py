@@ -9,7 +9,7 @@ from absl import flags
 from scipy import ndimage
 
 from digits_jax import cli, data, load_model, storage
-from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, output_directory, required_workdir
+from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, chosen_workdir, output_directory, output_path
 from digits_jax.apps.export.formats import FORMATS, export_model
 from digits_jax.apps.export.model_card import build_model_card
 from digits_jax.data import read_cache
@@ -20,12 +20,13 @@ TO = flags.DEFINE_enum("to", None, list(FORMATS), "the format: for JAX, for othe
 
 
 def main(argv: list[str]) -> None:
-    workdir, format_name = required_workdir(), cli.required("to", "onnx")
+    format_name = cli.required("to", "onnx")
+    workdir = chosen_workdir()
     storage.enable_compilation_cache()
     model = load_model(workdir, checkpoint=CHECKPOINT.value)
     images, checked_on = _images(model)
     name = f"{model.config.model.name}-{model.run['config_hash']}-{model.step}.{format_name}"
-    with output_directory(OUTPUT.value or f"{workdir}/export") as (folder, output):
+    with output_directory(output_path(OUTPUT.value, workdir, "export")) as (folder, output):
         agreement = export_model(model, format_name, folder / name, images)
         card = build_model_card(model, agreement, format_name=format_name, file_name=name, checked_on=checked_on)
         storage.replace_text(folder / f"{name}.md", card)

@@ -21,6 +21,7 @@ from digits_jax.apps.reader.segmentation import Box
 from digits_jax.apps.reader.strokes import letter_images
 from digits_jax.errors import UserError
 from digits_jax.runs.registration import read_config
+from digits_jax.runs.shipped import read_shipped
 from digits_jax.runs.trained_model import TrainedModel, load_model
 
 _CACHE_VERSION = "2"  # changes with the content of a cache file
@@ -85,8 +86,8 @@ class DigitReader:
         return exponentials / exponentials.sum(axis=1, keepdims=True), is_outlier
 
 
-def load_reader(workdir: str, *, checkpoint: str, data_dir: str | None = None) -> DigitReader:
-    """Loads a run's model and its outlier detector from the cache, or builds and caches them.
+def load_reader(workdir: str | None, *, checkpoint: str, data_dir: str | None = None) -> DigitReader:
+    """Loads a run's model and its outlier detector from the cache, or builds and caches them; or what is shipped.
 
     The training images are read from `data_dir` as by `data.load`. Without them there is no detector; a warning on
     standard error says so.
@@ -95,6 +96,11 @@ def load_reader(workdir: str, *, checkpoint: str, data_dir: str | None = None) -
       UserError, ConfigError: as for `load_model`, or the model is not one of digits in images of 28x28x1.
     """
     storage.enable_compilation_cache()
+    if workdir is None:
+        model, arrays = load_model(checkpoint=checkpoint), read_shipped()[1]
+        # In float16 on disk, which keeps the file small; NumPy multiplies float32 faster.
+        detector = OutlierDetector(*(arrays[f"outliers/{name}"].astype(np.float32) for name in OutlierDetector._fields))
+        return DigitReader(model, detector)
     file = None if storage.is_bucket(workdir) else _cache_file(storage.open_path(workdir), checkpoint)
     if file is not None and (cached := _read_cache(file, workdir)):
         return cached

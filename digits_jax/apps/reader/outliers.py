@@ -41,9 +41,12 @@ class OutlierDetector(NamedTuple):
         return np.stack([to_digits, to_digits / (to_letters + 1e-3)], axis=1)
 
 
-def fit_detector(digits: np.ndarray, letters: np.ndarray) -> OutlierDetector:
-    """Fits a detector to features of training images `[N, F]`, half of which set the limits, and letters `[M, F]`."""
-    reference, held_out = digits[::2], digits[1::2]
+def fit_detector(digits: np.ndarray, letters: np.ndarray, *, num_kept: int | None = None) -> OutlierDetector:
+    """Fits a detector to features of training images `[N, F]`, half of which set the limits, and letters `[M, F]`.
+
+    It keeps the other half, or the first `num_kept` of that.
+    """
+    reference, held_out = digits[::2][:num_kept], digits[1::2]
     mean = reference.mean(axis=0)
     covariance = np.cov(np.concatenate([reference, letters]).T)
     axes = np.linalg.eigh(covariance)[1][:, -_DIMENSIONS:].astype(np.float32)
