@@ -1,20 +1,21 @@
-"""Writes a run's final epoch as the shipped network: `python -m digits_jax.apps.ship --workdir=W --output=weights`"""
+"""Writes a run's final epoch as the shipped network: `python -m digits_jax.apps.ship --workdir=W --weights=DIR`"""
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from digits_jax import cli, data, load_model, storage
-from digits_jax.apps.command_flags import DATA_DIR, output_directory
+from digits_jax.apps.command_flags import DATA_DIR
 from digits_jax.apps.export.model_card import describe_accuracy, describe_use
 from digits_jax.apps.reader.outliers import fit_detector, with_features
 from digits_jax.apps.reader.strokes import letter_images
 from digits_jax.runs.shipped import NAME
 from digits_jax.runs.trained_model import TrainedModel
 
-OUTPUT = cli.DEFINE_path("output", None, "directory to write to, digits_jax/weights in a clone")
+WEIGHTS = cli.DEFINE_path("weights", None, "directory to write to, digits_jax/weights in a clone")
 # Training images that the detector is fitted to, those that it keeps, and drawings of each letter. With all 10,000 of
 # the reference kept it would take 1.4 MB instead of 0.3, and reject 1.7% of other training images instead of 2.1%.
 _NUM_DIGITS, _NUM_KEPT, _NUM_LETTERS = 20_000, 1_500, 20
@@ -47,7 +48,7 @@ The shipped network is that of the final epoch of seed {model.config.seed}, what
 
 ```bash
 python -m digits_jax.main --config={NAME} --workdir=runs/shipped_{NAME}
-python -m digits_jax.apps.ship --workdir=runs/shipped_{NAME} --output=weights
+python -m digits_jax.apps.ship --workdir=runs/shipped_{NAME} --weights=DIR
 ```
 
 With the versions and the kind of processor in `{NAME}.json`, the arrays are bit-identical; with others, they differ by
@@ -56,7 +57,7 @@ rounding.
 
 
 def main(argv: list[str]) -> None:
-    workdir, output = cli.required("workdir", "runs/fast/0123abcd"), cli.required("output", "digits_jax/weights")
+    workdir, weights = cli.required("workdir", "runs/fast/0123abcd"), cli.required("weights", "digits_jax/weights")
     model = load_model(workdir, checkpoint="latest")
     images = data.load_configured(model.config.dataset, data_dir=DATA_DIR.value).split("train")[0]
     forward = with_features(model)
@@ -69,12 +70,13 @@ def main(argv: list[str]) -> None:
     run = {key: value for key, value in model.run.items() if key not in _NOT_SHIPPED}
     metrics = {key: value for key, value in model.metrics.items() if key != "train/seconds"}
     about = {"run": run, "step": model.step, "metrics": metrics}
-    with output_directory(output) as (folder, written):
-        storage.replace_bytes(folder / f"{NAME}.npz", archive.getbuffer())
-        storage.replace_text(folder / f"{NAME}.json", json.dumps(about, indent=1) + "\n")
-        storage.replace_text(folder / f"{NAME}.md", build_card(model))
-        storage.write_manifest(folder)
-    cli.console.print(f"{NAME} with {model.metrics['test/accuracy']:.2%} test accuracy is in {written}")
+    folder = Path(weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    storage.replace_bytes(folder / f"{NAME}.npz", archive.getbuffer())
+    storage.replace_text(folder / f"{NAME}.json", json.dumps(about, indent=1) + "\n")
+    storage.replace_text(folder / f"{NAME}.md", build_card(model))
+    storage.write_manifest(folder)
+    cli.console.print(f"{NAME} with {model.metrics['test/accuracy']:.2%} test accuracy is in {folder}")
 
 
 if __name__ == "__main__":
