@@ -21,7 +21,6 @@ from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, DivergedError, UserError
 from digits_jax.evaluate import evaluate
 from digits_jax.experiment import Experiment, build
-from digits_jax.metrics import Metrics
 from digits_jax.runs.checkpoint import Checkpoints, Progress
 from digits_jax.runs.code import Code, code_hash, describe_changes, describe_code, last_recorded
 from digits_jax.runs.identity import config_hash, from_recorded
@@ -196,7 +195,7 @@ def measure(experiment: Experiment, num_replicas: int) -> Costs:
             lambda: Checkpoints(Path(folder)).save(Progress.at_the_start(start, experiment.config), best=None)
         )
     batches = input_pipeline.epoch_batches(order, 0, num_examples=num_examples, batch_size=batch_size)
-    state, metrics, batches = parallel.stack([(start, Metrics.zero(experiment.config.metrics), batches)] * num_replicas)
+    state, metrics, batches = parallel.stack([(start, progress.metrics, batches)] * num_replicas)
     call = next(experiment.pipeline.calls(batches, first_step=0))
     steps = max(1, min(_PROBE_IMAGES // batch_size, call.stop))
 
