@@ -190,10 +190,9 @@ def measure(experiment: Experiment, num_replicas: int) -> Costs:
     start = experiment.create_state(np.uint32(0))
     batch_size, num_examples = experiment.config.batch_size, experiment.pipeline.num_examples
     order = create_keys(start.seed).order
+    progress = Progress.at_the_start(start, experiment.config)
     with tempfile.TemporaryDirectory() as folder:  # before the state is donated
-        saving = mean_seconds(
-            lambda: Checkpoints(Path(folder)).save(Progress.at_the_start(start, experiment.config), best=None)
-        )
+        saving = mean_seconds(lambda: Checkpoints(Path(folder)).save(progress, best=None))
     batches = input_pipeline.epoch_batches(order, 0, num_examples=num_examples, batch_size=batch_size)
     state, metrics, batches = parallel.stack([(start, progress.metrics, batches)] * num_replicas)
     call = next(experiment.pipeline.calls(batches, first_step=0))
