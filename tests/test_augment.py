@@ -11,6 +11,7 @@ from scipy import ndimage
 from digits_jax import augment, ops
 from digits_jax.config import get_config
 from digits_jax.data import Examples
+from digits_jax.errors import ConfigError
 
 POST: dict[str, Any] = {"rotation": 8.0, "height_shift": 0.08, "width_shift": 0.08, "shear": 0.3, "zoom": 0.08}
 NONE = dict.fromkeys(POST, 0.0)
@@ -126,3 +127,58 @@ def test_each_image_and_each_key_has_its_own_warp() -> None:
     assert (warped[0] != warped[2]).any()
     assert (warped[0][0] != warped[0][1]).any()
     assert warped[0].dtype == jnp.float32
+
+
+def augmented(name: str, **arguments: float) -> np.ndarray:
+    config = get_config().augment
+    config.update(names=(name,), **arguments)
+    return np.asarray(augment.create_augment(config, 10)(jax.random.key(3), BATCH).images)
+
+
+def test_elastic_distortions_are_small_smooth_and_each_images_own() -> None:
+    shifts = np.asarray(ops.random_displacements(jax.random.key(0), 200, image_shape=(28, 28), alpha=34.0, sigma=4.0))
+    inner = shifts[:, :, 10:18, 10:18]  # away from the edges, beyond which nothing is smoothed in
+    # The deviation of uniform noise, 3**-0.5, times that of its Gaussian mean over pixels, 1 / (2 sigma sqrt(pi)).
+    assert inner.std() == pytest.approx(34 * 3**-0.5 / (2 * 4 * np.pi**0.5), rel=0.1)
+    steps = np.abs(np.diff(inner, axis=2))
+    assert np.quantile(steps, 0.999) < 1  # neighbors stay in order: hardly anything is folded
+    warped = augmented("elastic")
+    assert warped.shape == IMAGES.shape
+    assert warped.min() >= 0 <= warped.max() <= 255
+    assert np.abs(warped[0] - IMAGES[0]).mean() > 10
+    np.testing.assert_allclose(augmented("elastic", elastic_alpha=0.0), IMAGES)
+
+
+def test_erasing_blackens_one_rectangle_in_a_fraction_of_the_images() -> None:
+    white = BATCH._replace(images=np.full_like(IMAGES, 255))
+    config = get_config().augment
+    config.update(names=("erasing",), erasing_probability=0.5, erasing_area=0.3)
+    images = np.asarray(augment.create_augment(config, 10)(jax.random.key(0), white).images)[..., 0]
+    erased = images == 0
+    is_erased = erased.any((1, 2))
+    assert is_erased.mean() == pytest.approx(0.5, abs=0.06)
+    assert erased.mean((1, 2)).max() < 0.36  # 0.3, and the rounding of two sides
+    for mask in erased[is_erased][:50]:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert mask.sum() == len(rows) * len(columns) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+
+
+def test_augmentations_follow_each_other_with_their_own_random_numbers() -> None:
+    config = get_config().augment
+    config.update(POST, names=("affine", "erasing"))
+    both = augment.create_augment(config, 10)(jax.random.key(3), BATCH).images
+    warped = augmented("affine", **POST)
+    kept = np.asarray(both) != 0
+    assert (np.asarray(both)[kept] == warped[kept]).all()
+    assert (np.asarray(both) != warped).any()
+
+
+def test_augmentations_that_change_labels_are_refused_for_test_images() -> None:
+    config = get_config().augment
+    augment.AUGMENTATIONS["relabel"] = lambda: lambda key, batch: batch._replace(labels=batch.labels + 1)
+    try:
+        config.names = ("relabel",)
+        with pytest.raises(ConfigError, match=r"^config.augment.test is True: expected False, as .* changes labels$"):
+            augment.create_test_augment(config, 10)(jax.random.key(0), BATCH)
+    finally:
+        del augment.AUGMENTATIONS["relabel"]

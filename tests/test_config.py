@@ -198,3 +198,59 @@ def test_fields_that_leave_the_bits_alone_are_no_part_of_the_hash() -> None:
         differences_to_recorded(config, json.loads(json.dumps(resolved[0].to_dict()))) for config in resolved
     ]
     assert [len(rows) for rows in differences] == [0, 0, 0, 0, 1, 1]
+
+
+def test_equal_values_are_one_experiment() -> None:
+    hashes = set()
+    for rates, ranges in [((1,), (8, 0, 0, 0, 0)), ((1.0,), (8.0, 0.0, 0.0, 0.0, 0.0))]:
+        config = get_config()
+        config.learning_rates, config.epochs, config.augment.test_ranges = rates, (1,), ranges
+        hashes.add(identity.config_hash(config_lib.resolve(config, dataset(PIXELS))))
+    assert len(hashes) == 1
+
+
+def test_a_default_that_is_given_is_the_same_experiment() -> None:
+    hashes = [
+        identity.config_hash(config_lib.resolve(change(*field), dataset(PIXELS)))
+        for field in [
+            ("seed", 0),
+            ("model.hidden_width", 512),
+            ("optimizer.momentum", None),
+            ("model.dtype", "float32"),
+        ]
+    ]
+    assert len(set(hashes)) == 1
+
+
+def test_an_argument_of_another_entry_is_an_error_and_not_a_second_experiment() -> None:
+    config = change("model.name", "linear")
+    config.model.hidden_width = 128
+    with pytest.raises(
+        ConfigError, match=r"^config.model.hidden_width is 128: expected None: linear takes mean, std, "
+    ):
+        config_lib.validate(config)
+    recorded = {"model": {"name": "linear", "hidden_width": 128}}  # by an earlier version, without any effect
+    assert from_recorded(recorded).model.hidden_width is None
+
+
+def test_another_entry_drops_what_was_set_for_the_earlier_one() -> None:
+    config = config_lib.load_config("fast")
+    config_lib.override(config, {"model.name": "linear", "model.dtype": "bfloat16"})
+    assert (config.model.widths, config.model.batch_norm, config.model.dtype) == (None, None, "bfloat16")
+    config_lib.validate(config)
+    config = config_lib.load_config("fast")
+    config_lib.override(config, {"model.name": "linear", "model.hidden_width": 3})
+    with pytest.raises(ConfigError, match="hidden_width is 3"):
+        config_lib.validate(config)
+
+
+def test_an_argument_without_a_default_has_to_be_given() -> None:
+    table = config_lib.SECTIONS["loss"]
+    table["needy"], table.arguments["needed"] = (lambda *, needed: needed), table.arguments["label_smoothing"]
+    try:
+        config = get_config()
+        config.loss.name = "needy"
+        with pytest.raises(ConfigError, match=r"^config.loss.needed is None: expected a number in \[0, 1\)$"):
+            config_lib.resolve(config, dataset(PIXELS))
+    finally:
+        del table["needy"], table.arguments["needed"], table.files["needy"]

@@ -122,9 +122,9 @@ def random_displacements(
     """
 
     def gaussian(size: int) -> jax.Array:
-        distances = jnp.arange(size)[:, None] - jnp.arange(size)
+        distances = jnp.arange(size)[:, None] - jnp.arange(size)[None]
         return jnp.exp(-((distances / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
 
     height, width = image_shape
     noise = jax.random.uniform(key, (2, count, height, width), minval=-1.0, maxval=1.0)
-    return alpha * (gaussian(height) @ noise @ gaussian(width))
+    return alpha * jnp.einsum("hi,nbij,jw->nbhw", gaussian(height), noise, gaussian(width))
