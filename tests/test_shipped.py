@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from digits_jax import load_model
@@ -74,7 +74,7 @@ def test_it_is_the_final_epoch_of_fast(model: TrainedModel) -> None:
     assert (model.config.seed, model.config.dataset.name, model.config.dataset.data_dir) == (0, "mnist", None)
     assert model.run["config_hash"] == "7c103f53"
     assert not {"code", "registered_by", "resumed_on"} & model.run.keys()
-    assert {leaf.dtype for leaf in flatten_dict(model.variables).values()} == {np.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(model.variables)} == {np.dtype("float32")}
 
 
 def test_its_files_are_small_and_its_card_is_true(model: TrainedModel) -> None:
@@ -88,6 +88,9 @@ def test_its_files_are_small_and_its_card_is_true(model: TrainedModel) -> None:
 @pytest.mark.parametrize("name", ["best", "latest", "2814"])
 def test_it_has_one_checkpoint(name: str, model: TrainedModel) -> None:
     assert load_model(checkpoint=name).step == model.step
+
+
+def test_it_has_no_other_checkpoint() -> None:
     with pytest.raises(
         UserError, match="the shipped network has no checkpoint of step 938: expected that of step 2814"
     ):
@@ -163,8 +166,7 @@ def test_a_run_can_start_from_it(model: TrainedModel, small_config: ConfigDict) 
     config, variables = load_initial(small_config)
     assert len(config.init_from_sha256) == 64
     assert variables is load_weights("shipped").members[0].variables
-    for a, b in zip(flatten_dict(variables).values(), flatten_dict(model.variables).values(), strict=True):
-        np.testing.assert_array_equal(a, b)
+    jax.tree.map(np.testing.assert_array_equal, variables, model.variables)
 
 
 def test_a_run_becomes_the_shipped_network(
@@ -176,8 +178,7 @@ def test_a_run_becomes_the_shipped_network(
             ship.main(["ship"])
         monkeypatch.setattr(shipped, "FOLDER", tmp_path / name)
         ours, theirs = load_model(), load_model(trained, checkpoint="latest")
-        for a, b in zip(flatten_dict(ours.variables).values(), flatten_dict(theirs.variables).values(), strict=True):
-            np.testing.assert_array_equal(a, b)
+        jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
         assert ours.metrics == {key: value for key, value in theirs.metrics.items() if key != "train/seconds"}
     for name in ("fast.npz", "fast.json", "fast.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
