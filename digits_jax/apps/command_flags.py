@@ -29,11 +29,6 @@ def chosen_workdir() -> str | None:
     return WORKDIR.value
 
 
-def output_path(output: str | None, workdir: str | None, name: str) -> str:
-    """Returns `--output`, by default a directory of the run; of the shipped network, one in `runs/shipped`."""
-    return output or f"{workdir or 'runs/shipped'}/{name}"
-
-
 @contextlib.contextmanager
 def output_directory(path: str) -> Iterator[tuple[Path, Any]]:
     """Yields a local directory to write to, and its path or the one in a bucket that it is copied to at the end.

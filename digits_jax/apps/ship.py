@@ -9,51 +9,15 @@ from flax.traverse_util import flatten_dict
 
 from digits_jax import cli, data, load_model, storage
 from digits_jax.apps.command_flags import DATA_DIR
-from digits_jax.apps.export.model_card import describe_accuracy, describe_use
 from digits_jax.apps.reader.outliers import fit_detector, with_features
 from digits_jax.apps.reader.strokes import letter_images
 from digits_jax.runs.shipped import NAME
-from digits_jax.runs.trained_model import TrainedModel
 
 WEIGHTS = cli.DEFINE_path("weights", None, "directory to write to, digits_jax/weights in a clone")
 # Training images that the detector is fitted to, those that it keeps, and drawings of each letter. With all 10,000 of
 # the reference kept it would take 1.4 MB instead of 0.3, and reject 1.7% of other training images instead of 2.1%.
 _NUM_DIGITS, _NUM_KEPT, _NUM_LETTERS = 20_000, 1_500, 20
 _NOT_SHIPPED = ("code", "registered_by", "resumed_on")  # of later code, the tests check the predictions
-
-
-def build_card(model: TrainedModel) -> str:
-    """Builds the model card of the shipped network."""
-    return f"""# The shipped network: {NAME}
-
-`load_model()` loads this network, and so does each command of `digits_jax.apps` without `--workdir`, after checking the
-files against `SHA256SUMS`.
-
-## Accuracy
-
-{describe_accuracy(model)}
-The shipped network is that of the final epoch of seed {model.config.seed}, whatever its accuracy.
-
-## Intended use and limitations
-
-{describe_use(model)}
-
-## Files
-
-- `{NAME}.npz`: the parameters and batch statistics in float32, named by their paths in the Flax model; and under
-  `outliers/`, in float16, features of training images and of drawn letters, by which `predict` rejects other input.
-- `{NAME}.json`: the run's config, data set, versions and processor, and the metrics of the epoch.
-
-## Training
-
-```bash
-python -m digits_jax.main --config={NAME} --workdir=runs/shipped_{NAME}
-python -m digits_jax.apps.ship --workdir=runs/shipped_{NAME} --weights=DIR
-```
-
-With the versions and the kind of processor in `{NAME}.json`, the arrays are bit-identical; with others, they differ by
-rounding.
-"""
 
 
 def main(argv: list[str]) -> None:
@@ -74,8 +38,7 @@ def main(argv: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     storage.replace_bytes(folder / f"{NAME}.npz", archive.getbuffer())
     storage.replace_text(folder / f"{NAME}.json", json.dumps(about, indent=1) + "\n")
-    storage.replace_text(folder / f"{NAME}.md", build_card(model))
-    storage.write_manifest(folder)
+    storage.write_manifest(folder)  # also of the model card, which is written by hand
     cli.console.print(f"{NAME} with {model.metrics['test/accuracy']:.2%} test accuracy is in {folder}")
 
 

@@ -8,12 +8,12 @@ from absl import flags
 from rich.markdown import Markdown
 
 from digits_jax import cli, data, storage
-from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, chosen_workdir, output_directory, output_path
+from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, chosen_workdir, output_directory
 from digits_jax.apps.evaluate.evaluation import evaluate
 from digits_jax.apps.evaluate.page import build_tables, write_evaluation
 from digits_jax.runs import ensemble
 
-OUTPUT = cli.DEFINE_path("output", None, "directory to write to; default: one in the workdir")
+OUTPUT = cli.DEFINE_path("output", None, "directory to write to; default: one in the workdir or runs/shipped")
 DATASET = flags.DEFINE_string("dataset", None, "the data set; default: the one that the model was trained on")
 TEST_TIME_AUGMENTATION = flags.DEFINE_enum(
     "test_time_augmentation", None, ["none", "shifts"], "of the test images; default: that of the run's config"
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     if dataset.name == trained_on["name"] and dataset.sha256 != trained_on["sha256"]:
         cli.warn(f"{dataset.name} is not the version that the model was trained on: SHA-256 {dataset.sha256[:8]}...")
     evaluation = evaluate(model, dataset)
-    with output_directory(output_path(OUTPUT.value, workdir, f"evaluation/{dataset.name}")) as (folder, output):
+    with output_directory(OUTPUT.value or f"{workdir or 'runs/shipped'}/evaluation/{dataset.name}") as (folder, output):
         write_evaluation(evaluation, model, dataset, folder)
     for table in build_tables(evaluation):
         cli.console.print(Markdown(table), soft_wrap=False)

@@ -9,13 +9,13 @@ from absl import flags
 from scipy import ndimage
 
 from digits_jax import cli, data, load_model, storage
-from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, chosen_workdir, output_directory, output_path
+from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, chosen_workdir, output_directory
 from digits_jax.apps.export.formats import FORMATS, export_model
 from digits_jax.apps.export.model_card import build_model_card
 from digits_jax.data import read_cache
 from digits_jax.runs.trained_model import TrainedModel
 
-OUTPUT = cli.DEFINE_path("output", None, "directory to write to; default: one in the workdir")
+OUTPUT = cli.DEFINE_path("output", None, "directory to write to; default: one in the workdir or runs/shipped")
 TO = flags.DEFINE_enum("to", None, list(FORMATS), "the format: for JAX, for other runtimes, for NumPy")
 
 
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     model = load_model(workdir, checkpoint=CHECKPOINT.value)
     images, checked_on = _images(model)
     name = f"{model.config.model.name}-{model.run['config_hash']}-{model.step}.{format_name}"
-    with output_directory(output_path(OUTPUT.value, workdir, "export")) as (folder, output):
+    with output_directory(OUTPUT.value or f"{workdir or 'runs/shipped'}/export") as (folder, output):
         agreement = export_model(model, format_name, folder / name, images)
         card = build_model_card(model, agreement, format_name=format_name, file_name=name, checked_on=checked_on)
         storage.replace_text(folder / f"{name}.md", card)

@@ -13,11 +13,12 @@ def build_model_card(
     model: TrainedModel, agreement: Agreement, *, format_name: str, file_name: str, checked_on: str
 ) -> str:
     """Builds the Markdown page of an exported file; `checked_on` describes the images that it was compared on."""
-    format_ = FORMATS[format_name]
+    format_, dataset = FORMATS[format_name], model.config.dataset
+    description = data.DATASETS[dataset.name].description if dataset.name in data.DATASETS else None
     dtype = model.config.model.dtype
     note = f"This accuracy is of the run, which computes in {dtype}; the file was compared in float32.\n"
     shape = f"`[N, {', '.join(map(str, model.image_shape))}]`"
-    return f"""# {model.config.model.name} trained on {model.config.dataset.name}
+    return f"""# {model.config.model.name} trained on {dataset.name}
 
 `{file_name}` classifies images into {model.num_classes} classes.
 
@@ -31,14 +32,19 @@ def build_model_card(
 
 ## Accuracy
 
-{describe_accuracy(model)}
+{_accuracy(model)}
 
 The file was reloaded and checked against the model on {agreement.num_images:,} {checked_on}: the predicted classes are
 the same, and probabilities differ by at most {agreement.difference:.1e} (tolerance {TOLERANCE:.0e}).
 {"" if dtype == "float32" else note}
 ## Intended use and limitations
 
-{describe_use(model)}
+For images like the {dataset.train_examples:,} of {dataset.name} that the model was trained on.
+{" ".join((description or "").split())}
+
+The model assigns one of its classes to any input, often with a high probability, even if the input belongs to none. It
+is less accurate on images that are shifted, rotated, noisy or blurred; `python -m digits_jax.apps.evaluate` measures by
+how much. It is for research: do not rely on it alone where an error does harm.
 
 ## Training
 
@@ -50,20 +56,7 @@ Step {model.step:,} of this run of digits_jax:
 """
 
 
-def describe_use(model: TrainedModel) -> str:
-    """Returns what a model is for, and what it cannot do."""
-    dataset = model.config.dataset
-    description = data.DATASETS[dataset.name].description if dataset.name in data.DATASETS else None
-    return f"""For images like the {dataset.train_examples:,} of {dataset.name} that the model was trained on.
-{" ".join((description or "").split())}
-
-The model assigns one of its classes to any input, often with a high probability, even if the input belongs to none. It
-is less accurate on images that are shifted, rotated, noisy or blurred; `python -m digits_jax.apps.evaluate` measures by
-how much. It is for research: do not rely on it alone where an error does harm."""
-
-
-def describe_accuracy(model: TrainedModel) -> str:
-    """Returns the accuracy on the test images with its interval, and how the checkpoint was selected."""
+def _accuracy(model: TrainedModel) -> str:
     fraction = model.metrics.get("test/accuracy")
     if fraction is None:
         return "The run did not evaluate this step on the test images; `python -m digits_jax.apps.evaluate` does."
