@@ -1,0 +1,24 @@
+"""How many images of another data set does a network save that starts from weights trained on MNIST?
+
+The data set is optical_digits (1,437 training images), the network is that of fast, and the weights are the shipped
+ones. With frozen convolutions only the rest is trained.
+"""
+
+from digits_jax.studies import Sweep
+
+
+def get_sweep() -> Sweep:
+    def variants(name: str, sizes: tuple[int, ...], fields: dict) -> dict:
+        data = {"dataset.name": "optical_digits", "epochs": (20,), "batch_size": 32}
+        return {f"{name}, {size} images": data | {"dataset.train_examples": size} | fields for size in sizes}
+
+    pretrained = {"init_from": "shipped"}
+    frozen = pretrained | {"freeze": ("Conv_*", "BatchNorm_[0-3]")}
+    return Sweep(
+        config="fast",
+        variants=variants("from scratch", (1437, 500, 200, 50), {})
+        | variants("from MNIST", (1437, 500, 200, 50), pretrained)
+        | variants("from MNIST, frozen", (200, 50), frozen),
+        baseline="from scratch, 1437 images",
+        num_seeds=5,
+    )

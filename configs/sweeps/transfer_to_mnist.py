@@ -1,0 +1,21 @@
+"""Do weights trained on 1,437 images of another data set save images of MNIST?
+
+The other one is optical_digits, from which the weights come in a run of 20 epochs:
+
+python -m digits_jax.main --config=fast --config.dataset.name=optical_digits --config.epochs=20 --workdir=runs/optical
+"""
+
+from digits_jax.studies import Sweep
+
+
+def get_sweep() -> Sweep:
+    def variants(name: str, fields: dict) -> dict:
+        data = {"epochs": (10,), "batch_size": 32}
+        return {f"{name}, {size} images": data | {"dataset.train_examples": size} | fields for size in (1000, 100)}
+
+    return Sweep(
+        config="fast",
+        variants=variants("from scratch", {}) | variants("from optical_digits", {"init_from": "runs/optical"}),
+        baseline="from scratch, 1000 images",
+        num_seeds=5,
+    )
