@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("parsed_flags")
 
 @pytest.mark.slow
 def test_the_steps_are_those_of_the_run(vgg_config: ConfigDict, small_dataset: Dataset, tmp_path: Path) -> None:
-    vgg_config.model.block_dropout = (0.5, 0.5)
+    vgg_config.model.block_dropout, vgg_config.metrics = (0.5, 0.5), ("gradient_norm",)
     rows = train.train_and_evaluate(vgg_config, tmp_path)
     config = resolve(vgg_config, small_dataset)
     start = Progress.at_the_start(build(config, small_dataset).create_state(np.uint32(0)), config)
@@ -34,6 +34,8 @@ def test_the_steps_are_those_of_the_run(vgg_config: ConfigDict, small_dataset: D
     sizes = [16] * 6 + [4]
     loss = sum(report.loss * size for report, size in zip(reports[2:], sizes, strict=True)) / 100
     assert loss == pytest.approx(rows[1]["train/loss"], rel=1e-6)
+    norm = sum(report.gradient_norm * size for report, size in zip(reports[2:], sizes, strict=True)) / 100
+    assert norm == pytest.approx(rows[1]["train/gradient_norm"], rel=1e-3)
     assert all(0 < report.gradient_norm < 100 and 0 < report.largest_parameter < 10 for report in reports)
 
 

@@ -190,7 +190,7 @@ def test_results_that_cannot_be_written(tmp_path: Path, results: list[dict[str, 
 
 def test_the_committed_results_are_written_as_this_version_writes_them(tmp_path: Path) -> None:
     files = [*ROOT.glob("docs/**/results.jsonl")]
-    assert len(files) == 14
+    assert len(files) >= 14
     for file in files:
         assert file.stat().st_size < 1e6
         add_results(tmp_path / file.parent.name / "results.jsonl", read_file(file))

@@ -49,10 +49,10 @@ def replay(
     """Takes a run's steps from a checkpoint again, and yields reports of those from `first` to `last`, exclusive."""
     experiment = build_single_steps(config, dataset)
     sgd = optax.sgd(1.0)  # a step of it is the gradient
-    recipe = create_recipe(config, dataset.num_classes, experiment.steps_per_epoch)._replace(tx=sgd, metrics=())
+    recipe = create_recipe(config, dataset.num_classes, experiment.steps_per_epoch)._replace(tx=sgd)
     take_gradient = make_train_steps(recipe, mesh=parallel.create_mesh(), kernels=config.execution.kernels)
     # Copies, because the steps are given their state's memory.
-    state, zero = parallel.stack([(jax.tree.map(jnp.copy, start.state), Metrics.zero())])
+    state, zero = parallel.stack([(jax.tree.map(jnp.copy, start.state), Metrics.zero(config.metrics))])
     for step, call in single_steps(experiment, start.state, last=last):
         if step >= first:
             copy = jax.tree.map(jnp.copy, state)
