@@ -142,6 +142,15 @@ def test_an_unsupported_operation(function: object, operation: str) -> None:
         to_onnx(function, (28, 28, 1))  # type: ignore[arg-type]
 
 
+def test_a_module_that_needs_the_size_of_the_batch_is_refused_in_one_line(
+    model: TrainedModel, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainedModel, "function", lambda *args, **options: lambda _, x: x.reshape(len(x), -1)[:, :10])
+    with pytest.raises(UserError, match=r"^the model cannot be traced for --to=stablehlo .*x.shape\[0\] in it instead"):
+        export_model(model, "stablehlo", tmp_path / "model", images)
+    assert not list(tmp_path.iterdir())
+
+
 def test_padding_strides_and_constants_of_a_graph(images: np.ndarray) -> None:
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")

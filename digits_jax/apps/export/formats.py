@@ -159,7 +159,15 @@ def export_model(model: TrainedModel, format_name: str, path: Path, images: np.n
     require_extra("export", chosen.packages, needed_by=f"--to={format_name}")
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(chosen.encode(model))
+        try:
+            encoded = chosen.encode(model)
+        except (TypeError, ValueError, NotImplementedError) as error:  # JAX's, of a user's module
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+            raise UserError(
+                f"the model cannot be traced for --to={format_name} with a batch of any size ({reason}): expected, for "
+                "example, x.shape[0] in it instead of len(x)"
+            ) from None
+        temporary.write_bytes(encoded)
         batches = [images[:1], *(images[i : i + _BATCH_SIZE] for i in range(1, len(images), _BATCH_SIZE))]
         a, b = (np.concatenate([*map(predict, batches)]) for predict in (reference(model), chosen.load(temporary)))
         agreement = Agreement(len(images), float(np.abs(a - b).max()), int((a.argmax(-1) != b.argmax(-1)).sum()))
