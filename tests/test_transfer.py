@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from digits_jax import load_model
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.runs.pretrained import load_weights
 from digits_jax.train_loop import train_and_evaluate
 
 
@@ -20,7 +19,6 @@ def like_trained(vgg_config: ConfigDict) -> ConfigDict:
     """Returns the config of the fixture `trained`, for one epoch."""
     vgg_config.model.update(batch_norm="after", bn_momentum=0.9)
     vgg_config.learning_rates, vgg_config.epochs = (0.1,), (1,)
-    load_weights.cache_clear()
     return vgg_config
 
 

@@ -1,6 +1,5 @@
 """Trained weights that a config names: a part of the run's identity by their hash, not by their path."""
 
-import functools
 import hashlib
 import re
 from collections.abc import Mapping
@@ -19,7 +18,6 @@ from digits_jax.train_step import TrainState
 from digits_jax.transfer import take_fitting
 
 
-@functools.lru_cache(maxsize=4)
 def load_weights(name: str) -> TrainedModel | Ensemble:
     """Loads the model or the ensemble that `RUN` or `RUN:STEP` names, or the `shipped` network.
 
