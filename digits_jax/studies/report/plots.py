@@ -1,5 +1,6 @@
 """The plots of a report."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,7 +30,8 @@ def plot_differences(comparisons: dict[str, Comparison], scale: Scale, baseline:
     axes.set_yticks(range(len(comparisons)), [_plain(name) for name in comparisons])
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
     unit = scale.difference_unit.strip()
-    axes.set_xlabel(f"{scale.name} of the final epoch, minus that of {_plain(baseline)} ({unit})")
+    label = f"{scale.name} of the final epoch, minus that of {_plain(baseline)} ({unit})"
+    axes.set_xlabel(textwrap.fill(label, 70))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
     axes.grid(axis="x", alpha=0.3)
