@@ -22,6 +22,7 @@ from digits_jax.data import Dataset
 from digits_jax.errors import UserError
 from digits_jax.runs import ensemble
 from digits_jax.runs.checkpoint import Checkpoints, Progress
+from digits_jax.runs.identity import from_recorded
 from digits_jax.runs.run import Run
 from digits_jax.runs.workdir import Workdir
 from digits_jax.train_step import TrainState
@@ -183,7 +184,7 @@ def test_shapes_are_compared_before_anything_is_restored(copies: Path) -> None:
     params = {"Dense_0": {"kernel": np.zeros((8000, 8000), np.float32), "bias": np.zeros(10, np.float32)}}
     state = TrainState(seed=np.uint32(0), step=np.int32(0), params=params, batch_stats={}, opt_state=())
     checkpoints = Checkpoints(folder.checkpoints, folder.identity)
-    checkpoints.save(Progress.at_the_start(state), best=None)
+    checkpoints.save(Progress.at_the_start(state, from_recorded(folder.run["config"])), best=None)
     code = f"""
 import digits_jax.runs.trained_model as t
 from tests.fuzz import peak_memory
