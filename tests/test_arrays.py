@@ -204,6 +204,7 @@ def test_other_arguments_that_do_not_fit(config: ConfigDict) -> None:
         train(config, examples())
 
 
+@pytest.mark.slow
 def test_a_temporary_directory_is_all_that_is_written(
     config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -353,6 +354,7 @@ def test_what_is_no_digit_is_not_read(
         load_reader(str(tmp_path), checkpoint="best")
 
 
+@pytest.mark.slow
 def test_the_blocks_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the Python blocks of docs/data.md, which use what is not downloaded."""
     monkeypatch.chdir(tmp_path)

@@ -44,7 +44,9 @@ def test_config_is_complete(name: str, argument: str) -> None:
     validate(config)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "best" else n for n in CONFIGS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("best", "strong") else n for n in CONFIGS]
+)
 def test_config_takes_one_step(name: str, data_dir: Path) -> None:
     config = load_config(name)
     config.dataset.update({"name": "optical_digits", "data_dir": str(data_dir), "train_examples": 64})

@@ -47,6 +47,7 @@ def test_a_longer_run_is_bit_identical_to_one_from_the_start(
     assert "finished, nothing is left to train" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_schedule_makes_another_run(
     small_config: ConfigDict, parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +67,7 @@ def test_another_schedule_makes_another_run(
     assert result(tmp_path / "further")["config"]["extends_sha256"] == extended["state_sha256"]
 
 
+@pytest.mark.slow
 def test_each_seed_continues_its_own_run(small_config: ConfigDict, tmp_path: Path) -> None:
     train_seeds(small_config, [0, 1], lambda config: tmp_path / f"short/seed{config.seed}")
     small_config.epochs = (1, 2)

@@ -94,7 +94,10 @@ def test_each_example_is_a_config_file() -> None:
     assert len(EXAMPLES) == len(blocks(ROOT / "docs/extending.md", "python"))
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("mixup", "distilled") else pytest.param(name, marks=pytest.mark.slow) for name in EXAMPLES],
+)
 def test_the_extensions_train(name: str, tmp_path: Path, vgg_config: ConfigDict, trained: Path) -> None:
     """Trains each config file of docs/extending.md, on few images, and a small model where it brings none."""
     (tmp_path / f"{name}.py").write_text(EXAMPLES[name])

@@ -97,6 +97,7 @@ def test_finished_runs_are_not_trained_again(
     assert {path: path.read_bytes() for path in tmp_path.glob("results/*/results.jsonl")} == before
 
 
+@pytest.mark.slow
 def test_two_shards_do_what_one_process_does(write_sweep: Callable[..., str], tmp_path: Path) -> None:
     file = write_sweep()
     finish(file, tmp_path / "one")
@@ -137,6 +138,7 @@ def test_killed_and_started_again(write_sweep: Callable[..., str], tmp_path: Pat
     assert figures(tmp_path / "a/results/rates") == figures(tmp_path / "b/results/rates")
 
 
+@pytest.mark.slow
 def test_a_budget_ends_it_between_two_runs(write_sweep: Callable[..., str], tmp_path: Path) -> None:
     process = start(write_sweep(num_seeds="1"), tmp_path, "--budget=0")
     out, err = process.communicate(timeout=120)
@@ -360,6 +362,7 @@ def test_the_readmes_ablation(tmp_path: Path, data_dir: Path, monkeypatch: pytes
     assert len(read_results([tmp_path / "results" / "hidden_dropout"])) == 15
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_fails_alone(write_sweep: Callable[..., str], tmp_path: Path) -> None:
     variants = '"wild": SMALL | {"learning_rates": (1e38,)}, "low": SMALL'
     process = start(write_sweep(variants=variants, num_seeds="1"), tmp_path)

@@ -41,6 +41,7 @@ def test_frozen_parameters_and_statistics_keep_the_values_of_the_run(
     assert f"20 of 20 arrays start from {trained}\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_drawn_and_named(
     like_trained: ConfigDict, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +56,7 @@ def test_what_does_not_fit_is_drawn_and_named(
         train_and_evaluate(like_trained, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_the_hash_of_the_weights_identifies_the_run(like_trained: ConfigDict, trained: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(trained)
