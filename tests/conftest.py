@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import signal
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -51,6 +52,17 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+class StopAfterAnEpoch:
+    """A writer that sends SIGTERM to its own process once the first epoch has its row."""
+
+    def write(self, rows: list) -> None:
+        if len(rows) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture(scope="session")

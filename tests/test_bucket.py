@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from digits_jax.storage import Mirror
 from digits_jax.studies.sweep import load_sweep
 from digits_jax.studies.sweep.tasks import create_tasks, run_tasks
 from digits_jax.train_loop import train_and_evaluate
+from tests.conftest import StopAfterAnEpoch
 from tests.test_distributed import free_port
 
 
@@ -95,14 +95,6 @@ def test_a_run_on_a_bucket_stops_goes_on_elsewhere_and_ends_as_on_a_disk(
     small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = train_and_evaluate(small_config, tmp_path / "run")
-
-    class StopAfterAnEpoch:
-        def write(self, rows: list) -> None:
-            if len(rows) == 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        def close(self) -> None:
-            pass
 
     with pytest.raises(Interrupted):
         train_and_evaluate(small_config, "gs://digits/run", writers=[StopAfterAnEpoch()])

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from digits_jax.runs import Interrupted, code, ensemble, environment
 from digits_jax.runs.workdir import Workdir, describe_code_and_data, describe_run, find_workdir
 from digits_jax.storage import read_facts
 from digits_jax.studies.results import add_results, read_results
-from tests.conftest import ROOT, new_small_config
+from tests.conftest import ROOT, StopAfterAnEpoch, new_small_config
 from tests.test_report import make_result
 from tests.test_sweep import create_tasks
 from tests.test_sweep import finish as finish_sweep
@@ -136,15 +135,6 @@ def test_other_code_meets_no_finished_run(
     assert f"seed 0 in {runs}/run; finished" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="code is 'no': expected 'check', 'fresh' or 'accept'"):
         train.train_and_evaluate(small_config, runs / "run", code="no")
-
-
-class StopAfterAnEpoch:
-    def write(self, rows: list) -> None:
-        if len(rows) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def close(self) -> None:
-        pass
 
 
 def test_other_code_resumes_a_run_only_where_it_is_accepted(
