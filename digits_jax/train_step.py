@@ -43,7 +43,7 @@ class Recipe(NamedTuple):
     augment: Augment
     loss: Loss
     microbatch_size: int  # images per gradient; see `compute_gradients`
-    freeze: tuple[str, ...] = ()  # patterns of modules whose statistics stay, see `optimizer.is_frozen`
+    freeze: tuple[str, ...] = ()  # patterns of modules whose statistics stay, see `transfer.is_frozen`
     metrics: tuple[str, ...] = ()  # of `METRICS`
 
 

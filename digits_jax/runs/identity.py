@@ -28,7 +28,8 @@ def config_hash(config: FrozenConfigDict) -> str:
     They depend on the fields that differ from their defaults only, so that a field that is declared later renames no
     finished run, and not on fields that leave a run's bits alone.
     """
-    changed = [row for row in changed_fields(config).items() if _decides_bits(row[0])]
+    ignored = _same_bits_fields()
+    changed = [row for row in changed_fields(config).items() if row[0] not in ignored]
     return hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]
 
 
@@ -42,8 +43,8 @@ def changed_fields(config: FrozenConfigDict) -> dict[str, Any]:
     return {name: value for name, value, _ in differences(config.to_dict(), defaults)}
 
 
-def _decides_bits(name: str) -> bool:
-    return name not in SAME_BITS and name not in weights_fields()  # beside these are the hashes of the weights
+def _same_bits_fields() -> set[str]:
+    return {*SAME_BITS, *weights_fields()}  # beside the latter are the hashes of the weights
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[Difference]:
@@ -98,8 +99,8 @@ def from_recorded(recorded: Mapping[str, Any]) -> FrozenConfigDict:
 
 def differences_to_recorded(config: FrozenConfigDict, recorded: Mapping[str, Any]) -> list[Difference]:
     """Returns the differences to a recorded config in fields that decide a run's bits; see `differences`."""
-    found = differences(config.to_dict(), from_recorded(recorded).to_dict(), "config.")
-    return [row for row in found if _decides_bits(row[0].removeprefix("config."))]
+    found, ignored = differences(config.to_dict(), from_recorded(recorded).to_dict(), "config."), _same_bits_fields()
+    return [row for row in found if row[0].removeprefix("config.") not in ignored]
 
 
 def _tuples(value: Any) -> Any:

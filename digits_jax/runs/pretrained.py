@@ -41,13 +41,11 @@ def weights_hash(model: TrainedModel | Ensemble) -> str:
 
 def load_initial(config: ConfigDict | FrozenConfigDict) -> tuple[ConfigDict, Mapping[str, Any] | None]:
     """Returns a config `with_weights_hashes`, and the variables that its `init_from` names, None if it names none."""
-    config = with_weights_hashes(config)
-    if not config.init_from:
-        return config, None
-    model = load_weights(config.init_from)
+    config, models = _load_named(config)
+    model = models.get("init_from")
     if isinstance(model, Ensemble):
         raise ConfigError(f"config.init_from is {config.init_from!r}, an ensemble: expected the directory of one run")
-    return config, model.variables
+    return config, model.variables if model else None
 
 
 def with_weights_hashes(config: ConfigDict | FrozenConfigDict) -> ConfigDict:
@@ -55,15 +53,22 @@ def with_weights_hashes(config: ConfigDict | FrozenConfigDict) -> ConfigDict:
 
     Raises a ConfigError if the weights are others than those of a hash that is given.
     """
+    return _load_named(config)[0]
+
+
+def _load_named(config: ConfigDict | FrozenConfigDict) -> tuple[ConfigDict, dict[str, TrainedModel | Ensemble]]:
+    """Returns the config of `with_weights_hashes`, and the weights by the fields that name them."""
     filled = ConfigDict(config.to_dict())
     flat = flatten_dict(filled.to_dict(), sep=".")
-    for field in weights_fields():
-        name, known = flat[field], flat[f"{field}_sha256"]
-        found = weights_hash(load_weights(name)) if name else known
+    models = {field: load_weights(flat[field]) for field in weights_fields() if flat[field]}
+    for field, model in models.items():
+        known, found = flat[f"{field}_sha256"], weights_hash(model)
         if known not in (None, found):
-            raise ConfigError(f"config.{field} is {name!r}: expected the weights with the SHA-256 {known}, not {found}")
+            raise ConfigError(
+                f"config.{field} is {flat[field]!r}: expected the weights with the SHA-256 {known}, not {found}"
+            )
         filled.update_from_flattened_dict({f"{field}_sha256": found})
-    return filled
+    return filled, models
 
 
 def describe_taken(state: TrainState, variables: Mapping[str, Any] | None, name: str) -> list[str]:
