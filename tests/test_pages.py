@@ -49,7 +49,8 @@ def _by_command(page: str, main: Callable[[list[str]], None]) -> Callable[[Path]
     def generate(copy: Path) -> Iterator[tuple[Path, str]]:
         for file in (DOCS / page, *DOCS.glob("*.json")):
             shutil.copy(file, copy)
-        shutil.copytree(DOCS / "scaling", copy / "scaling")
+        for folder in ("benchmarks", "scaling"):
+            shutil.copytree(DOCS / folder, copy / folder)
         with flagsaver.flagsaver(docs=str(copy)):
             main([""])
         yield DOCS / page, (copy / page).read_text()

@@ -43,12 +43,13 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         results.append(result)
     add_results(tmp_path / "scaling/results.jsonl", results)
     with flagsaver.flagsaver(docs=str(tmp_path)):
-        with pytest.raises(UserError, match=r"benchmarks.json cannot be read as results of the benchmark"):
+        with pytest.raises(UserError, match=r"avx2.json cannot be read as results of the benchmark"):
             scaling.main([])
-        (tmp_path / "benchmarks.json").write_text('{"environment": {}, "results": []}')
-        with pytest.raises(UserError, match=r"benchmarks.json has no case vgg:64"):
+        (tmp_path / "benchmarks").mkdir()
+        (tmp_path / "benchmarks/avx2.json").write_text('{"environment": {}, "results": []}')
+        with pytest.raises(UserError, match=r"avx2.json has no case vgg:64"):
             scaling.main([])
-        (tmp_path / "benchmarks.json").write_text((ROOT / "docs/benchmarks.json").read_text())
+        (tmp_path / "benchmarks/avx2.json").write_text((ROOT / "docs/benchmarks/avx2.json").read_text())
         scaling.main([])
     page = (tmp_path / "scaling.md").read_text()
     assert "| 64 | 938 | 0.2 | twice | 90.00 % | 90.00 % |" in page

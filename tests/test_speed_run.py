@@ -12,7 +12,7 @@ from digits_jax.config import resolve
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.studies.benchmark import pytorch
-from digits_jax.studies.benchmark.measure import Case
+from digits_jax.studies.benchmark.programs import Case
 from digits_jax.studies.benchmark.speed_run import race, time_cases, train
 from digits_jax.train_loop import train_and_evaluate
 

@@ -113,7 +113,8 @@ def measure_speed(seconds: float = 1.0) -> tuple[float, float]:
     """Returns images per second of training, and floating-point operations per second of matrix products."""
     config, dataset = load_config(_EXPERIMENT), speed.random_dataset(_NUM_IMAGES, 1)
     passes = {"training": speed.training_pass(config, dataset), "product": speed.matrix_product()}
-    times = {name: statistics.median(t) for name, t in speed.time_in_turns(passes, rounds=3, seconds=seconds).items()}
+    timers = {name: speed.timer(run) for name, run in passes.items()}
+    times = {name: statistics.median(t) for name, t in speed.time_in_turns(timers, rounds=3, seconds=seconds).items()}
     return _NUM_IMAGES / times["training"], 2 * speed.PRODUCT_SIZE**3 / times["product"]
 
 

@@ -2,6 +2,7 @@
 
 import timeit
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from digits_jax.metrics import Metrics
 from digits_jax.train_step import create_keys
 
 Pass = Callable[[], object]  # does a fixed amount of work and returns once it is finished
+Timer = Callable[[int], float]  # repeats a pass so many times and returns the seconds of all
 
 PRODUCT_SIZE = 2048  # rows and columns of the matrices whose product gives the machine's peak
 
@@ -30,18 +32,24 @@ def random_dataset(num_train: int, num_test: int) -> Dataset:
 
 
 def build_experiment(config: ConfigDict, dataset: Dataset) -> Experiment:
-    """Builds the experiment of a config that is not resolved yet."""
-    return build(resolve(config, dataset), dataset)
+    """Builds the experiment of a config that is not resolved yet, for all of its seeds at once."""
+    return build(resolve(config, dataset), dataset, num_replicas=config.num_seeds)
+
+
+def start_training(config: ConfigDict, dataset: Dataset) -> tuple[Experiment, Any]:
+    """Builds the experiment; also returns the initial states of its seeds, zero metrics and an epoch's batches."""
+    experiment, num_examples = build_experiment(config, dataset), len(dataset.arrays.train_labels)
+    zero, starts = Metrics.zero(experiment.config.metrics), []
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        order = create_keys(seed).order
+        batches = input_pipeline.epoch_batches(order, 0, num_examples=num_examples, batch_size=config.batch_size)
+        starts.append((experiment.create_state(np.uint32(seed)), zero, batches))
+    return experiment, parallel.stack(starts)
 
 
 def training_pass(config: ConfigDict, dataset: Dataset) -> Pass:
     """Returns a function that trains for the next epoch as a run does and returns the new state."""
-    experiment = build_experiment(config, dataset)
-    batches = input_pipeline.epoch_batches(
-        create_keys(config.seed).order, 0, num_examples=len(dataset.arrays.train_labels), batch_size=config.batch_size
-    )
-    start = experiment.create_state(np.uint32(config.seed))
-    state, zero, batches = parallel.stack([(start, Metrics.zero(experiment.config.metrics), batches)])
+    experiment, (state, zero, batches) = start_training(config, dataset)
 
     def train_epoch() -> object:
         nonlocal state
@@ -60,18 +68,23 @@ def matrix_product() -> Pass:
     return lambda: jax.block_until_ready(product(a, b))
 
 
-def time_in_turns(passes: Mapping[str, Pass], *, rounds: int, seconds: float) -> dict[str, list[float]]:
+def timer(run: Pass) -> Timer:
+    """Returns the timer of a pass in this process."""
+    return lambda repetitions: timeit.timeit(run, number=repetitions)
+
+
+def time_in_turns(timers: Mapping[str, Timer], *, rounds: int, seconds: float) -> dict[str, list[float]]:
     """Measures the seconds of each pass, round by round, so that a drift of the machine's speed slows all of them.
 
     A measurement repeats its pass for about `seconds`. The first pass, which compiles, is not counted; the second sets
     the number of repetitions.
     """
     repetitions = {}
-    for name, run in passes.items():
-        run()
-        repetitions[name] = max(1, round(seconds / timeit.timeit(run, number=1)))
-    times: dict[str, list[float]] = {name: [] for name in passes}
+    for name, time in timers.items():
+        time(1)
+        repetitions[name] = max(1, round(seconds / time(1)))
+    times: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
-        for name, run in passes.items():
-            times[name].append(timeit.timeit(run, number=repetitions[name]) / repetitions[name])
+        for name, time in timers.items():
+            times[name].append(time(repetitions[name]) / repetitions[name])
     return times

@@ -1,6 +1,6 @@
 """Estimates the speed of more devices, and shows what larger batches cost: `python -m digits_jax.studies.scaling`
 
-Rewrites the tables of `docs/scaling.md` from `docs/benchmarks.json` and the results of `configs/sweeps/scaling.py`.
+Rewrites the tables of `docs/scaling.md` from `docs/benchmarks/avx2.json` and the results of the sweep `scaling`.
 """
 
 import math
@@ -90,7 +90,7 @@ def learned_table(variants: Mapping[str, Mapping[str, Any]], results: Mapping[st
 
 def sections(docs: Path) -> dict[str, str]:
     """Returns the generated sections of `scaling.md` by name, from the files in `docs`."""
-    measured = read_benchmark(docs / "benchmarks.json", _MEASURED)[1][_MEASURED]
+    measured = read_benchmark(docs / "benchmarks/avx2.json", _MEASURED)[1][_MEASURED]
     variants = load_sweep("scaling").variants
     results = {result["variant"]: result for result in read_results([docs / "scaling"])}
     sizes = list(dict.fromkeys(changes["batch_size"] for changes in variants.values()))

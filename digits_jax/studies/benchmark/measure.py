@@ -1,15 +1,20 @@
 """Measures the cases of the benchmark: the speed of this project and its peers, operations and memory."""
 
+import contextlib
+import datetime
 import importlib.metadata
 import importlib.util
-import itertools
 import json
 import multiprocessing
+import os
 import re
 import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,94 +22,28 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from digits_jax import augment, cli, ops
+from digits_jax import cli, ops
 from digits_jax.apps import speed
-from digits_jax.apps.speed import Pass, random_dataset
-from digits_jax.config import load_config
-from digits_jax.data import Dataset
-from digits_jax.errors import ConfigError, UserError
-from digits_jax.metrics import Metrics
+from digits_jax.apps.speed import random_dataset
+from digits_jax.errors import UserError
 from digits_jax.runs.environment import describe_machine
 from digits_jax.runs.identity import differences
 from digits_jax.storage import replace_text
-from digits_jax.studies.benchmark import pytorch, tutorial_flax
+from digits_jax.studies.benchmark.contestant import Contestant
 from digits_jax.studies.benchmark.page import OURS, read_benchmark
+from digits_jax.studies.benchmark.programs import PEAK, Case, Program, programs, tcmalloc
 
 # Overrides that of `apps.command_flags`, which names a directory, where a process imports both.
 OUTPUT = cli.DEFINE_path("output", None, "also write the results to this JSON file")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of each program", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", 2.0, "approximate duration of each measurement", lower_bound=0.01)
-
-
-class Case(NamedTuple):
-    """One network at one batch size: trained, evaluated, or trained with one remedy for tutorial Flax after another."""
-
-    name: str
-    config: ConfigDict
-    work: str  # "training", "evaluation" or "remedies"
-
-    @property
-    def num_images(self) -> int:
-        """The images of one pass: whole batches, for 0.1 seconds or more; fewer for the slowest of the remedies."""
-        if self.work == "evaluation":
-            return 10_000
-        images = 640 if self.work == "remedies" else 2**16 if self.config.model.name == "linear" else 2**12
-        return max(1, images // self.config.batch_size) * self.config.batch_size
-
-
-def parse_case(text: str) -> Case:
-    """Parses "vgg:64" (experiment and batch size), "vgg:evaluation" or "vgg:remedies", or raises a ConfigError."""
-    name, _, work = text.partition(":")
-    try:
-        config = load_config(name)
-    except ConfigError as error:
-        raise ConfigError(f"--cases={text}: {error}") from None
-    if re.fullmatch("[1-9][0-9]*", work):
-        config.batch_size, work = int(work), "training"
-    elif work not in ("evaluation", "remedies"):
-        raise ConfigError(f"--cases={text}: expected a batch size, 'evaluation' or 'remedies' after the colon")
-    if work == "remedies" and (config.model.name != "vgg" or pytorch.is_augmented(config)):
-        raise ConfigError(f"--cases={text}: the remedies are for convolutions without augmentation, unlike {name}")
-    return Case(text, config, work)
-
-
-def create_passes(case: Case, *, torch_compile: bool) -> dict[str, Pass]:
-    """Creates the programs that do the case's work, by name: this project, tutorial Flax, and PyTorch if installed.
-
-    PyTorch runs in contiguous and channels_last memory, eager and, with `torch_compile`, compiled. The peers do not
-    augment: an augmented config is compared with itself without augmentation.
-    """
-    config, evaluation = case.config, case.work == "evaluation"
-    dataset = random_dataset(64, case.num_images) if evaluation else random_dataset(case.num_images, 1)
-    ours = evaluation_pass if evaluation else speed.training_pass
-    passes = {OURS: ours(config, dataset)}
-    if pytorch.is_augmented(config):
-        plain = config.copy_and_resolve_references()
-        plain.augment.update(dict.fromkeys(augment.RANGES, 0.0))
-        return passes | {f"{OURS}, not augmented": ours(plain, dataset)}
-    if case.work == "remedies":
-        passes |= tutorial_flax.remedies(config, dataset)
-    elif config.model.name == "vgg" and not evaluation:
-        passes["tutorial Flax"] = tutorial_flax.training_pass(config, dataset)
-    if importlib.util.find_spec("torch"):
-        modes = ("eager", "compiled") if torch_compile else ("eager",)
-        for mode, layout in itertools.product(modes, ("contiguous", "channels_last")):
-            trainer = pytorch.Trainer(config, dataset, layout=layout, compiled=mode == "compiled")
-            passes[f"PyTorch {mode} {layout}"] = trainer.evaluate if evaluation else trainer.train_epoch
-    return passes
-
-
-def evaluation_pass(config: ConfigDict, dataset: Dataset) -> Pass:
-    """Returns a function that evaluates the initial state on all test images."""
-    experiment = speed.build_experiment(config, dataset)
-    evaluate, state = experiment.after_each_epoch["test"], experiment.create_state(np.uint32(0))
-    return lambda: jax.block_until_ready(evaluate(state))
+_PEERS = ("torch", "keras", "tensorflow", "tensorflow-cpu", "onnxruntime", "openvino")  # distributions
 
 
 def flops_per_image(case: Case) -> float:
     """Returns the floating-point operations per image, as XLA counts them with its own convolution."""
     config = case.config.copy_and_resolve_references()
-    config.execution.kernels = "lax"
+    config.execution.kernels, config.num_seeds = "lax", 1
     dataset = random_dataset(config.batch_size, config.eval_batch_size)
     experiment = speed.build_experiment(config, dataset)
     state, model = experiment.create_state(np.uint32(0)), experiment.model
@@ -121,49 +60,101 @@ def flops_per_image(case: Case) -> float:
 
 def peak_memory(case: Case) -> int:
     """Returns the peak memory, in bytes, of a process that trains the case on as many images as MNIST has."""
+    sizes = (case.num_images, case.num_images) if case.images else (60_000, 10_000)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_peak_memory_here, case.config.to_dict()).result()
+        return pool.submit(_peak_memory_here, case.config.to_dict(), sizes).result()
 
 
-def _peak_memory_here(config: dict[str, Any]) -> int:
-    experiment = speed.build_experiment(ConfigDict(config), random_dataset(60_000, 10_000))
-    batches = jnp.arange(60_000 // config["batch_size"] * config["batch_size"]).reshape(-1, config["batch_size"])
-    call = next(experiment.pipeline.calls([batches], first_step=0))
-    state, _ = experiment.train_steps(
-        experiment.create_state(np.uint32(0)), Metrics.zero(experiment.config.metrics), *call
-    )
+def _peak_memory_here(config: dict[str, Any], sizes: tuple[int, int]) -> int:
+    experiment, (state, zero, batches) = speed.start_training(ConfigDict(config), random_dataset(*sizes))
+    call = next(experiment.pipeline.calls(batches, first_step=0))
+    state, _ = experiment.train_steps(state, zero, *call)
     jax.block_until_ready(experiment.after_each_epoch["test"](state))
     # Not `resource.getrusage`, whose maximum a process inherits from the one that started it.
     found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
 
 
+def installed(wanted: dict[str, Program]) -> dict[str, Program]:
+    """Returns the programs whose packages are installed."""
+    return {name: program for name, program in wanted.items() if not _missing([program])}
+
+
+def _missing(wanted: Iterable[Program]) -> list[str]:
+    packages = {package for program in wanted for package in program.packages}
+    return sorted(package for package in packages if not importlib.util.find_spec(package))
+
+
+def report_missing(cases: Iterable[Case]) -> None:
+    """Warns about peers of the cases that are skipped because something is not installed."""
+    wanted = [program for case in cases for program in programs(case).values()]
+    if missing := _missing(wanted):
+        cli.warn(f"peers that need {', '.join(missing)} are skipped: ./launch.sh setup benchmark installs them")
+    if any("torch" in program.packages for program in wanted) and jax.default_backend() == "cpu" and not tcmalloc():
+        cli.warn("PyTorch with tcmalloc is skipped: apt-get install libtcmalloc-minimal4 installs it")
+
+
+@contextlib.contextmanager
+def busy_process() -> Iterator[subprocess.Popen[bytes]]:
+    """Keeps a core busy with another process, which also ends if this one is killed."""
+    loop = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(100_000))"
+    process = subprocess.Popen([sys.executable, "-c", loop, str(os.getpid())])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 def measure(case: Case, *, rounds: int, seconds: float, torch_compile: bool) -> dict[str, Any]:
-    """Measures everything about a case, as the result file has it."""
-    passes = create_passes(case, torch_compile=torch_compile)
-    times = speed.time_in_turns(passes | {"": speed.matrix_product()}, rounds=rounds, seconds=seconds)
-    products = times.pop("")
+    """Measures everything about a case, as the result file has it; raises a UserError if this project's program fails.
+
+    Others that fail have no times, but the reason.
+    """
+    with contextlib.ExitStack() as stack:
+        if case.work == "busy":
+            stack.enter_context(busy_process())
+        command = [sys.executable, "-m", "digits_jax.studies.benchmark.contestant", case.name]
+        images = [f"--images={case.images}"] if case.images else []
+        contestants = {}
+        for name, program in installed(programs(case)).items():
+            if torch_compile or not name.startswith("PyTorch compiled"):
+                contestant = Contestant(f"{case.name}: {name}", [*command, name, *images], program.environment)
+                contestants[name] = stack.enter_context(contextlib.closing(contestant))
+        times = speed.time_in_turns(contestants, rounds=rounds, seconds=seconds)
+        failures = {name: contestant.failure for name, contestant in contestants.items() if contestant.failure}
+    for name in {OURS, PEAK} & failures.keys():
+        raise UserError(f"{case.name}: {name} failed ({failures[name]})")
+    peak = 2 * speed.PRODUCT_SIZE**3 / statistics.median(times.pop(PEAK))
     return {
         "case": case.name,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "batch_size": case.config.eval_batch_size if case.work == "evaluation" else case.config.batch_size,
-        "images": case.num_images,
-        "seconds": {name: [round(value, 6) for value in values] for name, values in times.items()},
+        "images": case.num_images * case.config.num_seeds,
+        "seconds": {name: [round(t, 6) for t in ts] for name, ts in times.items() if name not in failures},
+        "failures": failures,
         "flops_per_image": round(flops_per_image(case)),
-        "machine_flops_per_second": round(2 * speed.PRODUCT_SIZE**3 / statistics.median(products)),
+        "machine_flops_per_second": round(peak),
         "peak_memory_bytes": peak_memory(case),
     }
 
 
 def environment() -> dict[str, Any]:
     """Describes hardware and versions, without naming the machine."""
-    machine = describe_machine()
-    torch = {"torch": importlib.metadata.version("torch")} if importlib.util.find_spec("torch") else {}
-    return {"cpu": machine["cpu"], "cores": machine["cores"], **machine["versions"], **torch}
+    machine, versions = describe_machine(), {}
+    for package in _PEERS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    if library := tcmalloc():
+        versions["tcmalloc"] = library
+    accelerator = {} if jax.default_backend() == "cpu" else {"accelerator": machine["devices"][0]}
+    return {**accelerator, "cpu": machine["cpu"], "cores": machine["cores"], **machine["versions"], **versions}
 
 
 def write_output(**content: Any) -> None:
     """Writes the environment and `content` to the file of `--output`, if given."""
     if OUTPUT.value:
+        Path(OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
         replace_text(Path(OUTPUT.value), json.dumps({"environment": environment(), **content}, indent=1) + "\n")
 
 

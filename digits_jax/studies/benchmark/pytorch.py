@@ -1,6 +1,7 @@
 """A config's network and recipe as a PyTorch user writes them; needs the extra `benchmark`."""
 
 import itertools
+import os
 import time
 from typing import Any
 
@@ -9,12 +10,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import augment
+from digits_jax.apps.speed import Pass
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.optimizer import create_schedule, steps_per_epoch
 from digits_jax.storage import num_cores
 
-_MOMENTA = {"sgd": 0.0, "nesterov": 0.9}
+MOMENTA = {"sgd": 0.0, "nesterov": 0.9}
 
 
 def is_augmented(config: ConfigDict | FrozenConfigDict) -> bool:
@@ -32,33 +34,39 @@ class Trainer:
     def __init__(
         self, config: Any, dataset: Dataset, *, seed: int = 0, layout: str = "channels_last", compiled: bool = False
     ) -> None:
-        if config.optimizer.name not in _MOMENTA:
+        if config.optimizer.name not in MOMENTA:
             raise ConfigError(
-                f"config.optimizer.name is {config.optimizer.name!r}: expected one of {', '.join(_MOMENTA)}"
+                f"config.optimizer.name is {config.optimizer.name!r}: expected one of {', '.join(MOMENTA)}"
             )
         if config.average_decay or is_augmented(config):
             raise ConfigError("the config averages weights or augments images: expected neither with PyTorch")
         import torch
 
         def tensors(images: Any, labels: Any) -> tuple[Any, Any]:
-            return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels).long()
+            images, labels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels).long()
+            return images.to(self._device), labels.to(self._device)
 
-        torch.set_num_threads(num_cores())
+        on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+        self._device = "cuda" if on_gpu else "cpu"
+        if on_gpu:
+            torch.set_float32_matmul_precision("high")  # TF32, JAX's default; cuDNN's, too
+        elif "OMP_NUM_THREADS" not in os.environ:  # with which threads may be pinned, this one to a single core
+            torch.set_num_threads(num_cores())
         torch.manual_seed(seed)
         images = dataset.arrays.train_images
         self._config = config
         self._train, self._test = tensors(*dataset.split("train")), tensors(*dataset.split("test"))
         self._mean, self._std = float(images.mean()), float(images.std())
         self._memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-        self._model = _create_model(config.model, dataset.image_shape[0]).to(memory_format=self._memory_format)
+        self._model = _create_model(config.model, dataset.image_shape[0])
+        self._model = self._model.to(self._device, memory_format=self._memory_format)
         self._forward = self._model
         if compiled:
-            torch._dynamo.reset()  # after eight programs in a process it would give up, and run the ninth uncompiled
             self._forward = torch.compile(self._model)
         epoch_steps = steps_per_epoch(len(images), config.batch_size)
         steps = jnp.arange(sum(config.epochs) * epoch_steps)
         self._rates = itertools.cycle(jax.vmap(create_schedule(config, epoch_steps))(steps).tolist())
-        momentum = _MOMENTA[config.optimizer.name]
+        momentum = MOMENTA[config.optimizer.name]
         self._optimizer = torch.optim.SGD(self._model.parameters(), momentum=momentum, nesterov=momentum > 0)
         self._loss = torch.nn.CrossEntropyLoss(label_smoothing=config.loss.label_smoothing)
 
@@ -67,27 +75,35 @@ class Trainer:
         import torch
 
         images, labels = self._train
-        for rows in torch.randperm(len(labels)).split(self._config.batch_size):
+        for rows in torch.randperm(len(labels), device=self._device).split(self._config.batch_size):
             self._optimizer.param_groups[0]["lr"] = next(self._rates)
             self._optimizer.zero_grad()
             self._loss(self._forward(self._normalize(images[rows])), labels[rows]).backward()
             self._optimizer.step()
+        if self._device == "cuda":
+            torch.cuda.synchronize()
 
     def evaluate(self) -> tuple[float, float]:
         """Returns the cross entropy and the accuracy on the test images; the model stays in evaluation mode."""
         import torch
 
         self._model.eval()
-        loss, correct = 0.0, 0
+        loss, correct = (torch.zeros((), dtype=torch.float64, device=self._device) for _ in range(2))
         with torch.inference_mode():
             for images, labels in zip(*(part.split(self._config.eval_batch_size) for part in self._test), strict=True):
                 logits = self._forward(self._normalize(images))
-                loss += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-                correct += int((logits.argmax(1) == labels).sum())
-        return loss / len(self._test[1]), correct / len(self._test[1])
+                loss += torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+                correct += (logits.argmax(1) == labels).sum()
+        return loss.item() / len(self._test[1]), correct.item() / len(self._test[1])
 
     def _normalize(self, images: Any) -> Any:
         return ((images.float() - self._mean) / self._std).to(memory_format=self._memory_format)
+
+
+def create_pass(config: ConfigDict, dataset: Dataset, *, evaluation: bool, layout: str, compiled: bool) -> Pass:
+    """Returns a function that trains for an epoch, or evaluates on all test images."""
+    trainer = Trainer(config, dataset, layout=layout, compiled=compiled)
+    return trainer.evaluate if evaluation else trainer.train_epoch
 
 
 def train(config: FrozenConfigDict, dataset: Dataset, seed: int) -> tuple[float, float]:

@@ -16,10 +16,10 @@ from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import cli, storage
-from digits_jax.apps.speed import random_dataset, time_in_turns, training_pass
+from digits_jax.apps.speed import time_in_turns, timer, training_pass
 from digits_jax.data import Dataset
 from digits_jax.studies.benchmark import measure, pytorch
-from digits_jax.studies.benchmark.measure import Case
+from digits_jax.studies.benchmark.programs import Case, parse_case
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.sweep import load_sweep
 from digits_jax.studies.sweep.plan import plan
@@ -39,8 +39,8 @@ def train(config: FrozenConfigDict, dataset: Dataset, seed: int) -> tuple[float,
 
 def time_cases(cases: Sequence[Case], *, rounds: int, seconds: float) -> dict[str, dict[str, Any]]:
     """Measures, by name, the seconds per image in each round and the floating-point operations per image."""
-    passes = {case.name: training_pass(case.config, random_dataset(case.num_images, 1)) for case in cases}
-    times = time_in_turns(passes, rounds=rounds, seconds=seconds)
+    timers = {case.name: timer(training_pass(case.config, case.dataset())) for case in cases}
+    times = time_in_turns(timers, rounds=rounds, seconds=seconds)
     found = {}
     for case in cases:
         seconds_per_image = [float(f"{t / case.num_images:.4g}") for t in times[case.name]]
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
             sides[run.variant] = functools.partial(train, run.config, data)
             if importlib.util.find_spec("torch"):
                 sides[f"{run.variant} in PyTorch"] = functools.partial(pytorch.train, run.config, data)
-    cases = [measure.parse_case(f"{name}:64")._replace(name=name) for name in EXPERIMENTS]
+    cases = [parse_case(f"{name}:64")._replace(name=name) for name in EXPERIMENTS]
     cases += [Case(run.variant, ConfigDict(run.config.to_dict()), "training") for run, _ in runs]
     configs = time_cases(cases, rounds=measure.ROUNDS.value, seconds=measure.SECONDS.value)
     measure.write_output(configs=configs, races=race(sides, seeds=SEEDS.value))

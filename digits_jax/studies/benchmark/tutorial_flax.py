@@ -101,16 +101,15 @@ def training_pass(
     return train_epoch
 
 
-def remedies(config: ConfigDict, dataset: Dataset) -> dict[str, Pass]:
-    """Returns the steps from tutorial Flax to this project: each applies one change on top of those before it."""
-    pool: dict[str, Any] = {"max_pool": ops.max_pool_2x2}
-    rows, winograd = ({**pool, "conv": ops.conv_general_dilated, "kernels": name} for name in ("matmul", "winograd"))
-    training = partial(training_pass, config, dataset)
-    return {
-        "tutorial Flax": training(),
-        "tutorial Flax in lax.scan": training(in_scan=True),
-        "1. max-pool as a maximum of slices": training(**pool),
-        "2. convolutions as matrix products": training(**rows),
-        "3. Winograd's transforms": training(**winograd),
-        "4. steps in one compiled call": training(**winograd, in_scan=True),
-    }
+_POOL: dict[str, Any] = {"max_pool": ops.max_pool_2x2}
+_CONV: dict[str, Any] = {**_POOL, "conv": ops.conv_general_dilated}
+
+# The steps from tutorial Flax to this project, as options of `training_pass`: each adds a change to those before it.
+REMEDIES: dict[str, dict[str, Any]] = {
+    "tutorial Flax": {},
+    "tutorial Flax in lax.scan": {"in_scan": True},
+    "1. max-pool as a maximum of slices": _POOL,
+    "2. convolutions as matrix products": {**_CONV, "kernels": "matmul"},
+    "3. Winograd's transforms": {**_CONV, "kernels": "winograd"},
+    "4. steps in one compiled call": {**_CONV, "kernels": "winograd", "in_scan": True},
+}

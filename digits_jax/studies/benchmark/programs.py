@@ -1,0 +1,133 @@
+"""The cases of the benchmark, and the programs that do the work of each: this project and its peers."""
+
+import ctypes.util
+import itertools
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from digits_jax import augment
+from digits_jax.apps import speed
+from digits_jax.apps.speed import Pass
+from digits_jax.config import load_config, resolve
+from digits_jax.data import Dataset
+from digits_jax.errors import ConfigError
+from digits_jax.storage import num_cores
+from digits_jax.studies.benchmark import keras3, pytorch, runtimes, tutorial_flax
+from digits_jax.studies.benchmark.page import NUM_SEEDS, OURS
+
+PEAK = "matrix product"  # the program that measures the machine's peak
+
+
+class Case(NamedTuple):
+    """One network at one batch size, and what is done with it."""
+
+    name: str
+    config: ConfigDict
+    work: str  # "training", "busy" (training beside another process), "seeds", "evaluation" or "remedies"
+    images: int | None = None  # of a pass, about; None: see `num_images`
+
+    @property
+    def num_images(self) -> int:
+        """The images of one pass: an epoch on an accelerator, else whole batches for 0.1 seconds or more."""
+        if self.work == "evaluation":
+            return self.images or 10_000
+        images = 640 if self.work in ("remedies", "seeds") else 2**16 if self.config.model.name == "linear" else 2**12
+        images = self.images or (60_000 if jax.default_backend() != "cpu" else images)
+        return max(1, images // self.config.batch_size) * self.config.batch_size
+
+    def dataset(self) -> Dataset:
+        """Returns random images for a pass."""
+        return speed.random_dataset(*((64, self.num_images) if self.work == "evaluation" else (self.num_images, 1)))
+
+
+def parse_case(text: str, images: int | None = None) -> Case:
+    """Parses "vgg:64" (experiment and batch size), "vgg:busy" and so on, or raises a ConfigError."""
+    name, _, work = text.partition(":")
+    try:
+        config = load_config(name)
+    except ConfigError as error:
+        raise ConfigError(f"--cases={text}: {error}") from None
+    if re.fullmatch("[1-9][0-9]*", work):
+        config.batch_size, work = int(work), "training"
+    elif work not in ("busy", "seeds", "evaluation", "remedies"):
+        raise ConfigError(f"--cases={text}: expected a batch size, busy, seeds, evaluation or remedies after the colon")
+    if work == "remedies" and (config.model.name != "vgg" or pytorch.is_augmented(config)):
+        raise ConfigError(f"--cases={text}: the remedies are for convolutions without augmentation, unlike {name}")
+    if work == "seeds":
+        config.num_seeds = NUM_SEEDS
+    return Case(text, config, work, images)
+
+
+class Program(NamedTuple):
+    """Does the work of a case, in a process of its own."""
+
+    build: Callable[[], Pass]
+    packages: tuple[str, ...] = ()  # of the extra `benchmark`
+    environment: Mapping[str, str] = {}
+
+
+def programs(case: Case) -> dict[str, Program]:
+    """Returns the programs that can do the case's work, by name, whether their packages are installed or not.
+
+    The peers do not augment: an augmented config is compared with itself without augmentation.
+    """
+    config, evaluation = case.config, case.work == "evaluation"
+
+    def program(build: Callable[..., Pass], *packages: str, **environment: str) -> Program:
+        return Program(lambda: build(resolve(config, data := case.dataset()), data), packages, environment)
+
+    ours = evaluation_pass if evaluation else speed.training_pass
+    found = {PEAK: Program(speed.matrix_product), OURS: Program(lambda: ours(config, case.dataset()))}
+    if pytorch.is_augmented(config):
+        plain = config.copy_and_resolve_references()
+        plain.augment.update(dict.fromkeys(augment.RANGES, 0.0))
+        return found | {f"{OURS}, not augmented": Program(lambda: ours(plain, case.dataset()))}
+    if case.work == "seeds":
+        return found
+    if config.model.name == "vgg" and not evaluation:
+        flax = tutorial_flax.REMEDIES if case.work == "remedies" else {"tutorial Flax": {}}
+        for name, changes in flax.items():
+            found[name] = program(partial(tutorial_flax.training_pass, **changes))
+    for mode, layout in itertools.product(("eager", "compiled"), ("contiguous", "channels_last")):
+        build = partial(pytorch.create_pass, layout=layout, compiled=mode == "compiled", evaluation=evaluation)
+        found[f"PyTorch {mode} {layout}"] = program(build, "torch")
+        # Compiled and contiguous is left out: it is the slowest of the four, and programs take minutes.
+        if (library := tcmalloc()) and (mode, layout) != ("compiled", "contiguous"):
+            found[f"PyTorch {mode} {layout}, tcmalloc"] = program(build, "torch", **tuned_environment(library))
+    keras = keras3.evaluation_pass if evaluation else keras3.training_pass
+    found["Keras on TensorFlow"] = program(keras, "keras", "tensorflow", KERAS_BACKEND="tensorflow")
+    found["Keras on JAX"] = program(keras, "keras", KERAS_BACKEND="jax")
+    if evaluation and jax.default_backend() == "cpu":
+        found["ONNX Runtime"] = program(runtimes.onnxruntime_pass, "onnx", "onnxruntime")
+        for hint in ("latency", "throughput"):
+            found[f"OpenVINO, {hint}"] = program(partial(runtimes.openvino_pass, hint=hint), "onnx", "openvino")
+    return found
+
+
+def evaluation_pass(config: ConfigDict, dataset: Dataset) -> Pass:
+    """Returns a function that evaluates the initial state on all test images."""
+    experiment = speed.build_experiment(config, dataset)
+    evaluate, state = experiment.after_each_epoch["test"], experiment.create_state(np.uint32(0))
+    return lambda: jax.block_until_ready(evaluate(state))
+
+
+def tcmalloc() -> str | None:
+    """Returns the name of tcmalloc's library, as the linker finds it; None without it or on an accelerator."""
+    if jax.default_backend() != "cpu":
+        return None
+    return ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
+
+
+def tuned_environment(library: str) -> dict[str, str]:
+    """Returns what PyTorch's tuning guide recommends on CPUs: tcmalloc, and a thread pinned to each core.
+
+    https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html#cpu-specific-optimizations
+    """
+    openmp = {"OMP_NUM_THREADS": str(num_cores()), "OMP_PROC_BIND": "CLOSE", "OMP_SCHEDULE": "STATIC"}
+    return {"LD_PRELOAD": library, **openmp}

@@ -1,0 +1,69 @@
+"""Inference runtimes on this project's own ONNX export; they need the extra `benchmark`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from digits_jax import ops
+from digits_jax.apps.speed import build_experiment
+from digits_jax.data import Dataset
+from digits_jax.storage import num_cores
+
+PredictAll = Callable[[], np.ndarray]  # returns the probabilities of all test images
+
+
+def onnxruntime_pass(config: ConfigDict, dataset: Dataset) -> PredictAll:
+    """Returns a function that runs ONNX Runtime on batches of `eval_batch_size`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_cores()
+    session = onnxruntime.InferenceSession(_export(config, dataset), options, providers=["CPUExecutionProvider"])
+    batches = _batches(config, dataset)
+    return lambda: np.concatenate([session.run(None, {"images": images})[0] for images in batches])
+
+
+def openvino_pass(config: ConfigDict, dataset: Dataset, *, hint: str) -> PredictAll:
+    """Returns a function that runs OpenVINO on batches of `eval_batch_size`, several at once with "throughput"."""
+    import openvino
+
+    core = openvino.Core()
+    options = {
+        "INFERENCE_NUM_THREADS": num_cores(),
+        "INFERENCE_PRECISION_HINT": "f32",  # its default is bfloat16 on some CPUs
+        "PERFORMANCE_HINT": hint.upper(),
+    }
+    compiled = core.compile_model(core.read_model(_export(config, dataset)), "CPU", options)
+    queue, batches = openvino.AsyncInferQueue(compiled), _batches(config, dataset)
+    results: list[Any] = [None] * len(batches)
+
+    def keep(request: Any, number: int) -> None:
+        results[number] = request.get_output_tensor().data.copy()
+
+    queue.set_callback(keep)
+
+    def predict_all() -> np.ndarray:
+        for number, images in enumerate(batches):
+            queue.start_async({"images": images}, number)
+        queue.wait_all()
+        return np.concatenate(results)
+
+    return predict_all
+
+
+def _batches(config: ConfigDict, dataset: Dataset) -> list[np.ndarray]:
+    images = dataset.split("test")[0]
+    return [images[i : i + config.eval_batch_size] for i in range(0, len(images), config.eval_batch_size)]
+
+
+def _export(config: ConfigDict, dataset: Dataset) -> bytes:
+    """Returns the network with its initial weights as an ONNX file."""
+    from digits_jax.apps.export.onnx_graph import to_onnx
+
+    experiment = build_experiment(config, dataset)
+    state = experiment.create_state(np.uint32(0))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = ops.using("lax")(lambda images: experiment.model.apply(variables, images, train=False))
+    return to_onnx(logits, dataset.image_shape)
