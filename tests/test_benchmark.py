@@ -1,8 +1,10 @@
 """The benchmark: its cases, its contestants, its arithmetic, its result files and page, and short runs."""
 
+import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -264,19 +266,56 @@ def test_the_runtimes_agree_with_the_model() -> None:
         np.testing.assert_allclose(run(), expected, atol=1e-6)
 
 
+PEERS = [
+    (name, work) for work in ("64", "evaluation") for name in programs.programs(parse_case(f"fast:{work}"))
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "work"), PEERS)
+def test_each_program_runs(name: str, work: str) -> None:
+    program = programs.programs(parse_case(f"fast:{work}"))[name]
+    for package in program.packages:
+        if not importlib.util.find_spec(package):
+            pytest.skip(f"{package} is not installed: ./launch.sh setup benchmark")
+    command = [sys.executable, "-m", "digits_jax.studies.benchmark.contestant", f"fast:{work}", name, "--images=128"]
+    with contextlib.closing(Contestant(name, command, program.environment)) as contestant:
+        assert contestant(1) > 0
+        assert contestant(2) > 0
+        assert contestant.failure is None
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "digits_jax.studies.benchmark", "--seconds=0.01", "--notorch_compile", *arguments]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert process.returncode == 0, process.stderr
+    return process
+
+
 @pytest.mark.slow
 def test_a_short_run(tmp_path: Path, parsed_flags: None) -> None:
     output = tmp_path / "results.json"
-    arguments = ["--cases=linear:64", "--rounds=2", "--seconds=0.01", "--notorch_compile", f"--output={output}"]
-    process = subprocess.run(
-        [sys.executable, "-m", "digits_jax.studies.benchmark", *arguments], capture_output=True, text=True, timeout=180
-    )
-    assert process.returncode == 0, process.stderr
+    process = benchmark("--cases=linear:64", "--rounds=2", f"--output={output}")
     assert "linear:64" in process.stdout
     (result,) = json.loads(output.read_text())["results"]
     with flagsaver.flagsaver(output=str(output)):
         assert measure.read_output() == {"linear:64": result}
     assert len(result["seconds"]["digits_jax"]) == 2
+    assert result["failures"] == {}
     # 784 x 10 products and sums forwards, and as many for the weights' gradient.
     assert result["flops_per_image"] == pytest.approx(4 * 784 * 10, rel=0.1)
     assert 1e8 < result["peak_memory_bytes"] < 2e9
+    benchmark("--cases=linear:busy", "--rounds=1", "--images=640", f"--output={output}")
+    assert [result["case"] for result in json.loads(output.read_text())["results"]] == ["linear:64", "linear:busy"]
+
+
+@pytest.mark.slow
+def test_the_command_for_a_gpu(tmp_path: Path) -> None:
+    (cases,) = re.findall(r"--cases=(\S+) --output=docs/benchmarks/h100.json", (DOCS / "benchmarks.md").read_text())
+    (tmp_path / "benchmarks").mkdir()
+    output = tmp_path / "benchmarks/gpu.json"
+    benchmark(f"--cases={cases}", "--rounds=1", "--images=64", f"--output={output}")
+    _, results = page.read_benchmark(output, "vgg:seeds")
+    assert [*results] == cases.split(",")
+    assert results["vgg:seeds"]["images"] == 32 * 64
+    assert "32 seeds of `vgg` in one program take" in page.seeds_sentences(results)

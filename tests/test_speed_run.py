@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -47,8 +48,9 @@ def test_costs(small_config: ConfigDict) -> None:
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is not installed")
 def test_pytorch_learns_by_the_recipe(vgg_config: ConfigDict, small_dataset: Dataset) -> None:
-    vgg_config.model.update(batch_norm="before", bn_momentum=0.8, conv="auto")
-    vgg_config.update(optimizer="nesterov", schedule="linear", learning_rates=(0.05,), epochs=(6,), label_smoothing=0.1)
+    vgg_config.model.update(batch_norm="before", bn_momentum=0.8)
+    vgg_config.optimizer.name, vgg_config.schedule.name, vgg_config.loss.label_smoothing = "nesterov", "linear", 0.1
+    vgg_config.update(learning_rates=(0.05,), epochs=(6,))
     config = resolve(vgg_config, small_dataset)
     seconds, accuracy = pytorch.train(config, small_dataset, 0)
     assert seconds > 0
@@ -57,12 +59,13 @@ def test_pytorch_learns_by_the_recipe(vgg_config: ConfigDict, small_dataset: Dat
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is not installed")
 def test_pytorch_has_the_same_networks(small_config: ConfigDict, small_dataset: Dataset) -> None:
-    small_config.model.update(hidden_dropout=0.5, block_dropout=(0.0, 0.25))
-    for name, place in (("linear", "none"), ("vgg", "none"), ("vgg", "before"), ("vgg", "after")):
-        small_config.model.update(name=name, widths=((2, 3), (4,)), hidden_width=5, batch_norm=place)
-        dataset = random_dataset(16, 3)
-        parameters = build_experiment(small_config, dataset).initial_state.params
-        trainer = pytorch.Trainer(small_config, dataset, layout="contiguous")
+    dataset = random_dataset(16, 3)
+    vgg = {"name": "vgg", "widths": ((2, 3), (4,)), "hidden_width": 5}
+    for network in ({"name": "linear"}, *(vgg | {"batch_norm": place} for place in ("none", "before", "after"))):
+        small_config.model.update(network)
+        config = resolve(small_config, dataset)
+        parameters = build_experiment(config, dataset).create_state(np.uint32(0)).params
+        trainer = pytorch.Trainer(config, dataset, layout="contiguous")
         trainer.train_epoch()
         loss, accuracy = trainer.evaluate()
         assert loss > 0
