@@ -1,5 +1,6 @@
 """Two sides trained in turns."""
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from ml_collections import ConfigDict
 from digits_jax.apps.speed import build_experiment, random_dataset
 from digits_jax.config import resolve
 from digits_jax.data import Dataset
-from digits_jax.errors import ConfigError
+from digits_jax.errors import ConfigError, UserError
 from digits_jax.studies.benchmark import pytorch
 from digits_jax.studies.benchmark.programs import Case
-from digits_jax.studies.benchmark.speed_run import race, time_cases, train
+from digits_jax.studies.benchmark.speed_run import in_process, race, time_cases, train
 from digits_jax.train_loop import train_and_evaluate
 
 
@@ -36,6 +37,15 @@ def test_sides_take_turns() -> None:
     found = race({"a": side("a", 1), "b": side("b", 10)}, seeds=2)  # type: ignore[dict-item]
     assert calls == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert found["b"] == {"seconds": [10, 20], "accuracy": [0.9, 0.9]}
+
+
+@pytest.mark.slow
+def test_a_side_that_fails_ends_the_race(capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.ExitStack() as stack, pytest.raises(UserError, match="the race ends: nobody failed"):
+        race({"nobody": in_process("nobody", stack)}, seeds=2)
+    line = capsys.readouterr().err
+    assert line.startswith("warning: nobody failed: exit code ")
+    assert "error: " in line  # that there is no such side, or no MNIST
 
 
 def test_costs(small_config: ConfigDict) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import timeit
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from absl import flags
 
@@ -40,9 +40,13 @@ class Contestant:
 
     def __call__(self, repetitions: int) -> float:
         """Returns the seconds of so many passes; infinity if the program fails or has failed."""
+        return (self.ask(repetitions) or [math.inf])[0]
+
+    def ask(self, number: int) -> list[float]:
+        """Returns the numbers that the program prints for this one; none if it fails or has failed."""
         if not self.failure:
             try:
-                return self._ask(repetitions)
+                return self._ask(number)
             except (OSError, EOFError) as error:  # it does not start, hangs, or has ended
                 self._errors.seek(0)
                 printed = self._errors.read().decode(errors="replace").strip()
@@ -50,9 +54,9 @@ class Contestant:
                 reason = f"exit code {code}" if isinstance(error, EOFError | BrokenPipeError) else str(error)
                 self.failure = f"{reason}: {' '.join(printed.splitlines()[-1].split())}" if printed else reason
                 cli.warn(f"{self._name} failed: {self.failure}")
-        return math.inf
+        return []
 
-    def _ask(self, repetitions: int) -> float:
+    def _ask(self, number: int) -> list[float]:
         if not self._process:
             self._process = subprocess.Popen(
                 self._command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
@@ -62,14 +66,14 @@ class Contestant:
         assert process.stdin
         assert process.stdout
         os.killpg(process.pid, signal.SIGCONT)
-        process.stdin.write(b"%d\n" % repetitions)
+        process.stdin.write(b"%d\n" % number)
         if not select.select([process.stdout], [], [], self._timeout)[0]:
             raise TimeoutError(f"no answer within {self._timeout:g} s")
         answer = process.stdout.readline()
         if not answer:
             raise EOFError
         os.killpg(process.pid, signal.SIGSTOP)
-        return float(answer)
+        return [float(word) for word in answer.split()]
 
     def close(self) -> int | None:
         """Ends the process, and those that it has started; returns the exit code."""
@@ -82,19 +86,29 @@ class Contestant:
         return process.returncode
 
 
+def serve(create: Callable[[], Callable[[int], Iterable[float]]]) -> None:
+    """Prints what the created function returns for each number that is read, until standard input is closed."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    answer = create()
+    for line in sys.stdin:
+        print(*answer(int(line)), file=answers, flush=True)
+
+
 def main(argv: list[str]) -> None:
     from digits_jax.studies.benchmark.programs import parse_case, programs
 
     if len(argv) != 3:
         raise ConfigError(f"{' '.join(argv[1:])!r} is given: expected a case and a program")
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     program = programs(parse_case(argv[1], IMAGES.value)).get(argv[2])
     if not program:
         raise ConfigError(f"{argv[2]!r} is no program of {argv[1]}")
-    run = program.build()
-    for line in sys.stdin:
-        print(timeit.timeit(run, number=int(line)), file=answers, flush=True)
+
+    def create() -> Callable[[int], Iterable[float]]:
+        run = program.build()
+        return lambda repetitions: [timeit.timeit(run, number=repetitions)]
+
+    serve(create)
 
 
 if __name__ == "__main__":

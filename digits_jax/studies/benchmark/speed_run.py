@@ -2,12 +2,15 @@
 `python -m digits_jax.studies.benchmark.speed_run --output=docs/speed_run.json`
 
 Needs a machine that does nothing else. The six experiments and the variants of the sweep `accuracy` are timed round by
-round, for some thousand images each. Then `fast` and the same recipe in PyTorch (with the extra `benchmark`) are
-trained in turns, seed by seed. No time includes compilation or evaluation.
+round, for some thousand images each. Then `fast` and the same recipe in PyTorch (with the extra `benchmark`, and with
+tcmalloc and pinned threads if installed) are trained in turns, seed by seed, in a process each. No time includes
+compilation or evaluation.
 """
 
+import contextlib
 import functools
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +21,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from digits_jax import cli, storage
 from digits_jax.apps.speed import time_in_turns, timer, training_pass
 from digits_jax.data import Dataset
-from digits_jax.studies.benchmark import measure, pytorch
+from digits_jax.errors import ConfigError, UserError
+from digits_jax.studies.benchmark import measure, programs, pytorch
+from digits_jax.studies.benchmark.contestant import Contestant, serve
 from digits_jax.studies.benchmark.programs import Case, parse_case
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.sweep import load_sweep
@@ -61,6 +66,22 @@ def race(sides: Mapping[str, TrainSeed], *, seeds: int) -> dict[str, dict[str, A
     return found
 
 
+def in_process(name: str, stack: contextlib.ExitStack) -> TrainSeed:
+    """Returns a function that trains a side of the race in a process of its own, until the stack is closed."""
+    library = programs.tcmalloc() if name.endswith("PyTorch") else None
+    environment = programs.tuned_environment(library) if library else {}
+    command = [sys.executable, "-m", "digits_jax.studies.benchmark.speed_run", name]
+    contestant = stack.enter_context(contextlib.closing(Contestant(name, command, environment)))
+
+    def train_seed(seed: int) -> tuple[float, float]:
+        answer = contestant.ask(seed)
+        if not answer:
+            raise UserError(f"the race ends: {name} failed")
+        return answer[0], answer[1]
+
+    return train_seed
+
+
 def main(argv: list[str]) -> None:
     storage.enable_compilation_cache()
     runs = [(run, data) for run, data in plan(load_sweep("accuracy")) if run.seed == 0]
@@ -70,13 +91,19 @@ def main(argv: list[str]) -> None:
             sides[run.variant] = functools.partial(train, run.config, data)
             if importlib.util.find_spec("torch"):
                 sides[f"{run.variant} in PyTorch"] = functools.partial(pytorch.train, run.config, data)
+    if len(argv) > 1:  # one side, as a contestant
+        if argv[1] not in sides:
+            raise ConfigError(f"{argv[1]!r} is given: expected a side of the race, one of {', '.join(sides)}")
+        return serve(lambda: sides[argv[1]])
     cases = [parse_case(f"{name}:64")._replace(name=name) for name in EXPERIMENTS]
     cases += [Case(run.variant, ConfigDict(run.config.to_dict()), "training") for run, _ in runs]
     configs = time_cases(cases, rounds=measure.ROUNDS.value, seconds=measure.SECONDS.value)
-    measure.write_output(configs=configs, races=race(sides, seeds=SEEDS.value))
+    with contextlib.ExitStack() as stack:
+        races = race({name: in_process(name, stack) for name in sides}, seeds=SEEDS.value)
+    measure.write_output(configs=configs, races=races)
     if measure.OUTPUT.value:
         cli.console.print(f"results written to {measure.OUTPUT.value}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, positional=True)
