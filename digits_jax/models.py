@@ -70,19 +70,14 @@ class VGG(nn.Module):
         and updates the collection "batch_stats".
         """
         kernel_init, dtype = ops.KERNEL_INITS[self.kernel_init], DTYPES[self.dtype]
-        conv3x3 = partial(ops.Conv, kernel_size=(3, 3), padding="VALID", kernel_init=kernel_init, dtype=dtype)
+        conv3x3 = partial(ops.Conv, kernel_size=(3, 3), kernel_init=kernel_init, dtype=dtype)
         dense = partial(ops.Dense, kernel_init=kernel_init, dtype=dtype)
         dropout = partial(nn.Dropout, deterministic=not train)
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=self.bn_momentum,
-            epsilon=self.bn_epsilon,
-            dtype=dtype,
-        )
+        statistics = {"momentum": self.bn_momentum, "epsilon": self.bn_epsilon}
+        norm = partial(ops.BatchNorm, use_running_average=not train, **statistics)
 
-        def activation(x: jax.Array) -> jax.Array:
-            x = norm()(x) if self.batch_norm == "before" else x
+        def activation(x: jax.Array) -> jax.Array | ops.Affine:
+            x = ops.compute(norm()(x)) if self.batch_norm == "before" else x
             x = nn.relu(x)
             return norm()(x) if self.batch_norm == "after" else x
 
@@ -91,9 +86,9 @@ class VGG(nn.Module):
             for width in widths:
                 x = activation(conv3x3(width)(x))
             x = ops.max_pool_2x2(x)
-            x = dropout(rate)(x)
-        x = x.reshape(x.shape[0], -1)
-        x = activation(dense(self.hidden_width)(x))
+            x = dropout(rate)(ops.compute(x) if rate else x)
+        x = ops.compute(x).reshape(x.shape[0], -1)
+        x = ops.compute(activation(dense(self.hidden_width)(x)))
         x = dropout(self.hidden_dropout)(x)
         return dense(self.num_classes)(x).astype(jnp.float32)
 
