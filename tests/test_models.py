@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import models, ops
 from digits_jax.config import get_config, load_config
 from digits_jax.errors import UserError
+from digits_jax.models import normalize
+from digits_jax.studies.benchmark.tutorial_flax import TutorialCNN
 
 
 def create(config: ConfigDict) -> nn.Module:
@@ -176,3 +178,37 @@ def test_image_too_small_for_the_convolutions() -> None:
     models.check(config.model, image_shape=(16, 16, 1))
     with pytest.raises(UserError, match=r"config.model.widths is .* leave nothing of an image of 15x28"):
         models.check(config.model, image_shape=(15, 28, 1))
+
+
+@pytest.mark.parametrize(
+    ("negative", "train"),
+    [(True, True), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(False, True), (True, False)])],
+)
+def test_folded_batch_norm_is_that_of_flax(thin_config: ConfigDict, negative: bool, train: bool) -> None:
+    """Against Flax's layers on `lax.conv_general_dilated`: logits, gradients, statistics; also of negative scales."""
+    thin_config.model.update(batch_norm="after", widths=((8, 8), (8, 16)))
+    variables = init(create(thin_config))
+    keys = iter(jax.random.split(jax.random.key(5), 100))
+    variables = jax.tree.map(lambda x: x + 0.1 * jax.random.uniform(next(keys), x.shape), variables)
+    if negative:
+        for name in ("BatchNorm_0", "BatchNorm_1", "BatchNorm_3"):
+            scale = variables["params"][name]["scale"]
+            variables["params"][name]["scale"] = scale.at[::2].multiply(-1)
+    model = create(thin_config)
+    fields = ("widths", "hidden_width", "batch_norm", "bn_momentum", "bn_epsilon", "block_dropout", "hidden_dropout")
+    plain = TutorialCNN(FrozenConfigDict({name: getattr(model, name) for name in fields}))
+
+    def results(model: nn.Module, images: jax.Array) -> Any:
+        def loss(params: Any) -> Any:
+            both = {"params": params, "batch_stats": variables["batch_stats"]}
+            logits, updates = model.apply(both, images, train=train, mutable=["batch_stats"])
+            return jnp.square(jax.nn.log_softmax(logits)).mean(), (logits, updates)
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+    images = jnp.asarray(IMAGES)
+    pairs = zip(
+        *map(jax.tree.leaves, (results(model, images), results(plain, normalize(images, 33.0, 78.0)))), strict=True
+    )
+    for ours, expected in pairs:
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4 * max(1.0, float(np.abs(expected).max())))
