@@ -73,15 +73,14 @@ class VGG(nn.Module):
         conv3x3 = partial(ops.Conv, kernel_size=(3, 3), kernel_init=kernel_init, dtype=dtype)
         dense = partial(ops.Dense, kernel_init=kernel_init, dtype=dtype)
         dropout = partial(nn.Dropout, deterministic=not train)
-        statistics = {"momentum": self.bn_momentum, "epsilon": self.bn_epsilon}
-        norm = partial(ops.BatchNorm, use_running_average=not train, **statistics)
+        norm = partial(ops.BatchNorm, use_running_average=not train, momentum=self.bn_momentum, epsilon=self.bn_epsilon)
 
         def activation(x: jax.Array) -> jax.Array | ops.Affine:
             x = ops.compute(norm()(x)) if self.batch_norm == "before" else x
             x = nn.relu(x)
             return norm()(x) if self.batch_norm == "after" else x
 
-        x = normalize(images, self.mean, self.std)
+        x: jax.Array | ops.Affine = normalize(images, self.mean, self.std)
         for widths, rate in zip(self.widths, self.block_dropout, strict=True):
             for width in widths:
                 x = activation(conv3x3(width)(x))

@@ -49,7 +49,7 @@ _MATRICES = {
 
 
 def tile_size(image_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> int | None:
-    """Returns an m whose tiles cover the output of `[B, H, W, C]` and `[kh, kw, C, O]` exactly; None if there is none."""
+    """Returns an m whose tiles cover the output of `[B, H, W, C]` and `[kh, kw, C, O]` exactly, or None."""
     if kernel_shape[:2] != (3, 3):
         return None
     height, width = image_shape[1] - 2, image_shape[2] - 2
