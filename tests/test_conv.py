@@ -57,7 +57,7 @@ def test_value_and_gradients(batch: int, size: Any, kernel: Any, channels: Any) 
 @given(
     batch=st.integers(1, 5),
     size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    tile=st.sampled_from([2, 4]),
+    tile=st.sampled_from([2, 4, 5]),
     channels=st.tuples(st.integers(8, 40), st.integers(8, 40)),
 )
 def test_winograd(batch: int, size: Any, tile: int, channels: Any) -> None:
@@ -71,7 +71,8 @@ def test_winograd(batch: int, size: Any, tile: int, channels: Any) -> None:
     ("image_shape", "kernel_shape", "expected"),
     [
         ((64, 26, 26, 32), (3, 3, 32, 32), 4),
-        ((64, 12, 12, 32), (3, 3, 32, 64), 2),
+        ((64, 12, 12, 32), (3, 3, 32, 64), 5),
+        ((64, 8, 8, 32), (3, 3, 32, 64), 2),
         ((64, 10, 6, 64), (3, 3, 64, 64), 4),
         ((64, 10, 8, 64), (3, 3, 64, 64), 2),
         ((64, 10, 9, 64), (3, 3, 64, 64), None),
