@@ -53,7 +53,7 @@ def train(
       UserError: the config, the data or the workdir is not usable, or training diverged.
       Interrupted: Ctrl-C or another signal asked for it; the same call with a workdir resumes.
     """
-    name = Path(config.partition(":")[0]).stem if isinstance(config, str) else None
+    name = Path(str(config).partition(":")[0]).stem if isinstance(config, str) else None
     config = ConfigDict((load_config(config) if isinstance(config, str) else config).to_dict())
     if config.num_seeds != 1:
         raise ConfigError(f"config.num_seeds is {config.num_seeds}: expected 1, and a call for each seed")
