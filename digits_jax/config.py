@@ -59,7 +59,9 @@ FIELDS: dict[str, Field] = {
     "dataset.name": Field("mnist", NAME, "one of data.DATASETS; of arrays that are given from Python, their name"),
     "dataset.data_dir": Field(str, PATH, "prepared data; None: $TFDS_DATA_DIR or ~/tensorflow_datasets"),
     "dataset.source_dir": Field(str, PATH, "original IDX files, for data not prepared yet"),
-    "dataset.validation_examples": Field(0, integer(0), "last training images held out to select the best epoch"),
+    "dataset.validation_examples": Field(0, integer(0), "training images held out to select the best epoch"),
+    "dataset.validation_split": Field("last", one_of(("last", "writers")), "the last ones, or all of some writers"),
+    "dataset.score_test": Field(True, FLAG, "whether test images are scored; False: to choose on held-out ones"),
     "dataset.train_examples": Field(int, optional(integer(1)), "first training images used; None: all"),
     "augment.test": Field(False, FLAG, "also evaluate on augmented test images, as test_augmented/"),
     "augment.test_ranges": Field((), none_or(augment.RANGES), "the ranges for test images; (): those of training"),
@@ -220,6 +222,9 @@ def validate(config: ConfigDict) -> None:
         "learning_rates", rates, f"one, such as (0.1,), with schedule.name={config.schedule.name!r}",
     )  # fmt: skip
     models.check(config.model, image_shape=None)
+    held_out, needed = config.dataset.validation_examples, "> 0 with validation_split='writers' or score_test=False"
+    asked_for = config.dataset.validation_split == "writers" or not config.dataset.score_test
+    _require(held_out > 0 or not asked_for, "dataset.validation_examples", held_out, needed)
     one_by_one = config.early_stopping_epochs or config.execution.images_on == "host"
     _require(
         config.execution.seeds_at_once <= 1 or not one_by_one,
@@ -247,7 +252,8 @@ def resolve(config: ConfigDict, dataset: data.Dataset, *, seed: int | None = Non
     models.check(config.model, image_shape=images.shape[1:])
     resolved = ConfigDict(with_defaults(config))
     resolved.dataset.update(data_dir=None, source_dir=None)  # paths do not belong in results
-    resolved.dataset.update(name=dataset.name, validation_examples=len(dataset.validation_labels))
+    resolved.dataset.update(name=dataset.name, validation_examples=dataset.validation_examples)
+    resolved.dataset.validation_split = dataset.validation_split
     resolved.dataset.train_examples = len(images)
     resolved.seed = config.seed if seed is None else seed
     resolved.num_seeds = 1

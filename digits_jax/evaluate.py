@@ -116,4 +116,5 @@ def create_evaluations(
     if config.test_stream:
         order = functools.partial(input_pipeline.stream_order, batch_size=config.eval_batch_size)
         test["test_stream"] = on("test", augment, order)
-    return ({"validation": on("validation")}, test) if config.dataset.validation_examples else (test, {})
+    at_the_end = test if config.dataset.score_test else {}
+    return ({"validation": on("validation")}, at_the_end) if config.dataset.validation_examples else (test, {})

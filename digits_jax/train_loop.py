@@ -215,5 +215,5 @@ def _finish(experiment: Experiment, run: Run, progress: Progress) -> None:
         progress,
         final={**progress.rows[-1], **final_scores.metrics},
         best={**best, **best_scores.metrics},
-        test_errors=(scores.misclassified | final_scores.misclassified)["test"],
+        misclassified=scores.misclassified | final_scores.misclassified,
     )

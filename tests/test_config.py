@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from ml_collections import ConfigDict
 
 from digits_jax import config as config_lib
 from digits_jax.config import get_config
-from digits_jax.data import Arrays, Dataset
+from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs import identity
 from digits_jax.runs.identity import differences_to_recorded, from_recorded
@@ -103,15 +102,7 @@ def test_out_of_bounds(field: str, value: Any, expected: str) -> None:
 
 def dataset(pixels: np.ndarray) -> Dataset:
     labels = np.zeros(len(pixels), np.uint8)
-    return Dataset(
-        name="x",
-        num_classes=10,
-        sha256="",
-        arrays=Arrays(pixels, labels, pixels, labels),
-        validation_images=pixels[:0],
-        validation_labels=labels[:0],
-        folder=Path(),
-    )
+    return Dataset.from_arrays(pixels, labels, pixels, labels, name="x", num_classes=10)
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 28, 28, 1), np.uint8)

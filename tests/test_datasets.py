@@ -29,7 +29,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, idx_files: dict, write_idx: Callable, 
     )
     monkeypatch.setitem(data.DATASETS, "tiny", spec)
     fields = {"name": "tiny", "data_dir": str(tmp_path / "data"), "source_dir": str(write_idx(idx_files))}
-    return ConfigDict(fields | {"train_examples": None, "validation_examples": 0})
+    return ConfigDict(fields | {"train_examples": None, "validation_examples": 0, "validation_split": "last"})
 
 
 def cache_file(config: ConfigDict) -> Path:

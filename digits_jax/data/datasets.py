@@ -19,6 +19,7 @@ from digits_jax.bounds import NAME
 from digits_jax.data import tfds_store
 from digits_jax.data.arrays import Arrays, as_arrays, content_hash, read_cache, same_examples, write_cache
 from digits_jax.data.sources import DATASETS, DatasetSpec
+from digits_jax.data.writers import Writers, hold_out, load_writers
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.storage import Mirror, is_bucket
 
@@ -33,8 +34,12 @@ class Dataset:
     name: str
     num_classes: int
     arrays: Arrays  # without the validation examples
-    validation_images: np.ndarray  # uint8 [V, H, W, C], the last of the training images
+    train_indices: np.ndarray  # int64 [N], of the training examples among those of the source
+    validation_images: np.ndarray  # uint8 [V, H, W, C], held out of the training images
     validation_labels: np.ndarray  # as those of training, [V]
+    validation_split: str  # by which rule
+    validation_examples: int  # how many were asked for; a hold-out by writers has a few less
+    writers: dict[str, Writers]  # of the images of "validation" and "test"; empty where nobody knows
     sha256: str  # of the whole data set
     folder: Path | None  # of the prepared TFDS data set; None if there is none
 
@@ -67,7 +72,7 @@ class Dataset:
         examples = (train_images, train_labels, test_images, test_labels)
         arrays, num_classes = as_arrays(*examples, num_classes=num_classes)
         sizes = (train_examples, validation_examples)
-        return _create(name, arrays, num_classes, *sizes, sha256=content_hash(arrays), folder=None)
+        return _create(name, arrays, num_classes, *sizes, sha256=content_hash(arrays))
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -80,10 +85,15 @@ class Dataset:
             return self.validation_images, self.validation_labels
         return getattr(self.arrays, f"{name}_images"), getattr(self.arrays, f"{name}_labels")
 
+    def groups(self, name: str) -> dict[str, np.ndarray]:
+        """Returns which images of "validation" or "test" each group of writers wrote, bool `[N]`; empty if unknown."""
+        return self.writers[name].groups() if name in self.writers else {}
+
     def open_train(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """Returns a function from indices to training images and labels, read from the prepared files if there are."""
         if self.folder:
-            return tfds_store.open_split(self.folder, "train")
+            read, train_indices = tfds_store.open_split(self.folder, "train"), self.train_indices
+            return lambda indices: read(train_indices[indices])
         images, labels = self.split("train")
         return lambda indices: (images[indices], labels[indices])
 
@@ -95,6 +105,7 @@ def load(
     source_dir: str | None = None,
     train_examples: int | None = None,
     validation_examples: int = 0,
+    validation_split: str = "last",
 ) -> Dataset:
     """Loads a data set of `DATASETS`; prepares and caches it first if necessary, or reads it if its spec says so.
 
@@ -104,11 +115,12 @@ def load(
       data_dir: directory of prepared data sets, which may be on a bucket (`gs://`); see `resolve_data_dir`.
       source_dir: directory with the original files; they must hold the same examples as a prepared data set.
       train_examples: number of training examples, the first ones; None for all.
-      validation_examples: number of examples to hold out, the last of the training set.
+      validation_examples: number of training examples to hold out.
+      validation_split: "last", the last ones, or "writers", about as many by writers who wrote none of the others.
 
     Raises:
-      ConfigError: there is no such data set, or it has fewer examples.
-      UserError: the data set is in none of these places, or is corrupted.
+      ConfigError: there is no such data set, it has fewer examples, or its writers are not known.
+      UserError: the data set, or the list of its writers, is in none of these places, or is corrupted.
     """
     if name not in DATASETS:
         raise ConfigError(
@@ -117,14 +129,23 @@ def load(
         )
     spec, sizes = DATASETS[name], (train_examples, validation_examples)
     source = Path(source_dir).expanduser() if source_dir else None
+    by_writers = validation_split == "writers"
+    if by_writers and not spec.writers_known:
+        raise ConfigError(
+            f"config.dataset.validation_split is 'writers': expected 'last' for {name}, whose writers are not known"
+        )
     if not spec.cached:
         arrays = _read(spec, source)
-        return _create(name, arrays, spec.num_classes, *sizes, sha256=content_hash(arrays), folder=None)
+        return _create(name, arrays, spec.num_classes, *sizes, sha256=content_hash(arrays))
     root = resolve_data_dir(data_dir)
     prepared = root / name / spec.version
     with _locked(root, name), _mirrored(data_dir, root, prepared):
         arrays, sha256 = _load_all(name, root, source)
-    return _create(name, arrays, spec.num_classes, *sizes, sha256=sha256, folder=prepared)
+        writers = load_writers(prepared, source, arrays, network=by_writers) if spec.writers_known else None
+    return _create(
+        name, arrays, spec.num_classes, *sizes, sha256=sha256, folder=prepared, validation_split=validation_split,
+        writers=writers,
+    )  # fmt: skip
 
 
 def _create(
@@ -135,28 +156,39 @@ def _create(
     validation_examples: int,
     *,
     sha256: str,
-    folder: Path | None,
+    folder: Path | None = None,
+    validation_split: str = "last",
+    writers: tuple[Writers, Writers] | None = None,
 ) -> Dataset:
-    """Creates a data set; holds out the last of the training examples, and keeps the first of the others."""
+    """Creates a data set; holds out some of the training examples, and keeps the first of the others."""
     images, labels = arrays.train_images, arrays.train_labels
-    cut = len(labels) - validation_examples
-    if not 0 < cut <= len(labels):
+    if not 0 <= validation_examples < len(labels):
         raise ConfigError(
             f"config.dataset.validation_examples is {validation_examples}: expected fewer than the "
             f"{len(labels)} training images of {name}"
         )
-    limit = cut if train_examples is None else train_examples
-    if not 0 < limit <= cut:
+    if validation_split == "writers" and writers:
+        held_out = hold_out(writers[0], validation_examples)
+    else:
+        held_out = np.arange(len(labels)) >= len(labels) - validation_examples
+    train_indices, validation_indices = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    limit = len(train_indices) if train_examples is None else train_examples
+    if not 0 < limit <= len(train_indices):
         raise ConfigError(
-            f"config.dataset.train_examples is {limit}: expected at most the {cut} training images of {name}"
-            + (" that are not held out" if validation_examples else "")
+            f"config.dataset.train_examples is {limit}: expected at most the {len(train_indices)} training images of "
+            f"{name}" + (" that are not held out" if validation_examples else "")
         )
+    train_indices = train_indices[:limit]
     return Dataset(
         name=name,
         num_classes=num_classes,
-        arrays=arrays._replace(train_images=images[:limit], train_labels=labels[:limit]),
-        validation_images=images[cut:],
-        validation_labels=labels[cut:],
+        arrays=arrays._replace(train_images=images[train_indices], train_labels=labels[train_indices]),
+        train_indices=train_indices,
+        validation_images=images[validation_indices],
+        validation_labels=labels[validation_indices],
+        validation_split=validation_split,
+        validation_examples=validation_examples,
+        writers={"validation": writers[0].of(validation_indices), "test": writers[1]} if writers else {},
         sha256=sha256,
         folder=folder,
     )
@@ -174,6 +206,7 @@ def load_configured(dataset_config: Any, *, data_dir: str | None = None) -> Data
         source_dir=dataset_config.source_dir,
         train_examples=dataset_config.train_examples,
         validation_examples=dataset_config.validation_examples,
+        validation_split=dataset_config.validation_split,
     )
 
 

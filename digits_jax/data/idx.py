@@ -57,7 +57,7 @@ class IdxFiles:
         found = _find(source_dir) if source_dir else {}
         paths, parsed = {}, {}
         for name, file in FILES.items():
-            paths[name], content = _read(found[name]) if source_dir else _download(f"{self.url}{file}.gz")
+            paths[name], content = _read(found[name]) if source_dir else download(f"{self.url}{file}.gz")
             parsed[name] = self._parse(paths[name], name, content)
         arrays = Arrays(**parsed)
         for split, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
@@ -147,8 +147,8 @@ def _read(path: Path) -> tuple[str, bytes]:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def _download(url: str) -> tuple[str, bytes]:
-    """Returns the address and the content of a file on the network."""
+def download(url: str) -> tuple[str, bytes]:
+    """Returns the address and the content of a file on the network; raises a UserError if it cannot be reached."""
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
             return url, response.read()

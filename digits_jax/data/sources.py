@@ -19,6 +19,7 @@ class DatasetSpec:
     num_classes: int = 10
     read: Callable[[Path | None], Arrays]  # reads a directory of original files, or gets them by itself if it is None
     cached: bool = False  # read only once: of what never changes. It is stored as a TFDS data set and as arrays.
+    writers_known: bool = False  # in the files of `writers.py`
 
 
 DATASETS = {
@@ -36,6 +37,7 @@ DATASETS = {
             },
         ).read,
         cached=True,
+        writers_known=True,
     ),
     # The next two have the hashes in TFDS's own tables; they were never read from the real files.
     "fashion_mnist": DatasetSpec(

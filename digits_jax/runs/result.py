@@ -10,17 +10,20 @@ from digits_jax.runs.checkpoint import read_history, saved_steps
 from digits_jax.runs.history import ROW, Row, best_row
 from digits_jax.runs.identity import from_recorded
 from digits_jax.runs.workdir import Workdir, differences_to_run
-from digits_jax.storage import Schema, find_damage, read_facts, read_json, replace_text
+from digits_jax.storage import Schema, check_fields, find_damage, read_facts, read_json, replace_text
 
 _METRIC = Bounds(lambda x: x in ("test/accuracy", "validation/accuracy"), "test/accuracy or validation/accuracy")
+_SCORED = Bounds(
+    lambda x: isinstance(x, dict) and bool(x) and all(k in ("validation", "test") and n > 0 for k, n in x.items()),
+    "the number of validation or test images",
+)
 _RESULT: Schema = {
     "config": OBJECT,
     "dataset": {"test_examples": integer(0)},
     "selected_by": _METRIC,
-    "final": {"epoch": integer(1), "step": integer(1), "test/accuracy": number(0, 1)},
-    "best": {"epoch": integer(1), "step": integer(1), "test/accuracy": number(0, 1)},
+    "final": {"epoch": integer(1), "step": integer(1)},
+    "best": {"epoch": integer(1), "step": integer(1)},
     "epochs": list_of(ROW, shortest=1),
-    "test_errors": list_of(integer(0)),
     "state_sha256": SHA256,
     "code_hash": optional(SHA256),
 }
@@ -39,6 +42,11 @@ def write_result(workdir: Workdir, result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def scored(result: dict[str, Any]) -> dict[str, int]:
+    """Returns on how many "validation" and "test" images a run was scored; early runs name only the latter."""
+    return result.get("scored", {"test": result["dataset"]["test_examples"]})
+
+
 def _checksum(result: dict[str, Any]) -> str:
     fields = {key: value for key, value in result.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
@@ -52,8 +60,14 @@ def read_result(workdir: Workdir, *, step: int | None = None, verify_checkpoint:
     """
     try:
         result = read_json(workdir.result_file, _RESULT)
+        check_fields(result, {"scored": _SCORED} if "scored" in result else {})
+        for split in scored(result):
+            accuracy = {f"{split}/accuracy": number(0, 1)}
+            check_fields(result, {f"{split}_errors": list_of(integer(0)), "final": accuracy, "best": accuracy})
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise UserError(f"{workdir.result_file} cannot be read ({error})") from None
     if wrong := _contradiction(workdir, result) or (verify_checkpoint and _unconfirmed(workdir, result, step)):
         raise UserError(f"{workdir.result_file} {wrong}: remove it, and the command of the run writes it again")
     return result
@@ -68,9 +82,10 @@ def _contradiction(workdir: Workdir, result: dict[str, Any]) -> str | None:
     rows, key, final, best = result["epochs"], result["selected_by"], result["final"], result["best"]
     if any(key not in row for row in rows) or not _extends(final, rows[-1]) or not _extends(best, best_row(rows, key)):
         return "contradicts itself: its final or best epoch is not that of its epochs"
-    count = result["dataset"]["test_examples"]
-    if len(set(result["test_errors"])) != count - round(count * final["test/accuracy"]):
-        return f"has {len(result['test_errors'])} test errors, which are not those of its final test accuracy"
+    for split, count in scored(result).items():
+        errors = result[f"{split}_errors"]
+        if len(set(errors)) != count - round(count * final[f"{split}/accuracy"]):
+            return f"has {len(errors)} {split} errors, which are not those of its final {split} accuracy"
     if (written := workdir.read_metrics()) != rows[: len(written)]:
         return f"has other epochs than {workdir.metrics_file.name}"
     return None

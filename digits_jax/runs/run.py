@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from ml_collections import FrozenConfigDict
 
 from digits_jax import data, parallel, storage
@@ -195,19 +196,28 @@ class Run:
             remedy = "checkpoints are intact: make room, then start the same command again"
             raise UserError(f"{what} cannot be saved: {refusal}; {remedy}") from None
 
-    def write_result(self, progress: Progress, *, final: Row, best: Row, test_errors: list[int]) -> None:
+    def write_result(self, progress: Progress, *, final: Row, best: Row, misclassified: dict[str, list[int]]) -> None:
         """Plots the learning curves and writes `result.json`.
 
         Args:
           progress: at the end of the run.
           final, best: the rows of the last and the best epoch, with the scores that are measured at the end only.
-          test_errors: the indices of the test images that the final state misclassifies.
+          misclassified: the indices of images that the final state misclassifies, by what it was evaluated on.
         """
         from digits_jax.runs.curves import plot_curves  # takes 0.6 s, which a start need not wait for
 
         selected_by, rows = score_key(self.config), progress.rows
         title = f"{self.name} on {self.dataset.name}, seed {self.config.seed}"
-        result = {"selected_by": selected_by, "final": final, "best": best, "epochs": rows, "test_errors": test_errors}
+        scored = {
+            split: len(self.dataset.split(split)[1]) for split in ("validation", "test") if split in misclassified
+        }
+        result: dict[str, Any] = {"selected_by": selected_by, "scored": scored}
+        for split in scored:
+            result[f"{split}_errors"] = misclassified[split]
+            wrong = np.isin(np.arange(scored[split]), misclassified[split])
+            for group, images in self.dataset.groups(split).items():
+                final = {**final, f"{split}_{group}/accuracy": 1 - float(wrong[images].mean())}
+        result |= {"final": final, "best": best, "epochs": rows}
         result["state_sha256"] = state_hash(progress.state)
         with parallel.together(), self.saving("the result"):
             plot_curves(rows, best_epoch=best["epoch"], selected_by=selected_by, title=title, path=self.folder.curves)

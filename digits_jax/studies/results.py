@@ -8,7 +8,8 @@ dictionaries too. Three are shorter than in `result.json`:
 
     epochs        `columns` names the metrics, `rows` has a list per epoch; null where an epoch lacks the metric
     final, best   the number of the epoch, and the metrics that its row lacks
-    test_errors   for each misclassified test image, the number of correctly classified ones since the last, as unsigned
+    test_errors, validation_errors
+                  for each misclassified image, the number of correctly classified ones since the last, as unsigned
                   base64 VLQ: digits of 5 bits, the lowest first, with 32 added to all but the last (the encoding of
                   source maps, without its sign bit)
 """
@@ -28,6 +29,7 @@ from digits_jax.storage import Schema, check_fields, is_bucket, parse_json, read
 from digits_jax.studies.sweep import Sweep, check_sweep
 
 FILE = "results.jsonl"
+SPLITS = ("validation", "test")  # that a run may be scored on
 Result = dict[str, Any]
 
 # The fields that readers rely on. Numbers are bounded so that statistics of them are finite.
@@ -43,9 +45,18 @@ _METRICS = {"accuracy": number(0, 1), "seconds": number(0, 1e9)}  # by the end o
 _VLQ = re.compile("([g-z0-9+/]{0,6}[A-Za-f])*")
 _ENCODED: Schema = {
     "columns": list_of(TEXT), "rows": list_of(list_of(optional(_METRIC))),
-    "test_errors": Bounds(lambda x: isinstance(x, str) and _VLQ.fullmatch(x) is not None, "unsigned base64 VLQ"),
 }  # fmt: skip
-_OWN = ("variant", "config_hash", "state_sha256", "final", "best", "test_errors", "rows")  # never in the first line
+_ERRORS = Bounds(lambda x: isinstance(x, str) and _VLQ.fullmatch(x) is not None, "unsigned base64 VLQ")
+_OWN = (
+    "variant",
+    "config_hash",
+    "state_sha256",
+    "final",
+    "best",
+    "validation_errors",
+    "test_errors",
+    "rows",
+)  # never in the first line
 _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # base64's, RFC 4648
 
 
@@ -145,17 +156,32 @@ def _checked(result: Result) -> Result:
     if "sweep" in result:
         check_fields(result, {"variant": TEXT})
         result["sweep"] = check_sweep(result["sweep"], "sweep.")
-    epochs, index = result["epochs"], integer(0, result["dataset"]["test_examples"] - 1)
+    epochs, num_scored = result["epochs"], scored(result)
     after_each = "validation/accuracy" if "validation/accuracy" in epochs[0] else "test/accuracy"
     rows = [(f"epochs.{n}", row, integer(n, n), ["train/seconds", after_each]) for n, row in enumerate(epochs, 1)]
-    rows += [(key, result[key], integer(1, len(epochs)), ["test/accuracy"]) for key in ("final", "best")]
+    rows += [
+        (key, result[key], integer(1, len(epochs)), [f"{split}/accuracy" for split in num_scored])
+        for key in ("final", "best")
+    ]
     for where, row, epoch, needed in rows:
         metrics = {name: _METRICS.get(re.split("[/_]", name)[-1], _METRIC) for name in (*row, *needed)}
         check_fields(row, {**metrics, "epoch": epoch}, f"{where}.")
-    expected = f"a list of distinct items, each {index.expected}"
-    errors = Bounds(lambda x: isinstance(x, list) and len({*filter(index.accepts, x)}) == len(x), expected)
-    check_fields(result, {"test_errors": errors})
+    for split, count in num_scored.items():
+        check_fields(result, {f"{split}_errors": _indices(count)})
     return result
+
+
+def scored(result: Result) -> dict[str, int]:
+    """Returns on how many "validation" and "test" images a run was scored; early runs name only the latter."""
+    counts = result.get("scored", {"test": result["dataset"]["test_examples"]})
+    check_fields({"scored": counts}, {"scored": dict.fromkeys(counts if isinstance(counts, dict) else "", integer(1))})
+    return {split: counts[split] for split in SPLITS if split in counts}
+
+
+def _indices(count: int) -> Bounds:
+    index = integer(0, count - 1)
+    expected = f"a list of distinct items, each {index.expected}"
+    return Bounds(lambda x: isinstance(x, list) and len({*filter(index.accepts, x)}) == len(x), expected)
 
 
 def _each_once(results: Iterable[Result], file: Path | None = None) -> list[Result]:
@@ -203,7 +229,8 @@ def _encode(result: Result) -> dict[str, Any]:
     for key in ("final", "best"):
         row = epochs[result[key]["epoch"] - 1]
         fields[key] = {name: value for name, value in result[key].items() if name == "epoch" or row.get(name) != value}
-    fields["test_errors"] = _to_vlq(sorted(result["test_errors"]))
+    for split in scored(result):
+        fields[f"{split}_errors"] = _to_vlq(sorted(result[f"{split}_errors"]))
     fields |= {"columns": columns, "rows": [[row.get(key) for key in columns] for row in epochs]}
     ordered = json.loads(json.dumps(fields, sort_keys=True))  # whatever the order in which the fields were written
     return {"variant": result["variant"], **ordered}
@@ -218,7 +245,10 @@ def _decode(head: dict[str, Any], line: dict[str, Any]) -> Result:
     for key in ("final", "best"):
         epoch = run[key]["epoch"]
         run[key] = {**dict(*epochs[epoch - 1 : epoch]), **run[key]}
-    return {**run, "test_errors": list(_from_vlq(run["test_errors"])), "epochs": epochs, "sweep": head["sweep"]}
+    for key in (f"{split}_errors" for split in SPLITS if f"{split}_errors" in run):
+        check_fields(run, {key: _ERRORS})
+        run[key] = list(_from_vlq(run[key]))
+    return {**run, "epochs": epochs, "sweep": head["sweep"]}
 
 
 def _common(runs: list[dict[str, Any]], own: Iterable[str] = _OWN) -> dict[str, Any]:

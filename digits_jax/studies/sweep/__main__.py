@@ -49,7 +49,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def progress_table(sweep: Sweep, tasks: "list[Task]") -> Table:
     """Returns the progress and the accuracy of each variant."""
-    header = ("variant", "runs", "test accuracy, final epoch", "running")
+    header = ("variant", "runs", "accuracy, final epoch", "running")
     view = Table(*header, title=sweep.question, title_justify="left", caption_justify="left", box=None)
     for name in sweep.variants:
         mine = [task for task in tasks if task.run.variant == name]

@@ -142,7 +142,7 @@ def _changes(run: PlannedRun, runs: PathLike, today: Code, result: Result) -> st
 def _publish(sweep: Sweep, finished: Sequence[tuple[Task, Result]]) -> None:
     fields = sweep._asdict()
     for task, result in finished:
-        task.accuracy = result["final"]["test/accuracy"]
+        task.accuracy = result["final"].get("test/accuracy", result["final"].get("validation/accuracy"))
     if finished:
         results = [{**result, "sweep": fields, "variant": task.run.variant} for task, result in finished]
         add_results(finished[0][0].results_file, results)
