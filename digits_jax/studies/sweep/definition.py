@@ -17,6 +17,12 @@ _SCHEMA: Schema = {
 }  # fmt: skip
 _VARIANT: Schema = {"config": optional(TEXT), "num_seeds": optional(integer(1))}
 
+# Fields for variants that are compared on about 5,000 training images by writers who wrote none of the others: what is
+# chosen by them has not seen the test images.
+ON_HELD_OUT_WRITERS = {
+    "dataset.validation_examples": 5_000, "dataset.validation_split": "writers", "dataset.score_test": False
+}  # fmt: skip
+
 
 class Sweep(NamedTuple):
     """A question, answered by training variants of a config with the same seeds; a file's `get_sweep()` returns it."""
