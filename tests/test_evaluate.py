@@ -18,10 +18,12 @@ from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
 from digits_jax import load_model
+from digits_jax.apps.evaluate import evaluation as evaluation_module
 from digits_jax.apps.evaluate import page
 from digits_jax.apps.evaluate.evaluation import CORRUPTIONS, Accuracy, Evaluation, compute_scores, evaluate
 from digits_jax.apps.evaluate.page import write_evaluation
 from digits_jax.data import datasets
+from digits_jax.data.writers import Writers
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.train_loop import train_and_evaluate
@@ -46,6 +48,43 @@ def test_an_interval(correct: int, count: int) -> None:
     found = Accuracy.from_counts(correct, count)
     assert found.fraction == correct / count
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_an_epoch_selected_on_these_images_is_shown_beside_the_final_one(
+    small_config: ConfigDict, small_dataset: datasets.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (evaluation_module, page):
+        monkeypatch.setattr(module, "CORRUPTIONS", ())
+    small_config.learning_rates, small_config.epochs = (0.05, 3.0), (2, 2)  # the last epochs are worse
+    rows = train_and_evaluate(small_config, tmp_path)
+    final, best = rows[-1]["test/accuracy"], max(row["test/accuracy"] for row in rows)
+    assert final < best
+    found = evaluate(load_model(tmp_path), small_dataset)
+    assert (found.scores.accuracy.fraction, found.final[0].fraction) == pytest.approx((best, final))
+    table, *_ = page.build_tables(found)
+    assert table.splitlines()[2].startswith(f"| accuracy | {best:.2%} |")
+    assert table.splitlines()[3] == (
+        f"| of the final epoch | {final:.2%} | the epoch above was selected by its accuracy on these images |"
+    )
+    assert not evaluate(load_model(tmp_path, checkpoint="latest"), small_dataset).final
+    others = dataclasses.replace(small_dataset, sha256="0" * 64)
+    assert not evaluate(load_model(tmp_path), others).final
+
+
+def test_groups_of_writers(
+    model: TrainedModel, small_dataset: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (evaluation_module, page):
+        monkeypatch.setattr(module, "CORRUPTIONS", ())
+    count = len(small_dataset.arrays.test_labels)
+    series = np.where(np.arange(count) < 10, 4, 0)
+    written = dataclasses.replace(small_dataset, writers={"test": Writers(series, np.arange(count))})
+    found = evaluate(model, written)
+    correct = model.logits(small_dataset.arrays.test_images).argmax(-1) == small_dataset.arrays.test_labels
+    assert found.by_writers["students"] == Accuracy.from_counts(int(correct[:10].sum()), 10)
+    assert found.by_writers["employees"].fraction == pytest.approx(correct[10:].mean())
+    table, *_ = page.build_tables(found)
+    assert f"| accuracy on students' digits | {correct[:10].mean():.2%} |" in table
 
 
 def test_scores_by_hand() -> None:

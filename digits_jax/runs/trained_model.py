@@ -40,7 +40,16 @@ _CPU_PART, _PART = 64, 1024
 class TrainedModel:
     """A model with the parameters of one checkpoint."""
 
-    def __init__(self, run: dict[str, Any], variables: dict[str, Any], *, step: int, metrics: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        run: dict[str, Any],
+        variables: dict[str, Any],
+        *,
+        step: int,
+        metrics: dict[str, Any],
+        final: dict[str, Any] | None = None,
+        selected_by: str | None = None,
+    ) -> None:
         self.run = run  # the content of `run.json`: config, data, versions
         self.config: FrozenConfigDict = from_recorded(run["config"])
         self.image_shape: tuple[int, ...] = tuple(run["image_shape"])  # (H, W, C)
@@ -48,6 +57,8 @@ class TrainedModel:
         self.step = step  # training steps taken
         # Of the epoch that ended with this step, as in `metrics.jsonl` and `result.json`; {} in mid-epoch.
         self.metrics = metrics
+        self.final = final or {}  # the same of the final epoch, once the run is finished
+        self.selected_by = selected_by  # the metric by which this epoch was chosen among all; None: it was not
         self.variables = variables  # the collections `params` and `batch_stats`, of NumPy arrays
         self._on_device = jax.device_put(variables)
         apply = self.function()
@@ -158,7 +169,14 @@ def _load(path: PathLike, workdir: Workdir, checkpoint: str, test_time_augmentat
     rows = saved.rows + [result[key] for key in ("final", "best") if key in result]
     metrics = {key: value for row in rows if row["step"] == step for key, value in row.items()}
     run = _with_augmentation(run, test_time_augmentation)
-    return TrainedModel(run, jax.device_get(saved.state.eval_variables), step=step, metrics=metrics)
+    return TrainedModel(
+        run,
+        jax.device_get(saved.state.eval_variables),
+        step=step,
+        metrics=metrics,
+        final=result.get("final"),
+        selected_by=score_key(config) if checkpoint == "best" else None,
+    )
 
 
 def _load_shipped(checkpoint: str, test_time_augmentation: str | None) -> TrainedModel:

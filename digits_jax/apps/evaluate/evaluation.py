@@ -162,6 +162,8 @@ class Mistake:
 class Evaluation:
     scores: Scores
     alone: list[Accuracy]  # of each member of an ensemble; of a single model, its own
+    final: list[Accuracy]  # of each member's final epoch, where these images selected another; else empty
+    by_writers: dict[str, Accuracy]  # by group of writers, where they are known
     robustness: dict[str, dict[float, Accuracy]]  # by corruption and strength
     mistakes: list[Mistake]  # in decreasing order of probability
 
@@ -182,6 +184,11 @@ def evaluate(model: TrainedModel | Ensemble, dataset: Dataset) -> Evaluation:
         return Accuracy.from_counts(int((model.logits(images).argmax(-1) == labels).sum()), len(labels))
 
     alone = [accuracy(member, images) for member in model.members]
+    correct = logits.argmax(-1) == labels
+    by_writers = {
+        group: Accuracy.from_counts(int(correct[written].sum()), int(written.sum()))
+        for group, written in dataset.groups("test").items()
+    }
     hidden = not console.is_terminal
     robustness = {
         corruption.name: {strength: accuracy(model, corruption(images, strength)) for strength in corruption.strengths}
@@ -191,4 +198,15 @@ def evaluate(model: TrainedModel | Ensemble, dataset: Dataset) -> Evaluation:
     wrong = np.flatnonzero(predicted != labels).tolist()
     mistakes = [Mistake(i, int(labels[i]), int(predicted[i]), float(probability[i])) for i in wrong]
     mistakes.sort(key=lambda mistake: -mistake.probability)
-    return Evaluation(scores, alone, robustness, mistakes)
+    return Evaluation(scores, alone, _final_accuracies(model, dataset), by_writers, robustness, mistakes)
+
+
+def _final_accuracies(model: TrainedModel | Ensemble, dataset: Dataset) -> list[Accuracy]:
+    """Returns the test accuracy of each member's final epoch, if all selected an epoch on these very images."""
+    found, count = [], len(dataset.arrays.test_labels)
+    for member in model.members:
+        same_images = member.run["dataset"]["sha256"] == dataset.sha256
+        if member.selected_by != "test/accuracy" or not same_images or "test/accuracy" not in member.final:
+            return []
+        found.append(Accuracy.from_counts(round(count * member.final["test/accuracy"]), count))
+    return found

@@ -32,6 +32,11 @@ def build_tables(evaluation: Evaluation) -> tuple[str, str, str]:
     if len(alone) > 1:
         spread = f"range {min(alone):.2%} to {max(alone):.2%}"
         overall.insert(1, ("mean accuracy of one model", f"{fmean(alone):.2%}", spread))
+    if evaluation.final:
+        final = f"{fmean(accuracy.fraction for accuracy in evaluation.final):.2%}"
+        overall.insert(1, ("of the final epoch", final, "the epoch above was selected by its accuracy on these images"))
+    for group, accuracy in evaluation.by_writers.items():
+        overall.append((f"accuracy on {group}' digits", f"{accuracy.fraction:.2%}", accuracy.interval))
     classes = [
         (str(label), *(f"{value:.2%}".replace("nan%", "-") for value in (c.precision, c.recall)), f"{c.num_images:,}")
         for label, c in enumerate(scores.classes)
@@ -65,6 +70,8 @@ def write_evaluation(evaluation: Evaluation, model: TrainedModel | Ensemble, dat
         ],
         "views": model.config.test_time_augmentation,
         "dataset": describe_dataset(dataset),
+        "final": [accuracy.fraction for accuracy in evaluation.final],
+        "by_writers": {group: asdict(accuracy) for group, accuracy in evaluation.by_writers.items()},
         **asdict(evaluation.scores),
         "robustness": {
             name: [{"strength": strength, **asdict(accuracy)} for strength, accuracy in by_strength.items()]
