@@ -20,8 +20,14 @@ from digits_jax.studies import ablations, load_runs
 from digits_jax.studies.report import __main__ as report
 from digits_jax.studies.report import page as report_page
 from digits_jax.studies.report.page import gallery, write_page
-from digits_jax.studies.report.statistics import Comparison, Estimate, compare_to_baseline, estimate
-from digits_jax.studies.report.study import create_study, scale_of
+from digits_jax.studies.report.statistics import (
+    Comparison,
+    Estimate,
+    compare_to_baseline,
+    estimate,
+    estimate_over_images,
+)
+from digits_jax.studies.report.study import create_study, scale_of, scores_of
 from digits_jax.studies.results import add_results, read_results
 
 # Final test accuracy by variant and seed.
@@ -38,6 +44,8 @@ def make_result(variant: str, seed: int, accuracy: float, *, sweep: str = "dropo
          "test/accuracy": accuracy - (0.02 if epoch == 1 else 0.0)}
         for epoch in (1, 2)
     ]  # fmt: skip
+    # Image 7 is misclassified by all runs, the others by those of a seed.
+    count = 10_000 - round(10_000 * rows[-1]["test/accuracy"])
     decay = {"half": 0.5, "some": 0.2}.get(variant, 0.0)  # so that their configs differ
     return {
         "config_hash": f"{variant}{seed}",
@@ -49,7 +57,7 @@ def make_result(variant: str, seed: int, accuracy: float, *, sweep: str = "dropo
         "final": rows[-1],
         "best": rows[-1],
         "epochs": rows,
-        "test_errors": [7, 100 + seed] if variant == "none" else [7],
+        "test_errors": [7, *range(1_000 * (seed + 1), 1_000 * (seed + 1) + count - 1)] if count else [],
         "variant": variant,
         "sweep": {
             "name": sweep,
@@ -93,27 +101,36 @@ def test_the_page_says_what_the_runs_say(results: list[dict[str, Any]]) -> None:
     assert page.startswith("# Does dropout help?\n\n**half** (+0.98 points, ")
     assert "\n\n12 runs of 3 variants on mnist (12,000 training images), " in page
     assert "trained in 48 s on 2 cores of A Processor with jax 0.10.2. Baseline: **none**." in page
-    values = dict(enumerate(ACCURACIES["none"]))
+    scores = {
+        name: scores_of([result for result in results if result["variant"] == name], "test/accuracy")
+        for name in ACCURACIES
+    }
+    over_images = estimate_over_images(scores["half"])
     found = estimate(ACCURACIES["half"])
     assert table_row(page, "half", "Test accuracy of the final epoch") == [
         "half", "4", "99.13%", f"{100 * found.std:.2f}", f"{100 * found.low:.2f} to {100 * found.high:.2f}",
+        f"{100 * over_images.low:.2f} to {100 * over_images.high:.2f}",
     ]  # fmt: skip
-    comparison = compare_to_baseline(values, {n: dict(enumerate(ACCURACIES[n])) for n in ("half", "some")})["half"]
-    low, high = 100 * comparison.difference.low, 100 * comparison.difference.high
-    row = difference_row(page, "half")
-    assert row[:4] == ["half", "4", "+0.98", f"{low:+.2f} to {high:+.2f}"]
-    assert float(row[4]) == pytest.approx(comparison.p_value, rel=0.05)
-    assert f"- **half**: +0.98 points ({low:+.2f} to {high:+.2f}), above none." in page
-    assert re.search(
-        r"- \*\*some\*\*: \+0.00 points .*, not distinguishable from none with 4 seeds; a difference of this size ",
-        page,
+    comparison = compare_to_baseline(scores["none"], {name: scores[name] for name in ("half", "some")})["half"]
+    assert comparison.over_images
+    on_these, on_others = (
+        f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
+        for found in (comparison.over_seeds, comparison.over_images)
     )
-    assert "both are Bonferroni-corrected for 2 comparisons" in page
+    row = difference_row(page, "half")
+    assert row[:5] == ["half", "4", "+0.98", on_these, on_others]
+    assert float(row[5]) == pytest.approx(comparison.over_images.p_value, rel=0.05)
+    assert row[6:] == [f"{comparison.correlation:.2f}", f"{100 * comparison.smallest:.2f}"]
+    assert f"- **half**: +0.98 points ({on_these} on these images, {on_others} on others), above none." in page
+    assert re.search(
+        r"- \*\*some\*\*: \+0.00 points .*, not distinguishable from none: 4 seeds resolve 0.\d+ points", page
+    )
+    assert "All are Bonferroni-corrected for 2 comparisons" in page
     assert "![Mean over seeds by epoch" in page
     assert set(figures) == {"curves.png", "differences.png"}
     assert "Of 10,000 test images, 1 are misclassified by all runs and 1 by at least half of them. By index" in page
     assert table_row(page, "7", "Test images that most runs") == ["7", "12 of 12"]
-    assert table_row(page, "100", "Test images that most runs") == ["100", "1 of 12"]
+    assert table_row(page, "1000", "Test images that most runs") == ["1000", "3 of 12"]
     assert (
         "`python -m digits_jax.main --config=configs/bn_dropout.py --config.model.hidden_dropout=0.5 --config.seed=0`"
         in page
@@ -139,14 +156,63 @@ def test_the_page_says_what_the_runs_say(results: list[dict[str, Any]]) -> None:
 )
 def test_the_answer_in_a_sentence(changes: dict[str, float], expected: str) -> None:
     def comparison(points: float) -> Comparison:
-        return Comparison(Estimate(4, points / 100, 0.0, (points - 0.1) / 100, (points + 0.1) / 100), 0.01, 4)
+        return Comparison(Estimate(4, points / 100, 0.0, (points - 0.1) / 100, (points + 0.1) / 100), None, 0.5, 0.1)
 
     found = {name: comparison(points) for name, points in changes.items()}
     assert report_page.answer(found, scale_of("test/accuracy"), "base") == expected
 
 
+def test_an_answer_on_these_images_only() -> None:
+    over_seeds, over_images = Estimate(4, 0.01, 0.0, 0.009, 0.011), Estimate(4, 0.01, 0.0, -0.001, 0.021)
+    found = {"a": Comparison(over_seeds, over_images, 0.5, 0.001)}
+    assert report_page.answer(found, scale_of("test/accuracy"), "base") == (
+        "On these images, if not on others, **a** (+1.00 points, +0.90 to +1.10) is better."
+    )
+    assert report_page.verdict("a", found["a"], scale_of("test/accuracy"), "base") == (
+        "**a**: +1.00 points (+0.90 to +1.10 on these images, -0.10 to +2.10 on others), above base on "
+        "these images only."
+    )
+
+
+def test_low_accuracies_are_compared_on_log_odds(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        if result["variant"] == "half":
+            accuracy = 0.5 + 0.1 * result["config"]["seed"]
+            for row in (*result["epochs"], result["final"], result["best"]):
+                row["test/accuracy"] = accuracy
+            result["test_errors"] = list(range(round(10_000 * (1 - accuracy))))
+    page, _ = report_page.build_page(create_study(results))
+    study = create_study(results)
+    compared = compare_to_baseline(
+        study.scores(study.baseline, "test/accuracy"),
+        {variant.name: study.scores(variant, "test/accuracy") for variant in study.others},
+        log_odds=True,
+    )
+    mean = np.mean(
+        [
+            np.log(a / (1 - a)) - np.log(b / (1 - b))
+            for a, b in zip((0.5, 0.6, 0.7, 0.8), ACCURACIES["none"], strict=True)
+        ]
+    )
+    assert compared["half"].over_seeds.mean == pytest.approx(mean)
+    assert page.split("\n\n")[1].startswith(f"**half** ({mean:+.2f} log-odds, ")
+    assert "minus none | pairs | mean, log-odds |" in page
+    assert "because an accuracy p is below 95%" in page
+
+
+def test_held_out_images_are_compared_where_test_images_are_left_alone(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        result["validation_errors"], result["scored"] = result.pop("test_errors"), {"validation": 10_000}
+        for row in (*result["epochs"], result["final"], result["best"]):
+            row["validation/accuracy"] = row.pop("test/accuracy", row.get("validation/accuracy"))
+    page, _ = report_page.build_page(create_study(results))
+    assert table_row(page, "half", "Validation accuracy of the final epoch")[2] == "99.13%"
+    assert "Of 10,000 validation images, 1 are misclassified by all runs" in page
+    assert "Test accuracy" not in page
+
+
 def test_a_lower_loss_is_better_and_long_answers_name_three() -> None:
-    found = {n: Comparison(Estimate(4, -0.1 * i, 0.0, -1.0, -0.01), 0.01, 4) for i, n in enumerate("abcde", 1)}
+    found = {n: Comparison(Estimate(4, -0.1 * i, 0.0, -1.0, -0.01), None, 0.5, 0.1) for i, n in enumerate("abcde", 1)}
     text = report_page.answer(found, scale_of("test/loss"), "base")
     assert re.findall(r"\*\*(\w+)\*\*", text) == ["e", "d", "c", "base"]
     assert text.endswith("and 2 more are better than **base**.")
@@ -157,7 +223,7 @@ def test_augmented_test_images_have_a_section_too(results: list[dict[str, Any]])
         result["final"]["test_augmented/accuracy"] = result["final"]["test/accuracy"] - 0.1
     page, figures = report_page.build_page(create_study(results))
     assert table_row(page, "half", "Test augmented accuracy of the final epoch")[2] == "89.13%"
-    assert "\n\nTest augmented accuracy: **half** (+0.98 points, " in page
+    assert "\n\nLog-odds of the test augmented accuracy: **half** (+0.10 log-odds, " in page
     assert set(figures) == {"curves.png", "differences.png", "differences-test_augmented-accuracy.png"}
 
 
@@ -186,7 +252,7 @@ def test_time_to_accuracy(results: list[dict[str, Any]]) -> None:
 def test_one_seed_says_nothing(results: list[dict[str, Any]]) -> None:
     page, _ = report_page.build_page(create_study([r for r in results if r["config"]["seed"] == 0]))
     assert "- **half**: 1 seed in common with none, at least 2 are needed to compare them." in page
-    assert difference_row(page, "half")[3:] == ["-", "-", "-"]
+    assert difference_row(page, "half")[3:] == ["-", "-", "-", "-", "-"]
     assert "nan" not in page
 
 
@@ -220,13 +286,13 @@ def test_the_html_page_needs_no_other_file(results: list[dict[str, Any]], tmp_pa
 
 
 def test_pictures_are_in_the_html_page_only(results: list[dict[str, Any]], tmp_path: Path) -> None:
-    images = np.zeros((200, 28, 28, 1), np.uint8)
-    labels = np.full(200, 4, np.uint8)
+    images = np.zeros((10_000, 28, 28, 1), np.uint8)
+    labels = np.full(10_000, 4, np.uint8)
     pictures = gallery(results, Arrays(images, labels, images, labels))
     write_page(tmp_path, *report_page.build_page(create_study(results)), appendix=pictures)
     html = (tmp_path / "report.html").read_text()
     assert "7: a 4<br>12 of 12" in html
-    assert html.count("<figure>") == 5
+    assert html.count("<figure>") == 24
     assert "figure" not in (tmp_path / "report.md").read_text()
 
 
@@ -344,7 +410,7 @@ def test_several_test_sets(results: list[dict[str, Any]]) -> None:
             result["config"]["dataset"]["train_examples"] = 100
     page, _ = report_page.build_page(create_study(results))
     assert "3 variants on mnist or kmnist (100 or 12,000 training images)" in page
-    assert "misclassify\n\nThe runs have different test sets, so that their misclassified images cannot be" in page
+    assert "misclassify\n\nThe runs have different test images, so that the misclassified ones cannot be" in page
     assert difference_row(page, "half")[2] == "+0.98"
     page, _ = report_page.build_page(create_study([r for r in results if r["variant"] != "half"]))
     assert table_row(page, "7", "Test images that most runs") == ["7", "8 of 8"]
@@ -362,7 +428,7 @@ def test_runs_that_the_sweep_no_longer_asks_for_are_left_out(
         "'some' with seed 0, 'some' with seed 1, 'some' with seed 2, 'some' with seed 3\n"
     )
     assert "6 runs of 2 variants" in page
-    assert "both are Bonferroni-corrected for 1 comparison." in page
+    assert "All are Bonferroni-corrected for 1 comparison," in page
     assert "some" not in page
     assert len(load_runs(folder)) == 24  # they are kept
 

@@ -32,6 +32,7 @@ def make_run(figures: np.ndarray, variant: str, seed: int, variants: list[str], 
     ]
     best = max(rows, key=lambda row: row["test/accuracy"])
     sweep = {**result["sweep"], "variants": {key: {} for key in variants}, "baseline": baseline}
+    result["test_errors"] = list(range(10_000 - round(10_000 * rows[-1]["test/accuracy"])))
     result.update(config_hash=f"{variant}{seed}", epochs=rows, final=rows[-1], best=best, git_revision="0" * 40)
     return {**result, "sweep": sweep, "variant": variant}
 
@@ -125,7 +126,13 @@ def test_the_page_counts_and_explains(write_docs: Callable[..., Path]) -> None:
     assert "**0.2524**" in section(page, "numbers vgg")
     results = section((docs / "README.md").read_text(), "results")
     assert "| `bn_dropout` |" in results
-    assert "282 of its 284 printed numbers fall inside the 99% prediction intervals of our reruns" in results
+    stated = int(re.findall(r"(\d+) of its 284 printed numbers fall inside their 99%", results)[0])
+    assert f"**{stated} of 284**" in score
+    assert stated < 282
+    assert "`:as_logged`: 282 numbers fall inside the intervals of those runs" in results
+    levels = [line.split("|")[1].strip() for line in section(page, "levels").splitlines()[2:]]
+    assert levels == ["50%", "80%", "90%", "95%", "99%"]
+    assert section(page, "levels").splitlines()[-1].split("|")[2].strip() == "282 (99%)"
     assert all((docs / f"reproduction/{name}.png").stat().st_size > 10_000 for name in EXPERIMENTS)
     assert run_command(docs) == page
 

@@ -16,9 +16,11 @@ from digits_jax.studies.results import FILE, read_file
 
 _INTRODUCTION = """# Ablations
 
-The questions that were asked of these networks, and the answers. An answer gives the mean paired difference in final
-test accuracy of each variant, with its confidence interval; the intervals of a report hold simultaneously with 95%
-confidence. Each report has all numbers, learning curves and commands. Its results are in `results.jsonl` beside it.
+The questions that were asked of these networks, and the answers. An answer gives the mean paired difference in the
+accuracy of the final epoch of each variant, with its confidence interval over seeds and images; the intervals of a
+report hold simultaneously with 95% confidence. Studies that a config was chosen by, and the ablation of that config,
+are scored on held-out training images by other writers, the others on the test images. Each report has all numbers,
+learning curves and commands. Its results are in `results.jsonl` beside it.
 
 ```bash
 python -m digits_jax.studies.sweep --sweep=configs/sweeps/NAME.py --results=docs/ablations  # trains what is missing

@@ -15,7 +15,7 @@ from digits_jax.studies.report.study import Study, create_study
 from digits_jax.studies.results import read_results
 
 PAGE = cli.DEFINE_path("page", None, "folder to publish; default: runs/reports/<sweep>, with pictures of digits")
-METRICS = flags.DEFINE_list("metrics", [], "what to compare, of the final epoch; default: accuracies on test images")
+METRICS = flags.DEFINE_list("metrics", [], "what to compare, of the final epoch; default: all accuracies")
 ACCURACY = flags.DEFINE_float("accuracy", None, "for 'time to test accuracy'", lower_bound=0, upper_bound=1)
 
 
@@ -37,7 +37,9 @@ def _pictures(study: Study) -> str:
     except UserError as error:
         cli.console.print(f"no pictures of digits: {error}")
         return ""
-    same = study.test_set == (dataset.name, dataset.sha256, len(dataset.arrays.test_labels))
+    same = study.split == "test" and study.images("test") == (
+        dataset.name, dataset.sha256, len(dataset.arrays.test_labels)
+    )  # fmt: skip
     return gallery(study.results, dataset.arrays) if same else ""
 
 

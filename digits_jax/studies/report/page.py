@@ -1,7 +1,7 @@
 """The report of a study: its text, as Markdown, and its plots."""
 
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,18 @@ from digits_jax.errors import UserError
 from digits_jax.pages import code, digits_gallery, escape, markdown_table, to_html
 from digits_jax.storage import replace_bytes, replace_text, write_error
 from digits_jax.studies.report.plots import plot_curves, plot_differences
-from digits_jax.studies.report.statistics import MAX_SEEDS, POWER, Comparison, Estimate, compare_to_baseline, estimate
+from digits_jax.studies.report.statistics import (
+    POWER,
+    Comparison,
+    Estimate,
+    compare_to_baseline,
+    estimate,
+    estimate_over_images,
+)
 from digits_jax.studies.report.study import Scale, Study, processor, scale_of, training_images, training_time
 from digits_jax.studies.results import Result
 
-_ACCURACIES = ("test/accuracy", "test_augmented/accuracy")
+_ACCURACIES = ("test/accuracy", "test_augmented/accuracy", "validation/accuracy")
 _NAMED = 3  # variants of a kind that the answer names
 Plots = dict[str, Callable[[], Figure]]  # by file name
 
@@ -26,9 +33,9 @@ Plots = dict[str, Callable[[], Figure]]  # by file name
 def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | None = None) -> tuple[str, Plots]:
     """Returns the page as Markdown, and functions that draw its plots; raises a UserError if a run lacks a metric.
 
-    It compares `metrics` of the final epoch, by default the accuracy on test images, and on augmented ones if all runs
-    have it; the answer at the top is about the first. `accuracy` is that of "time to accuracy", by default the lowest
-    mean final accuracy of a variant.
+    It compares `metrics` of the final epoch, by default those of the accuracies on test images, augmented test images
+    and held-out images that all runs have; the answer at the top is about the first. `accuracy` is that of "time to
+    accuracy", by default the lowest mean final accuracy of a variant.
     """
     metrics = metrics or [m for m in _ACCURACIES if all(m in result["final"] for result in study.results)]
     for result in study.results:
@@ -42,8 +49,9 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
     plots = Plots()
     baseline = study.baseline.name
     for metric in metrics:
-        scale, others = scale_of(metric), {variant.name: variant.values(metric) for variant in study.others}
-        comparisons = compare_to_baseline(study.baseline.values(metric), others)
+        log_odds = study.log_odds(metric)
+        scale, others = scale_of(metric, log_odds=log_odds), {v.name: study.scores(v, metric) for v in study.others}
+        comparisons = compare_to_baseline(study.scores(study.baseline, metric), others, log_odds=log_odds)
         name = f"differences{'-' + metric.replace('/', '-') if metric != metrics[0] else ''}.png"
         if comparisons:
             plots[name] = partial(plot_differences, comparisons, scale, baseline)
@@ -71,18 +79,26 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
 
 
 def answer(comparisons: dict[str, Comparison], scale: Scale, baseline: str) -> str:
-    """Returns all comparisons in one line, the largest differences first."""
-    found: dict[str, list[tuple[str, Estimate]]] = {"better": [], "worse": [], "": []}
+    """Returns all comparisons in a few sentences, the largest differences first."""
+    found: dict[str, list[tuple[str, Estimate]]] = defaultdict(list)
     for name, comparison in comparisons.items():
-        better = (comparison.difference.mean > 0) == scale.higher_is_better
-        kind = ("better" if better else "worse") if comparison.resolved else ""
-        found[kind].append((name, comparison.difference))
-    unresolved = found.pop("")
-    than = f"**{escape(baseline)}**"
-    sentences = [
-        f"{_listed(group, scale)} {'is' if len(group) == 1 else 'are'} {kind} than {than}."
-        for kind, group in found.items() if group
-    ]  # fmt: skip
+        kind = "better" if (comparison.over_seeds.mean > 0) == scale.higher_is_better else "worse"
+        if comparison.resolved:
+            found[kind].append((name, comparison.widest))
+        elif comparison.over_seeds.excludes_zero:
+            found[f"{kind} on these images"].append((name, comparison.over_seeds))
+        else:
+            found[""].append((name, comparison.widest))
+    than, unresolved = f"**{escape(baseline)}**", found.pop("", [])
+    sentences = []
+    for kind, before, after in (
+        ("better", "", f"better than {than}"),
+        ("worse", "", f"worse than {than}"),
+        ("better on these images", "On these images, if not on others, ", "better"),
+        ("worse on these images", "On these images, if not on others, ", "worse"),
+    ):
+        if group := found.get(kind):
+            sentences.append(f"{before}{_listed(group, scale)} {'is' if len(group) == 1 else 'are'} {after}.")
     if unresolved:
         seeds = min(difference.n for _, difference in unresolved)
         with_seeds = f"with {seeds} seed{'s' * (seeds != 1)}"
@@ -103,15 +119,21 @@ def _difference(difference: Estimate, scale: Scale) -> str:
 
 def verdict(name: str, comparison: Comparison, scale: Scale, baseline: str) -> str:
     """Returns one comparison in words."""
-    difference, name, baseline = comparison.difference, escape(name), escape(baseline)
-    seeds = f"{difference.n} seed{'s' * (difference.n != 1)}"
-    if difference.n < 2:
+    over_seeds, over_images, name, baseline = *comparison[:2], escape(name), escape(baseline)
+    seeds = f"{over_seeds.n} seed{'s' * (over_seeds.n != 1)}"
+    if over_seeds.n < 2:
         return f"**{name}**: {seeds} in common with {baseline}, at least 2 are needed to compare them."
-    text = f"**{name}**: {_difference(difference, scale)} ({scale.interval(difference, sign=True)}), "
+    intervals = scale.interval(over_seeds, sign=True)
+    if over_images:
+        intervals += f" on these images, {scale.interval(over_images, sign=True)} on others"
+    text = f"**{name}**: {_difference(over_seeds, scale)} ({intervals}), "
+    side = "above" if over_seeds.mean > 0 else "below"
     if comparison.resolved:
-        return text + f"{'above' if difference.mean > 0 else 'below'} {baseline}."
-    needed = f"about {comparison.seeds_needed:,}" if comparison.seeds_needed else f"more than {MAX_SEEDS:,}"
-    return text + f"not distinguishable from {baseline} with {seeds}; a difference of this size needs {needed}."
+        return text + f"{side} {baseline}."
+    if over_seeds.excludes_zero:
+        return text + f"{side} {baseline} on these images only."
+    smallest = scale.text(comparison.smallest) + scale.difference_unit
+    return text + f"not distinguishable from {baseline}: {seeds} resolve {smallest}."
 
 
 def _summary(study: Study) -> str:
@@ -130,28 +152,39 @@ def _comparison(study: Study, metric: str, comparisons: dict[str, Comparison], *
     yield f"## {scale.name.capitalize()} of the final epoch"
     rows: list[tuple[str, ...]] = []
     for variant in study.variants:
-        value = estimate(list(variant.values(metric).values()))
+        scores = study.scores(variant, metric)
+        value = estimate(list(scores.values.values()))
         name = escape(variant.name) + (" (baseline)" if variant is study.baseline else "")
-        std = scale.text(value.std) if value.n > 1 else "-"
-        rows.append((name, str(value.n), scale.text(value.mean) + scale.unit, std, scale.interval(value)))
-    yield markdown_table(("variant", "seeds", "mean", "standard deviation", "95% confidence interval"), rows)
+        cells = [str(value.n), scale.text(value.mean) + scale.unit, scale.text(value.std) if value.n > 1 else "-"]
+        cells += [scale.interval(value), scale.interval(estimate_over_images(scores)) if scores.wrong else "-"]
+        rows.append((name, *cells))
+    header = ("variant", "seeds", "mean", "standard deviation", "95% CI over seeds", "over seeds and images")
+    yield markdown_table(header, rows)
     if not comparisons:
         return
+    scale = scale_of(metric, log_odds=study.log_odds(metric))
     yield f"![Differences to {escape(baseline)} with their confidence intervals]({plot})"
     yield "\n".join(f"- {verdict(name, found, scale, baseline)}" for name, found in comparisons.items())
     rows = []
-    for name, (difference, p_value, needed) in comparisons.items():
-        p_text, interval = f"{p_value:.2g}" if difference.n > 1 else "-", scale.interval(difference, sign=True)
-        cells = (str(difference.n), scale.text(difference.mean, sign=True), interval, p_text)
-        rows.append((escape(name), *cells, f"{needed:,}" if needed else "-"))
+    for name, found in comparisons.items():
+        difference = found.over_seeds
+        cells = [str(difference.n), scale.text(difference.mean, sign=True), scale.interval(difference, sign=True)]
+        cells.append(scale.interval(found.over_images, sign=True) if found.over_images else "-")
+        numbers = [f"{found.widest.p_value:.2g}", f"{found.correlation:.2f}", scale.text(found.smallest)]
+        rows.append((escape(name), *cells, *(numbers if difference.n > 1 else "---")))
     unit = scale.difference_unit or " difference"
-    header = (f"minus {escape(baseline)}", "pairs", f"mean,{unit}", "confidence interval", "p-value", "seeds needed")
+    columns = (
+        f"minus {escape(baseline)}", "pairs", f"mean,{unit}", "CI over seeds", "over seeds and images", "p-value",
+        "correlation", f"resolved,{unit}",
+    )  # fmt: skip
+    odds = "Differences are of log(p / (1 - p)), because an accuracy p is below 95%. " * study.log_odds(metric)
     yield (
-        f"{markdown_table(header, rows)}\n"
-        "Differences are paired by seed. The intervals are Student's t and hold simultaneously with 95% confidence, "
-        "p-values are those of a paired two-sided t-test; both are Bonferroni-corrected for "
-        f"{len(comparisons)} comparison{'s' * (len(comparisons) > 1)}. The last column is the number of seeds with "
-        f"which such a test detects a difference of the observed size with probability {POWER:.0%}."
+        f"{markdown_table(columns, rows)}\n{odds}"
+        "Differences are paired by seed; the correlation is that of the paired values. Intervals over seeds hold for "
+        "these images, those over seeds and images for others of the same kind; the p-value is of the wider one. All "
+        f"are Bonferroni-corrected for {len(comparisons)} comparison{'s' * (len(comparisons) > 1)}, to hold together "
+        "with 95% confidence. The last column is the difference that as many seeds find on these images with "
+        f"probability {POWER:.0%}."
     )
 
 
@@ -177,21 +210,20 @@ def _time_to_accuracy(study: Study, threshold: float | None) -> Iterator[str]:
 
 
 def _misclassified(study: Study) -> Iterator[str]:
-    runs, counts = len(study.results), misclassified(study.results)
+    images, runs, counts = study.images(study.split), len(study.results), misclassified(study.results, study.split)
     by_all, by_half = (sum(count >= least for _, count in counts) for least in (runs, runs / 2))
-    yield "## Test images that most runs misclassify"
-    if not study.test_set:
-        yield "The runs have different test sets, so that their misclassified images cannot be compared."
+    yield f"## {study.split.capitalize()} images that most runs misclassify"
+    if not images:
+        yield f"The runs have different {study.split} images, so that the misclassified ones cannot be compared."
         return
-    images = f"{study.results[0]['dataset']['test_examples']:,} test images"
     shares = f"{by_all} are misclassified by all runs and {by_half} by at least half of them"
-    yield f"Of {images}, {shares}. By index, from 0:"
+    yield f"Of {images[-1]:,} {study.split} images, {shares}. By index, from 0:"
     yield markdown_table(("index", "misclassified by"), ((str(i), f"{count} of {runs}") for i, count in counts[:10]))
 
 
-def misclassified(results: Sequence[Result]) -> list[tuple[int, int]]:
-    """Returns the test images that runs misclassify: (index, number of runs), the most frequent first."""
-    counts = Counter(index for result in results for index in result["test_errors"])
+def misclassified(results: Sequence[Result], split: str) -> list[tuple[int, int]]:
+    """Returns the images of a split that runs misclassify: (index, number of runs), the most frequent first."""
+    counts = Counter(index for result in results for index in result[f"{split}_errors"])
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
@@ -215,6 +247,6 @@ def write_page(folder: Path, markdown: str, plots: Mapping[str, Callable[[], Fig
 def gallery(results: Sequence[Result], test_set: Arrays) -> str:
     """Returns HTML with pictures of the test images that most runs misclassify."""
     images, labels, runs = test_set.test_images, test_set.test_labels, len(results)
-    counts = misclassified(results)[:24]
+    counts = misclassified(results, "test")[:24]
     pictures = [(images[index], f"{index}: a {labels[index]}<br>{count} of {runs}") for index, count in counts]
     return digits_gallery("Test images that most runs misclassify", pictures)

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from digits_jax.cli import duration, warn
 from digits_jax.errors import UserError
 from digits_jax.pages import escape
-from digits_jax.studies.report.statistics import Estimate
-from digits_jax.studies.results import Result, read_results
+from digits_jax.studies.report.statistics import Estimate, Scores
+from digits_jax.studies.results import Result, read_results, scored
 from digits_jax.studies.sweep import Sweep
+
+LOG_ODDS_BELOW = 0.95
 
 
 class Variant(NamedTuple):
@@ -39,10 +43,38 @@ class Study(NamedTuple):
         return [result for variant in self.variants for result in variant.results]
 
     @property
-    def test_set(self) -> tuple[str, str, int] | None:
-        """The data set of all runs by name, hash and number of test images; None if they have several."""
-        found = {(d["name"], d["sha256"], d["test_examples"]) for d in (r["dataset"] for r in self.results)}
-        return found.pop() if len(found) == 1 else None
+    def split(self) -> str:
+        """The images that all runs were scored on: "test", or "validation" where the test images were left alone."""
+        return "test" if all("test" in scored(result) for result in self.results) else "validation"
+
+    def images(self, split: str) -> tuple[str, str, int] | None:
+        """Returns the data set of all runs by name and hash, and how many of its images they were scored on.
+
+        None if these are not the same images.
+        """
+        found = set()
+        for result in self.results:
+            fields = result["config"]["dataset"]
+            held_out = [fields.get(key) for key in ("validation_examples", "validation_split")]
+            dataset = result["dataset"]
+            images = (dataset["name"], dataset["sha256"], scored(result).get(split))
+            found.add((images, tuple(held_out) if split == "validation" else ()))
+        ((name, sha256, count), _), *others = found
+        return None if others or count is None else (name, sha256, count)
+
+    def scores(self, variant: Variant, metric: str) -> Scores:
+        """Returns a metric of the final epoch; with the misclassified images where all runs have the same ones."""
+        return scores_of(
+            variant.results, metric, images_known=self.images(metric.removesuffix("/accuracy")) is not None
+        )
+
+    def log_odds(self, metric: str) -> bool:
+        """Returns whether differences of a metric are on log-odds: of accuracies, if a mean is below `LOG_ODDS_BELOW`.
+
+        Far from 100% the spread over seeds depends on the mean, and differences in points do not compare.
+        """
+        means = [float(np.mean(list(variant.values(metric).values()))) for variant in self.variants]
+        return metric.endswith("accuracy") and min(means) < LOG_ODDS_BELOW
 
     def each_epoch(self, *metrics: str) -> str:
         """Returns the first of the metrics, or the accuracy, that all runs have after each epoch."""
@@ -50,6 +82,16 @@ class Study(NamedTuple):
             if all(metric in row for result in self.results for row in result["epochs"]):
                 return metric
         raise UserError("the runs share no accuracy by epoch: expected dataset.validation_examples in all, or in none")
+
+
+def scores_of(results: Sequence[Result], metric: str, *, images_known: bool = True) -> Scores:
+    """Returns a metric of the final epoch of runs with different seeds, with the misclassified images if known."""
+    values = {result["config"]["seed"]: result["final"][metric] for result in results}
+    split = metric.removesuffix("/accuracy")
+    if not images_known or any(split not in scored(result) for result in results):
+        return Scores(values)
+    wrong = {r["config"]["seed"]: np.isin(np.arange(scored(r)[split]), r[f"{split}_errors"]) for r in results}
+    return Scores(values, wrong)
 
 
 def create_study(results: Sequence[Result]) -> Study:
@@ -122,9 +164,11 @@ class Scale(NamedTuple):
         return f"{self.text(value.low, sign=sign)} to {self.text(value.high, sign=sign)}" if value.n > 1 else "-"
 
 
-def scale_of(metric: str) -> Scale:
-    """Returns the scale of a metric such as "test/accuracy"."""
+def scale_of(metric: str, *, log_odds: bool = False) -> Scale:
+    """Returns the scale of a metric such as "test/accuracy", or of its differences where these are of log-odds."""
     name = metric.replace("/", " ").replace("_", " ")
+    if log_odds:
+        return Scale(f"log-odds of the {name}", 1.0, "", " log-odds", 2, higher_is_better=True)
     if metric.endswith("accuracy"):
         return Scale(name, 100.0, "%", " points", 2, higher_is_better=True)
     unit = " nats" if metric.endswith("loss") else ""

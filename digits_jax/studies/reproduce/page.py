@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
 from digits_jax.studies.report.plots import format_curves
-from digits_jax.studies.report.statistics import estimate
-from digits_jax.studies.report.study import describe, read_variants, scale_of
+from digits_jax.studies.report.statistics import Scores, compare, estimate, estimate_over_images
+from digits_jax.studies.report.study import describe, read_variants, scale_of, scores_of
 from digits_jax.studies.reproduce import post_log
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS, METRICS, VALIDATION, inside, numbers_of
 from digits_jax.studies.results import Result
@@ -44,9 +44,12 @@ class Data(NamedTuple):
         """Returns which of the post's numbers lie in the interval of the runs, bool `[epochs, 4]`."""
         return inside(self.post[name], self.runs(name, protocol, validation))
 
-    def accuracies(self, variant: str, epoch: int) -> dict[int, float]:
-        """Returns the test accuracy after an epoch, by seed."""
-        return {r["config"]["seed"]: r["epochs"][epoch - 1]["test/accuracy"] for r in self.results.get(variant, [])}
+    def scores(self, variant: str, epoch: int) -> Scores:
+        """Returns the test accuracy after an epoch; the misclassified images are known of the last one, epoch 0."""
+        results = self.results.get(variant, [])
+        if epoch == 0:
+            return scores_of(results, "test/accuracy")
+        return Scores({r["config"]["seed"]: r["epochs"][epoch - 1]["test/accuracy"] for r in results})
 
 
 def read_data(docs: Path) -> Data:
@@ -69,6 +72,7 @@ def sections(data: Data) -> dict[str, str]:
     return {
         "runs": describe([result for runs in data.results.values() for result in runs]),
         "score": _score_table(data),
+        "levels": _levels_table(data),
         "outliers": _outliers_table(data),
         "causes": _causes_table(data),
         "validation": _validation_table(data),
@@ -82,11 +86,14 @@ def sections(data: Data) -> dict[str, str]:
 
 def readme_section(data: Data) -> str:
     """Returns the results in the README."""
-    hits = np.concatenate([data.hits(name) for name in EXPERIMENTS])
+    stated, logged = (
+        np.concatenate([data.hits(name, protocol) for name in EXPERIMENTS]) for protocol in ("as stated", "as logged")
+    )
     return (
         f"{headline_table(data, 'as stated', selection=False)}\n"
-        f"Trained the way the post's code really ran (`:as_logged`), {hits.sum()} of its {hits.size} printed numbers "
-        "fall inside the 99% prediction intervals of our reruns."
+        f"These runs train as the post's text says; {stated.sum()} of its {stated.size} printed numbers fall inside "
+        f"their 99% prediction intervals. The post's code did something else, and so does `:as_logged`: {logged.sum()} "
+        "numbers fall inside the intervals of those runs."
     )
 
 
@@ -110,6 +117,26 @@ def _score_table(data: Data) -> str:
     parts = [f"**{hits} of {size}** ({hits / size:.0%})" if size else "" for hits, size in totals]
     rows.append(("all", *parts, f"{np.mean(all_own):.1%}" if all_own else ""))
     header = ("experiment", "as logged", "as stated", "as logged, true Glorot", "each of our runs among the others")
+    return markdown_table(header, rows)
+
+
+def _levels_table(data: Data) -> str:
+    """Returns how many of the post's numbers lie in narrower intervals, and in those of each epoch's own variance."""
+    rows = []
+    for confidence in (0.5, 0.8, 0.9, 0.95, 0.99):
+        cells = []
+        for pooled in (True, False):
+            hits, own = [], []
+            for name in EXPERIMENTS:
+                runs = data.runs(name, "as logged")
+                hits.append(inside(data.post[name], runs, confidence=confidence, pooled=pooled).mean())
+                each = post_log.inside_without_each(runs, confidence=confidence, pooled=pooled)
+                own.append(np.mean(list(each)))
+            sizes = [data.post[name].size for name in EXPERIMENTS]
+            cells += [f"{np.dot(hits, sizes):.0f} ({np.average(hits, weights=sizes):.0%})"]
+            cells += [f"{np.average(own, weights=sizes):.0%}"]
+        rows.append((f"{confidence:.0%}", *cells))
+    header = ("interval", "of the post's numbers", "of our own", "not averaged: of the post's", "of our own")
     return markdown_table(header, rows)
 
 
@@ -149,7 +176,7 @@ def _conclusions_table(data: Data) -> str:
     rows = []
     for question, (a, a_epoch), (b, b_epoch) in _CONCLUSIONS:
         sides = (((f"{a}, {p}", a_epoch), (f"{b}, {p}", b_epoch)) for p in PROTOCOLS[:2])
-        rows.append((question, *(_difference(data, *side) for side in sides)))
+        rows.append((question, *(_difference(data, *side, num_comparisons=len(_CONCLUSIONS)) for side in sides)))
     return markdown_table(("points of test accuracy", "as logged", "as stated"), rows)
 
 
@@ -158,18 +185,21 @@ def _schedule_table(data: Data) -> str:
     rows = []
     for name in EXPERIMENTS:
         constant = f"{name}, Glorot" if f"{name}, Glorot" in data.results else f"{name}, as logged"
-        rows.append((f"`{name}`", _difference(data, (f"{name}, as stated", 0), (constant, 0))))
+        sides = ((f"{name}, as stated", 0), (constant, 0))
+        rows.append((f"`{name}`", _difference(data, *sides, num_comparisons=len(EXPERIMENTS))))
     return markdown_table(("config", "stated rates minus a constant 0.01, points"), rows)
 
 
-def _difference(data: Data, a: tuple[str, int], b: tuple[str, int]) -> str:
-    ours, theirs = (data.accuracies(*side) for side in (a, b))
-    difference = estimate([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+def _difference(data: Data, a: tuple[str, int], b: tuple[str, int], *, num_comparisons: int) -> str:
+    comparison = compare(data.scores(*a), data.scores(*b), num_comparisons=num_comparisons)
+    difference = comparison.over_seeds
     if difference.n < 2:
         return ""
-    mean, interval = _ACCURACY.text(difference.mean, sign=True), _ACCURACY.interval(difference, sign=True)
-    text = f"{mean} ({interval}), {difference.n} pairs"
-    return f"**{text}**" if difference.low > 0 or difference.high < 0 else text
+    mean, over_seeds = _ACCURACY.text(difference.mean, sign=True), _ACCURACY.interval(difference, sign=True)
+    both = comparison.over_images
+    over_images = f"; {_ACCURACY.interval(both, sign=True)}" if both else ""
+    text = f"{mean} ({over_seeds}{over_images}), {difference.n} pairs"
+    return f"**{text}**" if comparison.resolved else text
 
 
 def _causes_table(data: Data) -> str:
@@ -209,27 +239,32 @@ def headline_table(data: Data, protocol: str, *, selection: bool = True) -> str:
         final, best = ([run[which]["test/accuracy"] for run in runs] for which in ("final", "best"))
         gain = estimate([b - f for b, f in zip(best, final, strict=True)])
         cells = [f"{_ACCURACY.text(e.mean)} ± {_ACCURACY.text(e.std)}%" for e in map(estimate, (final, best))]
+        cells.insert(1, _ACCURACY.interval(estimate_over_images(scores_of(runs, "test/accuracy"))))
         cells.append(f"{_ACCURACY.text(gain.mean, sign=True)} points")
-        rows.append((f"`{name}`", description, str(len(runs)), *cells[: 3 if selection else 1]))
-    header = ("config", "model", "seeds", "final test accuracy", "best epoch by test accuracy", "gain by selection")
-    return markdown_table(header[: 6 if selection else 4], rows, text_columns=2)
+        rows.append((f"`{name}`", description, str(len(runs)), *cells[: 4 if selection else 2]))
+    header = (
+        "config", "model", "seeds", "final test accuracy", "95% CI", "best epoch by test accuracy", "gain by selection"
+    )  # fmt: skip
+    return markdown_table(header[: 7 if selection else 5], rows, text_columns=2)
 
 
 def plot_experiment(data: Data, name: str) -> Figure:
-    """Draws four panels by epoch: range and mean of the runs as logged, mean of those as stated, the post's numbers."""
+    """Draws four panels by epoch: prediction interval and mean as logged, mean as stated, the post's numbers."""
     logged, stated = (data.runs(name, protocol) for protocol in PROTOCOLS[:2])
     post, within, mean = data.post[name], data.hits(name), stated.mean(0)
     figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
     figure.suptitle(name)
     epochs = np.arange(1, len(post) + 1)
+    low, high = (post_log.from_normal_scale(limit) for limit in post_log.interval(logged))
     for column, axes in enumerate(figure.subplots(2, 2).ravel()):
         ours, good = logged[..., column], within[:, column]
-        axes.fill_between(epochs, ours.min(0), ours.max(0), color=_LOGGED, alpha=0.25, linewidth=0)
-        axes.plot(epochs, ours.mean(0), color=_LOGGED, linewidth=1, label=f"as logged, {len(logged)} runs")
+        label = "99% prediction interval"
+        axes.fill_between(epochs, low[:, column], high[:, column], color=_LOGGED, alpha=0.2, linewidth=0, label=label)
+        axes.plot(epochs, ours.mean(0), color=_LOGGED, linewidth=1, label=f"as logged, mean of {len(logged)} runs")
         axes.plot(epochs, mean[:, column], "--", color=_STATED, label=f"as stated, mean of {len(stated)} runs")
         axes.plot(epochs[good], post[good, column], "o", color="black", markersize=4.5, label="the post")
         if not good.all():
-            label = "outside the 99% prediction interval"
+            label = "the post, outside the interval"
             axes.plot(epochs[~good], post[~good, column], "X", color=_OUTSIDE, markersize=8, label=label)
         format_curves(axes, METRICS[column], np.concatenate([ours.ravel(), post[:, column], mean[:, column]]).tolist())
         axes.legend(fontsize=8)

@@ -6,6 +6,7 @@ Arrays have the shape `[epochs, 4]`: loss (nats) and accuracy [0, 1] of training
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -69,15 +70,31 @@ def on_normal_scale(numbers: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def inside(numbers: np.ndarray, runs: ArrayLike) -> np.ndarray:
-    """Returns which numbers lie in the 99% prediction interval for one more run than the two or more given, as bool."""
+def from_normal_scale(scaled: np.ndarray) -> np.ndarray:
+    """Inverts `on_normal_scale`."""
+    counts = np.array([_TRAINING_IMAGES, _TEST_IMAGES])
+    numbers = np.exp(scaled)
+    numbers[..., 1::2] = (numbers[..., 1::2] / (1 + numbers[..., 1::2]) * (counts + 1) - 0.5) / counts
+    return numbers
+
+
+def interval(runs: ArrayLike, *, confidence: float = 0.99, pooled: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the limits of the prediction intervals for one more run than the two or more given; see `inside`."""
     ours = on_normal_scale(np.asarray(runs))
-    limits = [prediction_interval(ours[..., column]) for column in range(len(METRICS))]
+    limits = [
+        prediction_interval(ours[..., column], confidence=confidence, pooled=pooled) for column in range(len(METRICS))
+    ]
     low, high = np.moveaxis(np.array(limits), 0, -1)
+    return low, high
+
+
+def inside(numbers: np.ndarray, runs: ArrayLike, *, confidence: float = 0.99, pooled: bool = True) -> np.ndarray:
+    """Returns which numbers lie in the prediction interval for one more run than the two or more given, as bool."""
+    low, high = interval(runs, confidence=confidence, pooled=pooled)
     return (low <= on_normal_scale(numbers)) & (on_normal_scale(numbers) <= high)
 
 
-def inside_without_each(runs: ArrayLike) -> Iterator[np.ndarray]:
+def inside_without_each(runs: ArrayLike, **options: Any) -> Iterator[np.ndarray]:
     """Yields the same for each of our own runs among the others: what a faithful log would reach."""
     for index, run in enumerate(np.asarray(runs)):
-        yield inside(run, np.delete(runs, index, axis=0))
+        yield inside(run, np.delete(runs, index, axis=0), **options)
