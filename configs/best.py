@@ -1,4 +1,4 @@
-"""What can one network reach in ten minutes on a GPU, and an ensemble of five?
+"""What can a larger network reach on a GPU, and an ensemble of five?
 
 As `strong`, with twice the channels of the experiments, a third block, and test-time augmentation: the mean prediction
 over five shifted versions of each test image.

@@ -1,9 +1,11 @@
 """Plots accuracy against time: `python -m digits_jax.studies.accuracy`
 
-Rewrites `docs/accuracy.md` from the results of the sweeps `accuracy` and `reproduction`, `docs/speed_run.json`, and
-evaluations of ensembles by `digits_jax.apps.evaluate` (`docs/accuracy_ensembles/*.json`).
+Rewrites `docs/accuracy.md` from the results of the sweeps `accuracy`, `accuracy_earlier` and `reproduction`, the times
+of `docs/speed_run.json`, the races of `docs/races.jsonl`, and evaluations of ensembles by `digits_jax.apps.evaluate`
+(`docs/accuracy_ensembles/*.json`).
 """
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +17,16 @@ from digits_jax import cli
 from digits_jax.errors import UserError
 from digits_jax.pages import code, markdown_table
 from digits_jax.runs.curves import scale_accuracies
+from digits_jax.storage import read_text
 from digits_jax.studies.docs import DOCS, read_json, replace_sections
-from digits_jax.studies.report.statistics import Estimate, estimate
-from digits_jax.studies.report.study import describe, read_variants, scale_of
+from digits_jax.studies.report.statistics import Estimate, estimate, estimate_over_images
+from digits_jax.studies.report.study import describe, read_variants, scale_of, scores_of
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.results import Result
 
 THRESHOLDS = (0.99, 0.994)
+STUDIES = ("choose_sprint", "choose_fast", "choose_strong", "fast")
+_LOWEST = 0.99  # accuracy in the plot
 
 # Test images with a label that fewer than three of five people agreed with, among those that Northcutt et al. 2021
 # ("Pervasive label errors in test sets", labelerrors.com) showed to people because a model contradicted it.
@@ -45,10 +50,8 @@ class Point(NamedTuple):
     epoch_seconds: float  # of training, the median of the measurements
     epoch_flops: float
 
-    @property
-    def final(self) -> Estimate:
-        """The test accuracy of the final epoch."""
-        return estimate([epochs[-1] for epochs in self.accuracies])
+    final: Estimate  # the test accuracy of the final epoch, over seeds
+    over_images: Estimate  # the same, over seeds and images
 
     @property
     def num_epochs(self) -> int:
@@ -61,10 +64,12 @@ class Point(NamedTuple):
 
 class Data(NamedTuple):
     results: dict[str, list[Result]]  # by variant
+    earlier: dict[str, list[Result]]  # the same of earlier configs
     points: list[Point]
     speed: dict[str, Any]  # of `speed_run.json`
+    races: list[dict[str, Any]]  # of `races.jsonl`
     ensembles: dict[str, dict[str, Any]]  # of `digits_jax.apps.evaluate`
-    ablation: str  # the answer of the ablation of `fast`
+    answers: dict[str, str]  # of the studies of `fast` and `strong`, by the folder of their report
 
 
 def read_data(docs: Path) -> Data:
@@ -72,10 +77,15 @@ def read_data(docs: Path) -> Data:
     stated = read_variants(docs / "reproduction")
     results = {name: stated[f"{name}, as stated"] for name in EXPERIMENTS} | read_variants(docs / "accuracy")
     speed = read_json(docs / "speed_run.json")
-    report = docs / "ablations/fast/report.md"  # its first lines are the question and the answer
-    ablation = report.read_text(encoding="utf-8").split("\n\n")[1] if report.exists() else "Its runs are missing."
+    races = [json.loads(line) for line in read_text(docs / "races.jsonl").splitlines()]
+    answers = {}
+    for name in STUDIES:
+        report = docs / f"ablations/{name}/report.md"  # its first lines are the question and the answer
+        found = report.read_text(encoding="utf-8").split("\n\n")[1] if report.exists() else "Its runs are missing."
+        answers[name] = found
     ensembles = {file.stem: read_json(file) for file in sorted(docs.glob("accuracy_ensembles/*.json"))}
-    return Data(results, _create_points(results, speed["configs"]), speed, ensembles, ablation)
+    earlier, points = read_variants(docs / "accuracy_earlier"), _create_points(results, speed["configs"])
+    return Data(results, earlier, points, speed, races, ensembles, answers)
 
 
 def _create_points(results: Mapping[str, list[Result]], configs: Mapping[str, Any]) -> list[Point]:
@@ -90,7 +100,9 @@ def _create_points(results: Mapping[str, list[Result]], configs: Mapping[str, An
         accuracies = [[row["test/accuracy"] for row in run["epochs"]] for run in runs]
         images, cost = runs[0]["config"]["dataset"]["train_examples"], configs[name]
         seconds = images * statistics.median(cost["seconds_per_image"])
-        points.append(Point(name, accuracies, seconds, images * cost["flops_per_image"]))
+        scores = scores_of(runs, "test/accuracy")
+        final, over_images = estimate(list(scores.values.values())), estimate_over_images(scores)
+        points.append(Point(name, accuracies, seconds, images * cost["flops_per_image"], final, over_images))
     return points
 
 
@@ -102,20 +114,22 @@ def sections(data: Data) -> dict[str, str]:
         "machine": f"Timed on {machine['cores']} cores of {machine['cpu']}, jax {machine['jax']}.",
         "configs": _configs_table(data.points),
         "thresholds": _thresholds_table(data.points),
-        "races": _races_table(data.speed["races"]),
-        "ablation": data.ablation,
+        "earlier": _earlier_table(data.earlier),
+        "races": _races_table(data.races),
+        **data.answers,
         "ensembles": _ensembles_table(data.ensembles),
         "misclassified": _misclassified(data),
     }
 
 
 def plot_points(points: Sequence[Point]) -> Figure:
-    """Draws mean final test accuracy with its 95% confidence interval against seconds of training."""
+    """Draws mean final test accuracy, from 99% on, with its interval over seeds and images against seconds."""
     figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
     axes = figure.subplots()
     best = 0.0
-    for point in sorted(points, key=lambda point: point.seconds):
-        value = point.final
+    shown = [point for point in points if point.final.mean >= _LOWEST]
+    for point in sorted(shown, key=lambda point: point.seconds):
+        value = point.over_images
         on_front = value.mean > best
         best = max(best, value.mean)
         color = _FRONT if on_front else _BEHIND
@@ -123,16 +137,17 @@ def plot_points(points: Sequence[Point]) -> Figure:
             point.seconds, value.mean, yerr=[[value.mean - value.low], [value.high - value.mean]],
             fmt="o" if on_front else "s", color=color, capsize=3, markersize=5,
         )  # fmt: skip
-        # The area above and left of the front is empty; slanted, the names there do not overlap either.
-        side = {"xytext": (-5, 6), "rotation": -50, "ha": "right"} if on_front else {"xytext": (7, 0)}
+        # The area above and left of the front is empty.
+        offset, side = ((-6, 6), "right") if on_front else ((7, -7), "left")
         axes.annotate(
-            point.name, (point.seconds, value.mean), textcoords="offset points", rotation_mode="anchor", va="center",
-            fontsize=9, color=color, **side,
+            point.name, (point.seconds, value.mean), textcoords="offset points", fontsize=9, color=color,
+            va="center", ha=side, xytext=offset,
         )  # fmt: skip
     axes.set_xscale("log")
-    axes.margins(x=0.1)
+    axes.margins(x=0.15)
     axes.xaxis.set_major_formatter("{x:g}")
-    scale_accuracies(axes, [*(point.final.mean for point in points), *REFERENCES.values()])
+    scale_accuracies(axes, [_LOWEST, *(point.over_images.high for point in shown), *REFERENCES.values()])
+    axes.set_ylim(bottom=_LOWEST)
     for what, accuracy in REFERENCES.items():
         axes.axhline(accuracy, color=_REFERENCE, linewidth=0.9, linestyle="--")
         axes.text(
@@ -149,17 +164,27 @@ def plot_points(points: Sequence[Point]) -> Figure:
 def _configs_table(points: Sequence[Point]) -> str:
     rows = [
         (
-            code(point.name), str(point.final.n), _mean(point.final), str(point.num_epochs),
+            code(point.name), str(point.final.n), f"{_ACCURACY.text(point.final.mean)}%",
+            _ACCURACY.interval(point.final), _ACCURACY.interval(point.over_images), str(point.num_epochs),
             f"{point.seconds:,.0f}", f"{point.num_epochs * point.epoch_flops / 1e12:.3g}",
         )
         for point in sorted(points, key=lambda point: point.seconds)
     ]  # fmt: skip
-    header = ("config", "seeds", "final test accuracy (95% CI)", "epochs", "seconds of training", "TFLOP")
+    header = (
+        "config", "seeds", "final test accuracy", "95% CI over seeds", "over seeds and images", "epochs",
+        "seconds of training", "TFLOP",
+    )  # fmt: skip
     return markdown_table(header, rows)
 
 
-def _mean(value: Estimate) -> str:
-    return f"{_ACCURACY.text(value.mean)}% ({_ACCURACY.interval(value)})"
+def _earlier_table(results: Mapping[str, Sequence[Result]]) -> str:
+    rows = []
+    for name, runs in results.items():
+        scores = scores_of(runs, "test/accuracy")
+        final = estimate(list(scores.values.values()))
+        intervals = (_ACCURACY.interval(value) for value in (final, estimate_over_images(scores)))
+        rows.append((name, str(final.n), f"{_ACCURACY.text(final.mean)}%", *intervals))
+    return markdown_table(("earlier config", "seeds", "final test accuracy", "CI over seeds", "and images"), rows)
 
 
 def first_epoch(point: Point, threshold: float) -> int | None:
@@ -179,32 +204,41 @@ def _thresholds_table(points: Sequence[Point]) -> str:
     return markdown_table(("seconds to", *(f"{100 * threshold:.1f}%" for threshold in THRESHOLDS)), rows)
 
 
-def _races_table(races: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns a row for each of this project's recipes, followed by the same recipe in PyTorch."""
+def _races_table(races: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a row for each race of a recipe of this project against the same recipe in PyTorch."""
     rows = []
-    for name, found in races.items():
-        seconds, ours = sorted(found["seconds"]), races[name.removesuffix(" in PyTorch")]["seconds"]
-        ratios = sorted(b / a for a, b in zip(ours, found["seconds"], strict=True))
-        faster = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        rows.append((
-            name, str(len(seconds)), _mean(estimate(found["accuracy"])),
-            f"{statistics.median(seconds):.1f} ({seconds[0]:.1f} to {seconds[-1]:.1f})",
-            faster if name.endswith("PyTorch") else "",
-        ))  # fmt: skip
-    header = ("recipe", "seeds", "final test accuracy (95% CI)", "seconds of training", "digits_jax is faster by")
-    return markdown_table(header, rows)
+    for race in races:
+        for name in (name for name in race["sides"] if f"{name} in PyTorch" in race["sides"]):
+            ours, theirs = race["sides"][name], race["sides"][f"{name} in PyTorch"]
+            ratios = sorted(b / a for a, b in zip(ours["seconds"], theirs["seconds"], strict=True))
+            rows.append((
+                race["date"], f"{race['environment']['cpu']}; {race['note']}", code(name), str(len(ratios)),
+                *(f"{statistics.median(side['seconds']):.1f}" for side in (ours, theirs)),
+                f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                *(f"{100 * statistics.fmean(side['accuracy']):.2f}%" for side in (ours, theirs)),
+            ))  # fmt: skip
+    header = (
+        "date", "processor and programs", "recipe", "seeds", "seconds", "PyTorch's", "digits_jax is faster by",
+        "final test accuracy", "PyTorch's",
+    )  # fmt: skip
+    return markdown_table(header, rows, text_columns=3)
 
 
 def _ensembles_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = [
-        (
-            f"`{name}`", str(len(found["models"])), found["views"],
+    rows = []
+    for name, found in evaluations.items():
+        accuracy = found["accuracy"]
+        rows.append((
+            code(name), str(len(found["models"])), found["views"],
             f"{100 * statistics.fmean(model['accuracy'] for model in found['models']):.2f}%",
-            f"{100 * found['accuracy']['fraction']:.2f}%",
-        )
-        for name, found in evaluations.items()
-    ]  # fmt: skip
-    return markdown_table(("config", "seeds", "test-time augmentation", "mean of the models", "ensemble"), rows)
+            f"{100 * accuracy['fraction']:.2f}% ({100 * accuracy['low']:.2f} to {100 * accuracy['high']:.2f})",
+            f"{100 * found['expected_calibration_error']:.1f}%",
+        ))  # fmt: skip
+    header = (
+        "config", "seeds", "test-time augmentation", "mean of the models", "ensemble (95% CI over images)",
+        "calibration error",
+    )  # fmt: skip
+    return markdown_table(header, rows)
 
 
 def _misclassified(data: Data) -> str:

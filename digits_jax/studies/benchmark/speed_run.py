@@ -1,17 +1,20 @@
 """Times training to an accuracy, next to PyTorch:
-`python -m digits_jax.studies.benchmark.speed_run --output=docs/speed_run.json`
+`python -m digits_jax.studies.benchmark.speed_run --output=docs/speed_run.json --races=docs/races.jsonl`
 
 Needs a machine that does nothing else. The six experiments and the variants of the sweep `accuracy` are timed round by
 round, for some thousand images each. Then `fast` and the same recipe in PyTorch (with the extra `benchmark`, and with
-tcmalloc and pinned threads if installed) are trained in turns, seed by seed, in a process each. No time includes
-compilation or evaluation.
+tcmalloc and pinned threads if installed) are trained in turns, seed by seed, in a process each, and the race is added
+to those before. No time includes compilation or evaluation.
 """
 
 import contextlib
+import datetime
 import functools
 import importlib.util
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -22,6 +25,7 @@ from digits_jax import cli, storage
 from digits_jax.apps.speed import time_in_turns, timer, training_pass
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
+from digits_jax.runs.environment import git_revision
 from digits_jax.studies.benchmark import measure, programs, pytorch
 from digits_jax.studies.benchmark.contestant import Contestant, serve
 from digits_jax.studies.benchmark.programs import Case, parse_case
@@ -30,6 +34,8 @@ from digits_jax.studies.sweep import load_sweep
 from digits_jax.studies.sweep.plan import plan
 from digits_jax.train_loop import train_seeds
 
+RACES = cli.DEFINE_path("races", None, "file to add the race to; default: it is only printed")
+RECIPES = flags.DEFINE_list("recipes", ["fast:sprint", "fast"], "what to race; none: only to time the configs")
 SEEDS = flags.DEFINE_integer("seeds", 5, "trained by each side", lower_bound=1)
 
 TrainSeed = Callable[[int], tuple[float, float]]  # returns the seconds of training and the final test accuracy
@@ -87,7 +93,7 @@ def main(argv: list[str]) -> None:
     runs = [(run, data) for run, data in plan(load_sweep("accuracy")) if run.seed == 0]
     sides: dict[str, TrainSeed] = {}
     for run, data in runs:
-        if run.variant.startswith("fast"):
+        if run.variant in RECIPES.value:
             sides[run.variant] = functools.partial(train, run.config, data)
             if importlib.util.find_spec("torch"):
                 sides[f"{run.variant} in PyTorch"] = functools.partial(pytorch.train, run.config, data)
@@ -95,14 +101,20 @@ def main(argv: list[str]) -> None:
         if argv[1] not in sides:
             raise ConfigError(f"{argv[1]!r} is given: expected a side of the race, one of {', '.join(sides)}")
         return serve(lambda: sides[argv[1]])
-    cases = [parse_case(f"{name}:64")._replace(name=name) for name in EXPERIMENTS]
-    cases += [Case(run.variant, ConfigDict(run.config.to_dict()), "training") for run, _ in runs]
-    configs = time_cases(cases, rounds=measure.ROUNDS.value, seconds=measure.SECONDS.value)
-    with contextlib.ExitStack() as stack:
-        races = race({name: in_process(name, stack) for name in sides}, seeds=SEEDS.value)
-    measure.write_output(configs=configs, races=races)
     if measure.OUTPUT.value:
-        cli.console.print(f"results written to {measure.OUTPUT.value}")
+        cases = [parse_case(f"{name}:64")._replace(name=name) for name in EXPERIMENTS]
+        cases += [Case(run.variant, ConfigDict(run.config.to_dict()), "training") for run, _ in runs]
+        measure.write_output(configs=time_cases(cases, rounds=measure.ROUNDS.value, seconds=measure.SECONDS.value))
+        cli.console.print(f"times written to {measure.OUTPUT.value}")
+    with contextlib.ExitStack() as stack:
+        found = race({name: in_process(name, stack) for name in sides}, seeds=SEEDS.value)
+    if RACES.value and found:
+        path, today = Path(RACES.value), datetime.datetime.now(datetime.UTC).date().isoformat()
+        note = "PyTorch with tcmalloc" if programs.tcmalloc() else "PyTorch without tcmalloc"
+        fields = {"date": today, "commit": (git_revision() or "unknown")[:7], "note": note}
+        line = json.dumps({**fields, "environment": measure.environment(), "sides": found}) + "\n"
+        storage.replace_text(path, (storage.read_text(path) if path.exists() else "") + line)
+        cli.console.print(f"race added to {RACES.value}")
 
 
 if __name__ == "__main__":
