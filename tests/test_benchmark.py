@@ -108,7 +108,7 @@ def test_a_column_for_each_processor() -> None:
     gpu = {"vgg:64": RESULT, "vgg:seeds": {**RESULT, **seeds}}
     files = {"a": (ENVIRONMENT, {"vgg:64": RESULT}), "b": ({**ENVIRONMENT, "accelerator": "GPU"}, gpu)}
     table = page.summary_table(files.values())
-    assert table.splitlines()[0] == "| case | 2 cores of an CPU | GPU |"
+    assert table.splitlines()[0] == f"| case | 2 cores of an CPU, {RESULT['date']} | GPU, {RESULT['date']} |"
     assert (
         table.splitlines()[2] == "| `vgg:64` | 2.25 (1.50 to 3.00), Keras on JAX | 2.25 (1.50 to 3.00), Keras on JAX |"
     )

@@ -97,7 +97,7 @@ def summary_table(files: Iterable[Benchmark]) -> str:
         cells = [f"{_range(ratios(result, peer))}, {peer}" if result and peer else "" for result, peer in found]
         if any(cells):
             rows.append((f"`{case}`", *cells))
-    header = ("case", *(processor(environment) for environment, _ in files))
+    header = ("case", *(f"{processor(environment)}, {_days(results.values())}" for environment, results in files))
     return markdown_table(header, rows, text_columns=len(header))
 
 
@@ -127,7 +127,7 @@ def plot_remedies(result: dict[str, Any]) -> Figure:
         middle = statistics.median(values)
         axes.barh(row, min(middle, limit), color=_COLORS.get(name.partition(" ")[0], "#999999"), height=0.72)
         if middle > limit:
-            axes.text(limit * 0.99, row, f"{middle:,.0f} \N{RIGHTWARDS ARROW}", va="center", ha="right", color="white")
+            axes.text(limit * 0.99, row, f"{middle:,.0f} \N{RIGHTWARDS ARROW}", va="center", ha="right", color="black")
         else:
             axes.hlines(row, values[0], values[-1], color="black", linewidth=1.2)
             axes.text(values[-1] + limit * 0.008, row, f"{middle:.1f}", va="center")
@@ -151,11 +151,15 @@ def environment_sentence(environment: dict[str, Any], results: Iterable[dict[str
     peaks = [result["machine_flops_per_second"] / 1e9 for result in results]
     hardware = ("accelerator", "cpu", "cores")
     versions = (f"{name} {version}" for name, version in environment.items() if name not in hardware)
-    days = sorted({result["date"] for result in results})
     return (
         f"Matrix products at {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s; {', '.join(versions)}; {rounds} rounds, "
-        f"{' to '.join(dict.fromkeys((days[0], days[-1])))}."
+        f"{_days(results)}."
     )
+
+
+def _days(results: Iterable[dict[str, Any]]) -> str:
+    days = sorted({result["date"] for result in results})
+    return " to ".join(dict.fromkeys((days[0], days[-1])))
 
 
 def read_benchmarks(docs: Path) -> dict[str, Benchmark]:
