@@ -63,6 +63,8 @@ class DigitReader:
         name, dataset = self.model.config.model.name, self.model.config.dataset.name
         accuracy = self.model.metrics.get("test/accuracy")
         suffix = "" if accuracy is None else f", test accuracy {accuracy:.2%}"
+        if suffix and self.model.selected_by == "test/accuracy":
+            suffix += ", by which this epoch was selected"
         return f"{name} trained on {dataset} for {self.model.step:,} steps{suffix}"
 
     def read(self, pixels: np.ndarray) -> list[Reading]:
@@ -132,7 +134,7 @@ def _cache_file(workdir: Path, checkpoint: str) -> Path:
 
 def _write_cache(file: Path, model: TrainedModel, detector: OutlierDetector) -> None:
     """Writes the arrays of a reader as an `.npz` file that ends in the SHA-256 of its bytes."""
-    about = json.dumps({"run": model.run, "step": model.step, "metrics": model.metrics})
+    about = json.dumps({name: getattr(model, name) for name in ("run", "step", "metrics", "selected_by")})
     archive = io.BytesIO()
     np.savez(archive, about=np.array(about), **detector._asdict(), **flatten_dict(model.variables, sep="/"))
     try:
