@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from digits_jax.apps.speed import build_experiment, random_dataset
+from digits_jax.augment import RANGES
 from digits_jax.config import resolve
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
@@ -84,12 +85,36 @@ def test_pytorch_has_the_same_networks(small_config: ConfigDict, small_dataset: 
         assert sorted(tensor.numel() for tensor in trainer._model.parameters()) == ours
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="PyTorch is not installed")
+def test_pytorch_warps_as_we_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    images = torch.rand(3, 1, 28, 28)
+    none = ConfigDict(dict.fromkeys(RANGES, 0.0) | {"interpolation": "nearest"})
+
+    def warp(**ranges: object) -> torch.Tensor:
+        changed = none.copy_and_resolve_references()
+        changed.update(ranges)
+        return pytorch.random_warp(images, changed)
+
+    assert torch.equal(warp(), images)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            torch, "rand", lambda *shape, device: torch.ones(*shape, device=device)
+        )  # the end of each range
+        assert torch.equal(warp(rotation=90.0), images.rot90(1, (2, 3)))
+        shifted = warp(height_shift=0.25)  # along x: rows and columns are exchanged
+        assert torch.equal(shifted[..., :21], images[..., 7:])
+        assert torch.equal(shifted[..., 21:], images[..., -1:].expand(-1, -1, -1, 7))
+    assert not torch.equal(warp(zoom=0.5)[0], warp(zoom=0.5)[0])
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("optimizer.name", "adam", "config.optimizer.name is 'adam': expected one of sgd, nesterov"),
-        ("average_decay", 0.9, "averages weights"),
-        ("augment.rotation", 8.0, "augments images"),
+        ("average_decay", 0.9, "config.average_decay is 0.9 and"),
+        ("augment.names", ("elastic",), r"config.augment.names \('elastic',\): expected 0.0 and"),
     ],
 )
 def test_recipes_that_pytorch_is_not_given(

@@ -12,8 +12,8 @@ def get_sweep() -> Sweep:
         variants={
             "fast:sprint": {"config": "fast:sprint"},
             "fast": {},
-            "strong": {"config": "strong", "num_seeds": 5},
+            "strong": {"config": "strong", "num_seeds": 10},
         },
         baseline="fast",
-        num_seeds=10,
+        num_seeds=20,
     )

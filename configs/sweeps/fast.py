@@ -1,6 +1,7 @@
 """What does each ingredient contribute to fast?
 
-Each variant leaves one out, replacing it by that of bn_dropout or by an alternative.
+Each variant leaves one out, replacing it by that of bn_dropout or by an alternative. They are scored on held-out
+training images by other writers, not on test images.
 """
 
 from digits_jax.studies import Sweep

@@ -24,7 +24,7 @@ from digits_jax.runs.registration import read_config
 from digits_jax.runs.shipped import read_shipped
 from digits_jax.runs.trained_model import TrainedModel, load_model
 
-_CACHE_VERSION = "2"  # changes with the content of a cache file
+_CACHE_VERSION = "3"  # changes with the content of a cache file
 _NUM_DIGITS, _NUM_LETTERS = 20_000, 60  # that the detector is fitted to: training images, and drawings of each letter
 _OUTLIER = "unlike the digits that the model was trained on"
 _SURROUNDED = "among shapes that are not digits"

@@ -75,7 +75,7 @@ class Program(NamedTuple):
 def programs(case: Case) -> dict[str, Program]:
     """Returns the programs that can do the case's work, by name, whether their packages are installed or not.
 
-    The peers do not augment: an augmented config is compared with itself without augmentation.
+    Of the peers only PyTorch augments; an augmented config is also compared with itself without augmentation.
     """
     config, evaluation = case.config, case.work == "evaluation"
 
@@ -84,13 +84,14 @@ def programs(case: Case) -> dict[str, Program]:
 
     ours = evaluation_pass if evaluation else speed.training_pass
     found = {PEAK: Program(speed.matrix_product), OURS: Program(lambda: ours(config, case.dataset()))}
-    if pytorch.is_augmented(config):
+    augmented = pytorch.is_augmented(config) and not evaluation
+    if augmented:
         plain = config.copy_and_resolve_references()
         plain.augment.update(dict.fromkeys(augment.RANGES, 0.0))
-        return found | {f"{OURS}, not augmented": Program(lambda: ours(plain, case.dataset()))}
+        found[f"{OURS}, not augmented"] = Program(lambda: ours(plain, case.dataset()))
     if case.work == "seeds":
         return found
-    if config.model.name == "vgg" and not evaluation:
+    if config.model.name == "vgg" and not (evaluation or augmented):
         flax = tutorial_flax.REMEDIES if case.work == "remedies" else {"tutorial Flax": {}}
         for name, changes in flax.items():
             found[name] = program(partial(tutorial_flax.training_pass, **changes))
@@ -100,6 +101,8 @@ def programs(case: Case) -> dict[str, Program]:
         # Compiled and contiguous is left out: it is the slowest of the four, and programs take minutes.
         if (library := tcmalloc()) and (mode, layout) != ("compiled", "contiguous"):
             found[f"PyTorch {mode} {layout}, tcmalloc"] = program(build, "torch", **tuned_environment(library))
+    if augmented:
+        return found
     keras = keras3.evaluation_pass if evaluation else keras3.training_pass
     found["Keras on TensorFlow"] = program(keras, "keras", "tensorflow", KERAS_BACKEND="tensorflow")
     found["Keras on JAX"] = program(keras, "keras", KERAS_BACKEND="jax")

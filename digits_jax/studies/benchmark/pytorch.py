@@ -28,7 +28,7 @@ class Trainer:
     """A network with PyTorch's own initial weights, its optimizer, and the data as uint8 tensors in memory.
 
     Images are in the memory format `layout`, "channels_last" or "contiguous"; `compiled` uses `torch.compile`. Raises a
-    ConfigError if the recipe augments images, averages weights or has another optimizer.
+    ConfigError if the recipe averages weights, or has another optimizer or augmentations besides affine warps.
     """
 
     def __init__(
@@ -38,8 +38,11 @@ class Trainer:
             raise ConfigError(
                 f"config.optimizer.name is {config.optimizer.name!r}: expected one of {', '.join(MOMENTA)}"
             )
-        if config.average_decay or is_augmented(config):
-            raise ConfigError("the config averages weights or augments images: expected neither with PyTorch")
+        if config.average_decay or tuple(config.augment.names) != ("affine",):
+            raise ConfigError(
+                f"config.average_decay is {config.average_decay} and config.augment.names {config.augment.names!r}: "
+                "expected 0.0 and ('affine',) with PyTorch"
+            )
         import torch
 
         def tensors(images: Any, labels: Any) -> tuple[Any, Any]:
@@ -78,7 +81,10 @@ class Trainer:
         for rows in torch.randperm(len(labels), device=self._device).split(self._config.batch_size):
             self._optimizer.param_groups[0]["lr"] = next(self._rates)
             self._optimizer.zero_grad()
-            self._loss(self._forward(self._normalize(images[rows])), labels[rows]).backward()
+            batch = images[rows]
+            if is_augmented(self._config):
+                batch = random_warp(batch.float(), self._config.augment)
+            self._loss(self._forward(self._normalize(batch)), labels[rows]).backward()
             self._optimizer.step()
         if self._device == "cuda":
             torch.cuda.synchronize()
@@ -98,6 +104,26 @@ class Trainer:
 
     def _normalize(self, images: Any) -> Any:
         return ((images.float() - self._mean) / self._std).to(memory_format=self._memory_format)
+
+
+def random_warp(images: Any, ranges: Any) -> Any:
+    """Warps square images `[B, C, H, H]` at random, as `ops.warps` describes it, with rows and columns exchanged."""
+    import torch
+
+    def uniform(limit: float, *shape: int) -> Any:
+        return limit * (2 * torch.rand(*shape, len(images), device=images.device) - 1)
+
+    angle, shear = torch.deg2rad(uniform(ranges.rotation)), uniform(ranges.shear)
+    zoom, zeros = 1 + uniform(ranges.zoom, 2), torch.zeros_like(angle)
+    cos, sin = angle.cos(), angle.sin()
+    rotation = torch.stack([cos, -sin, sin, cos], dim=-1).view(-1, 2, 2)
+    shear_zoom = torch.stack([zoom[0], -shear.sin() * zoom[1], zeros, shear.cos() * zoom[1]], dim=-1).view(-1, 2, 2)
+    # In units of half an image, as `affine_grid` measures.
+    shifts = 2 * torch.stack([uniform(ranges.height_shift), uniform(ranges.width_shift)], dim=-1)[..., None]
+    theta = torch.cat([rotation @ shear_zoom, rotation @ shifts], dim=-1)
+    grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
+    options = {"mode": ranges.interpolation, "padding_mode": "border", "align_corners": False}
+    return torch.nn.functional.grid_sample(images, grid, **options)
 
 
 def create_pass(config: ConfigDict, dataset: Dataset, *, evaluation: bool, layout: str, compiled: bool) -> Pass:
