@@ -24,7 +24,10 @@ CANDIDATES: dict[str, dict] = {
     "averaged weights": {"average_decay": 0.99},
 }
 
+# As `fast` was before.
+NOT_AUGMENTED = {"augment.rotation": 0.0, "augment.height_shift": 0.0, "augment.width_shift": 0.0, "augment.zoom": 0.0}
+
 
 def get_sweep() -> Sweep:
-    variants = {name: ON_HELD_OUT_WRITERS | fields for name, fields in CANDIDATES.items()}
+    variants = {name: ON_HELD_OUT_WRITERS | NOT_AUGMENTED | fields for name, fields in CANDIDATES.items()}
     return Sweep(config="fast", variants=variants, baseline="as it was", num_seeds=3)
