@@ -271,18 +271,26 @@ def test_the_runtimes_agree_with_the_model() -> None:
 
 
 PEERS = [
-    (name, work) for work in ("64", "evaluation") for name in programs.programs(parse_case(f"fast:{work}"))
+    (name, work) for work in ("64", "evaluation") for name in programs.programs(parse_case(f"bn_dropout:{work}"))
 ]  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "work"), PEERS)
 def test_each_program_runs(name: str, work: str) -> None:
-    program = programs.programs(parse_case(f"fast:{work}"))[name]
+    case = f"bn_dropout:{work}"
+    program = programs.programs(parse_case(case))[name]
     for package in program.packages:
         if not importlib.util.find_spec(package):
             pytest.skip(f"{package} is not installed: ./launch.sh setup benchmark")
-    command = [sys.executable, "-m", "digits_jax.studies.benchmark.contestant", f"fast:{work}", name, "--images=128"]
+    command = [
+        sys.executable,
+        "-m",
+        "digits_jax.studies.benchmark.contestant",
+        f"bn_dropout:{work}",
+        name,
+        "--images=128",
+    ]
     with contextlib.closing(Contestant(name, command, program.environment)) as contestant:
         assert contestant(1) > 0
         assert contestant(2) > 0

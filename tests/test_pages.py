@@ -29,7 +29,9 @@ def _ablations(_: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _accuracy(_: Path) -> Iterator[tuple[Path, str]]:
-    yield DOCS / "accuracy.md", with_sections(DOCS / "accuracy.md", accuracy.sections(accuracy.read_data(DOCS)))
+    data, readme = accuracy.read_data(DOCS), ROOT / "README.md"
+    yield DOCS / "accuracy.md", with_sections(DOCS / "accuracy.md", accuracy.sections(data))
+    yield readme, with_sections(readme, {"beyond": accuracy.readme_section(data)})
 
 
 def _reproduction(_: Path) -> Iterator[tuple[Path, str]]:

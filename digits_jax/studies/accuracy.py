@@ -18,14 +18,14 @@ from digits_jax.errors import UserError
 from digits_jax.pages import code, markdown_table
 from digits_jax.runs.curves import scale_accuracies
 from digits_jax.storage import read_text
-from digits_jax.studies.docs import DOCS, read_json, replace_sections
+from digits_jax.studies.docs import DOCS, README, read_json, replace_sections
 from digits_jax.studies.report.statistics import Estimate, estimate, estimate_over_images
 from digits_jax.studies.report.study import describe, read_variants, scale_of, scores_of
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.results import Result
 
 THRESHOLDS = (0.99, 0.994)
-STUDIES = ("choose_sprint", "choose_fast", "choose_strong", "fast")
+STUDIES = ("choose_sprint", "choose_fast", "fast")
 _LOWEST = 0.99  # accuracy in the plot
 
 # Test images with a label that fewer than three of five people agreed with, among those that Northcutt et al. 2021
@@ -120,6 +120,18 @@ def sections(data: Data) -> dict[str, str]:
         "ensembles": _ensembles_table(data.ensembles),
         "misclassified": _misclassified(data),
     }
+
+
+def readme_section(data: Data) -> str:
+    """Returns the sentence in the README on the configs that go beyond the post."""
+    machine = f"{data.speed['environment']['cores']} cores of {data.speed['environment']['cpu']}"
+    parts = []
+    for point in data.points:
+        if point.name not in EXPERIMENTS:
+            interval = _ACCURACY.interval(point.over_images)
+            parts.append(f"{code(point.name)} reaches {_ACCURACY.text(point.final.mean)}% ({interval}) "
+                         f"in {point.seconds:,.0f} seconds")  # fmt: skip
+    return f"Beyond the post, on {machine}: {'; '.join(parts)}. `best` is for a GPU and untrained."
 
 
 def plot_points(points: Sequence[Point]) -> Figure:
@@ -257,6 +269,7 @@ def main(argv: list[str]) -> None:
     docs = Path(DOCS.value)
     data = read_data(docs)
     replace_sections(docs / "accuracy.md", sections(data))
+    replace_sections(Path(README.value), {"beyond": readme_section(data)})
     plot_points(data.points).savefig(docs / "accuracy.png")
     cli.console.print(f"{len(data.points)} configs in {docs / 'accuracy.md'}")
 

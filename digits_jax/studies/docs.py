@@ -11,6 +11,7 @@ from digits_jax.errors import UserError
 from digits_jax.storage import replace_text
 
 DOCS = cli.DEFINE_path("docs", "docs", "folder of the pages, and of the data that they are made from")
+README = cli.DEFINE_path("readme", "README.md", "file with the tables of results")
 
 
 def with_sections(path: Path, sections: Mapping[str, str]) -> str:

@@ -6,11 +6,9 @@ Rewrites `docs/reproduction.md` and the README's table from the results of the s
 from pathlib import Path
 
 from digits_jax import cli
-from digits_jax.studies.docs import DOCS, replace_sections
+from digits_jax.studies.docs import DOCS, README, replace_sections
 from digits_jax.studies.reproduce.page import plot_experiment, read_data, readme_section, sections
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
-
-README = cli.DEFINE_path("readme", "README.md", "file with the results table")
 
 
 def main(argv: list[str]) -> None:
