@@ -162,7 +162,9 @@ def test_prepared_data_in_another_order_are_refused(written: ConfigDict, monkeyp
         data.load(**written)
 
 
-def test_a_run_can_leave_the_test_images_alone(written: ConfigDict, small_config: ConfigDict, tmp_path: Path) -> None:
+def test_a_run_can_leave_the_test_images_alone(
+    written: ConfigDict, small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     dataset = data.load(**written)
     small_config.update(batch_size=8, epochs=(2,), learning_rates=(0.01,))
     small_config.dataset.update(validation_examples=12, validation_split="writers", score_test=False)
@@ -176,6 +178,11 @@ def test_a_run_can_leave_the_test_images_alone(written: ConfigDict, small_config
     assert result["final"]["validation/accuracy"] == pytest.approx(1 - wrong.mean())
     for group, images in dataset.groups("validation").items():
         assert result["final"][f"validation_{group}/accuracy"] == pytest.approx(1 - wrong[images].mean())
+    employees, students = (result["final"][f"validation_{group}/accuracy"] for group in ("employees", "students"))
+    assert (
+        f"final, by writers            validation employees accuracy {employees:.2%}  "
+        f"validation students accuracy {students:.2%}\n"
+    ) in capsys.readouterr().out
     # Opened again, the finished run is believed.
     assert train_loop.train_and_evaluate(small_config, tmp_path / "run", dataset=dataset) == rows
 

@@ -4,8 +4,9 @@ from digits_jax.data.arrays import MAX_CLASSES, MAX_SIZE, Arrays, Examples, cont
 from digits_jax.data.datasets import Dataset, cache_file, load, load_configured, resolve_data_dir
 from digits_jax.data.sources import DATASETS, DatasetSpec
 from digits_jax.data.tfds_store import is_prepared
+from digits_jax.data.writers import GROUPS
 
 __all__ = [
-    "DATASETS", "MAX_CLASSES", "MAX_SIZE", "Arrays", "Dataset", "DatasetSpec", "Examples", "cache_file",
+    "DATASETS", "GROUPS", "MAX_CLASSES", "MAX_SIZE", "Arrays", "Dataset", "DatasetSpec", "Examples", "cache_file",
     "content_hash", "is_prepared", "load", "load_configured", "read_cache", "resolve_data_dir",
 ]  # fmt: skip

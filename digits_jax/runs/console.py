@@ -15,6 +15,7 @@ from rich.table import Column, Table
 import digits_jax.evaluate
 from digits_jax import parallel
 from digits_jax.cli import console, duration, percent, warn
+from digits_jax.data import GROUPS
 from digits_jax.experiment import Experiment
 from digits_jax.metrics import Metrics
 from digits_jax.runs.checkpoint import Progress
@@ -112,6 +113,10 @@ def show_results(finished: Sequence["Run"]) -> None:
             row = results[0][key]
             scores = [f"{_accuracy_name(metric)} {percent(row[metric])}" for metric in _scores(row)]
             console.print(f"{name:27}  {'  '.join(scores)}  (epoch {row['epoch']})")
+        groups = {metric: results[0]["final"][metric] for metric in results[0]["final"] if _is_of_group(metric)}
+        if groups:
+            scores = [f"{_accuracy_name(metric)} {percent(accuracy)}" for metric, accuracy in groups.items()]
+            console.print(f"{'final, by writers':27}  {'  '.join(scores)}")
     else:
         table = Table("seed", **PLAIN)
         columns = [(key, metric) for key in names for metric in _scores(results[0][key])]
@@ -129,7 +134,12 @@ def show_results(finished: Sequence["Run"]) -> None:
 
 
 def _scores(row: Row) -> list[str]:
-    return [metric for metric in row if metric.endswith("/accuracy") and not metric.startswith("train/")]
+    accuracies = [metric for metric in row if metric.endswith("/accuracy") and not metric.startswith("train/")]
+    return [metric for metric in accuracies if not _is_of_group(metric)]
+
+
+def _is_of_group(metric: str) -> bool:
+    return metric.removesuffix("/accuracy").rpartition("_")[2] in GROUPS
 
 
 def _accuracy_name(metric: str) -> str:
