@@ -64,7 +64,8 @@ def train(
     elif not isinstance(data, Dataset):
         if len(data) != len(Arrays._fields):
             raise UserError(f"data has {len(data)} arrays: expected {', '.join(Arrays._fields)}")
-        sizes = {key: config.dataset[key] for key in ("train_examples", "validation_examples")}
+        names = ("train_examples", "test_examples", "validation_examples")
+        sizes = {name: config.dataset[name] for name in names}
         data = Dataset.from_arrays(*data, **sizes)
     with contextlib.ExitStack() as stack:
         if quiet:

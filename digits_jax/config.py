@@ -63,6 +63,7 @@ FIELDS: dict[str, Field] = {
     "dataset.validation_split": Field("last", one_of(("last", "writers")), "the last ones, or all of some writers"),
     "dataset.score_test": Field(True, FLAG, "whether test images are scored; False: to choose on held-out ones"),
     "dataset.train_examples": Field(int, optional(integer(1)), "first training images used; None: all"),
+    "dataset.test_examples": Field(int, optional(integer(1)), "first test images scored, at most; None: all"),
     "augment.test": Field(False, FLAG, "also evaluate on augmented test images, as test_augmented/"),
     "augment.test_ranges": Field((), none_or(augment.RANGES), "the ranges for test images; (): those of training"),
     # How a run is computed. Those in `SAME_BITS` leave its bits alone.
@@ -164,7 +165,7 @@ def _apply_argument(config: ConfigDict, argument: str, own: Mapping[str, Mapping
     """Applies the argument of `--config=NAME:ARGUMENT`.
 
     "as_logged" changes an experiment of the post from what its text states to what its printed log shows. "smoke" is a
-    dry run in seconds: 256 images, one epoch per learning rate.
+    dry run in seconds: 256 images and 1,000 test images, one epoch per learning rate.
     """
     if argument in own:
         override(config, own[argument])
@@ -178,7 +179,7 @@ def _apply_argument(config: ConfigDict, argument: str, own: Mapping[str, Mapping
         config.model.kernel_init = "keras1_uniform"  # smaller than Glorot's, see ops.initializers
         config.test_stream = True  # its validation is on a stream of test images, see input_pipeline.stream_order
     elif argument == "smoke":
-        config.dataset.train_examples = 256
+        config.dataset.update(train_examples=256, test_examples=1_000)
         config.epochs = (1,) * len(config.learning_rates)
     elif argument:
         raise ConfigError(f"unknown config argument {argument!r}: expected one of {[*own, *ARGUMENTS]} or none")
@@ -222,9 +223,8 @@ def validate(config: ConfigDict) -> None:
         "learning_rates", rates, f"one, such as (0.1,), with schedule.name={config.schedule.name!r}",
     )  # fmt: skip
     models.check(config.model, image_shape=None)
-    held_out, needed = config.dataset.validation_examples, "> 0 with validation_split='writers' or score_test=False"
-    asked_for = config.dataset.validation_split == "writers" or not config.dataset.score_test
-    _require(held_out > 0 or not asked_for, "dataset.validation_examples", held_out, needed)
+    if config.dataset.validation_split == "writers" or not config.dataset.score_test:
+        _require(config.dataset.validation_examples > 0, "dataset.validation_examples", 0, "> 0, to score these images")
     one_by_one = config.early_stopping_epochs or config.execution.images_on == "host"
     _require(
         config.execution.seeds_at_once <= 1 or not one_by_one,

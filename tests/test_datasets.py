@@ -29,7 +29,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch, idx_files: dict, write_idx: Callable, 
     )
     monkeypatch.setitem(data.DATASETS, "tiny", spec)
     fields = {"name": "tiny", "data_dir": str(tmp_path / "data"), "source_dir": str(write_idx(idx_files))}
-    return ConfigDict(fields | {"train_examples": None, "validation_examples": 0, "validation_split": "last"})
+    return ConfigDict(
+        fields | {"train_examples": None, "test_examples": None, "validation_examples": 0, "validation_split": "last"}
+    )
 
 
 def cache_file(config: ConfigDict) -> Path:
@@ -185,6 +187,16 @@ def test_train_examples_are_the_first_ones(tiny: ConfigDict) -> None:
     tiny.train_examples = 31
     with pytest.raises(UserError, match=r"config.dataset.train_examples is 31: expected at most the 30 training"):
         data.load(**tiny)
+
+
+def test_test_examples_are_the_first_ones(tiny: ConfigDict) -> None:
+    whole = data.load(**tiny)
+    for asked, found in ((7, 7), (20, 20), (1_000, 20)):
+        tiny.test_examples = asked
+        part = data.load(**tiny)
+        np.testing.assert_array_equal(part.arrays.test_images, whole.arrays.test_images[:found])
+        np.testing.assert_array_equal(part.arrays.test_labels, whole.arrays.test_labels[:found])
+        assert part.sha256 == whole.sha256
 
 
 def test_validation_examples_are_the_last_ones(tiny: ConfigDict) -> None:

@@ -196,5 +196,5 @@ def test_a_run_can_leave_the_test_images_alone(
 )
 def test_fields_that_need_held_out_images(small_config: ConfigDict, tmp_path: Path, fields: dict) -> None:
     small_config.dataset.update(fields)
-    with pytest.raises(ConfigError, match=r"validation_examples is 0: expected > 0 with validation_split='writers' or"):
+    with pytest.raises(ConfigError, match=r"validation_examples is 0: expected > 0, to score these images"):
         train_loop.train_and_evaluate(small_config, tmp_path)

@@ -55,13 +55,14 @@ class Dataset:
         num_classes: int | None = None,
         validation_examples: int = 0,
         train_examples: int | None = None,
+        test_examples: int | None = None,
     ) -> "Dataset":
         """Creates a data set from arrays in memory; nothing is written to disk.
 
         Args:
           train_images, train_labels, test_images, test_labels, num_classes: as for `as_arrays`.
           name: what runs record; two data sets of one name are told apart by their content.
-          validation_examples, train_examples: as for `load`.
+          validation_examples, train_examples, test_examples: as for `load`.
 
         Raises:
           ConfigError: the name is not valid, or there are fewer examples.
@@ -71,7 +72,7 @@ class Dataset:
             raise ConfigError(f"the name of a data set is {name!r}: expected {NAME.expected}")
         examples = (train_images, train_labels, test_images, test_labels)
         arrays, num_classes = as_arrays(*examples, num_classes=num_classes)
-        sizes = (train_examples, validation_examples)
+        sizes = (train_examples, validation_examples, test_examples)
         return _create(name, arrays, num_classes, *sizes, sha256=content_hash(arrays))
 
     @property
@@ -104,6 +105,7 @@ def load(
     data_dir: str | None = None,
     source_dir: str | None = None,
     train_examples: int | None = None,
+    test_examples: int | None = None,
     validation_examples: int = 0,
     validation_split: str = "last",
 ) -> Dataset:
@@ -115,6 +117,7 @@ def load(
       data_dir: directory of prepared data sets, which may be on a bucket (`gs://`); see `resolve_data_dir`.
       source_dir: directory with the original files; they must hold the same examples as a prepared data set.
       train_examples: number of training examples, the first ones; None for all.
+      test_examples: the same of test examples; where there are fewer, all.
       validation_examples: number of training examples to hold out.
       validation_split: "last", the last ones, or "writers", about as many by writers who wrote none of the others.
 
@@ -127,7 +130,7 @@ def load(
             f"the data set is {name!r}: expected one of {', '.join(DATASETS)}; if it was given from Python, use "
             "load_model(...).predict"
         )
-    spec, sizes = DATASETS[name], (train_examples, validation_examples)
+    spec, sizes = DATASETS[name], (train_examples, validation_examples, test_examples)
     source = Path(source_dir).expanduser() if source_dir else None
     by_writers = validation_split == "writers"
     if by_writers and not spec.writers_known:
@@ -154,14 +157,15 @@ def _create(
     num_classes: int,
     train_examples: int | None,
     validation_examples: int,
+    test_examples: int | None,
     *,
     sha256: str,
     folder: Path | None = None,
     validation_split: str = "last",
     writers: tuple[Writers, Writers] | None = None,
 ) -> Dataset:
-    """Creates a data set; holds out some of the training examples, and keeps the first of the others."""
-    images, labels = arrays.train_images, arrays.train_labels
+    """Creates a data set; holds out training examples, and keeps the first of the others and of the test examples."""
+    images, labels, tested = arrays.train_images, arrays.train_labels, slice(test_examples)
     if not 0 <= validation_examples < len(labels):
         raise ConfigError(
             f"config.dataset.validation_examples is {validation_examples}: expected fewer than the "
@@ -182,13 +186,15 @@ def _create(
     return Dataset(
         name=name,
         num_classes=num_classes,
-        arrays=arrays._replace(train_images=images[train_indices], train_labels=labels[train_indices]),
+        arrays=Arrays(
+            images[train_indices], labels[train_indices], arrays.test_images[tested], arrays.test_labels[tested]
+        ),
         train_indices=train_indices,
         validation_images=images[validation_indices],
         validation_labels=labels[validation_indices],
         validation_split=validation_split,
         validation_examples=validation_examples,
-        writers={"validation": writers[0].of(validation_indices), "test": writers[1]} if writers else {},
+        writers={"validation": writers[0].of(validation_indices), "test": writers[1].of(tested)} if writers else {},
         sha256=sha256,
         folder=folder,
     )
@@ -205,6 +211,7 @@ def load_configured(dataset_config: Any, *, data_dir: str | None = None) -> Data
         data_dir=data_dir or dataset_config.data_dir,
         source_dir=dataset_config.source_dir,
         train_examples=dataset_config.train_examples,
+        test_examples=dataset_config.test_examples,
         validation_examples=dataset_config.validation_examples,
         validation_split=dataset_config.validation_split,
     )

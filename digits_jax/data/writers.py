@@ -36,7 +36,7 @@ class Writers(NamedTuple):
     series: np.ndarray  # int32 [N], the values of `GROUPS`
     writer: np.ndarray  # int32 [N], a number for each person
 
-    def of(self, indices: np.ndarray) -> "Writers":
+    def of(self, indices: np.ndarray | slice) -> "Writers":
         """Returns the writers of some of the images."""
         return Writers(self.series[indices], self.writer[indices])
 

@@ -205,7 +205,8 @@ def _final_accuracies(model: TrainedModel | Ensemble, dataset: Dataset) -> list[
     """Returns the test accuracy of each member's final epoch, if all selected an epoch on these very images."""
     found, count = [], len(dataset.arrays.test_labels)
     for member in model.members:
-        same_images = member.run["dataset"]["sha256"] == dataset.sha256
+        trained_on = member.run["dataset"]
+        same_images = (trained_on["sha256"], trained_on["test_examples"]) == (dataset.sha256, count)
         if member.selected_by != "test/accuracy" or not same_images or "test/accuracy" not in member.final:
             return []
         found.append(Accuracy.from_counts(round(count * member.final["test/accuracy"]), count))
