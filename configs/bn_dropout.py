@@ -2,7 +2,7 @@
 
 Command:  python -m digits_jax.main --config=bn_dropout
 Expected: final test accuracy 99.54 +- 0.04% (mean and standard deviation over 3 seeds, docs/reproduction.md)
-Time:     11 minutes on two CPU cores
+Time:     8 to 11 minutes on two CPU cores
 """
 
 from digits_jax.config import ConfigDict, experiment

@@ -6,8 +6,9 @@ writers by configs/sweeps/choose_fast.py and choose_sprint.py.
 
 Command:  python -m digits_jax.main --config=fast            # three epochs
           python -m digits_jax.main --config=fast:sprint     # one
-Expected: not yet scored on test images
-Time:     a minute, and 20 seconds, on two CPU cores
+Expected: final test accuracy 99.54 +- 0.04 and 99.33 +- 0.06% (mean and standard deviation over 20 seeds,
+          docs/accuracy.md)
+Time:     45 to 60, and 15 to 20 seconds, on two CPU cores
 """
 
 from digits_jax.config import ConfigDict, experiment

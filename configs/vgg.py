@@ -2,7 +2,7 @@
 
 Command:  python -m digits_jax.main --config=vgg
 Expected: final test accuracy 99.26 +- 0.14% (mean and standard deviation over 3 seeds, docs/reproduction.md)
-Time:     6 minutes on two CPU cores
+Time:     5 to 6 minutes on two CPU cores
 """
 
 from digits_jax.config import ConfigDict, experiment
