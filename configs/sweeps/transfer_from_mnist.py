@@ -1,7 +1,7 @@
 """How many images of another data set does a network save that starts from weights trained on MNIST?
 
-The data set is optical_digits (1,437 training images). The network is that of fast, without augmentation; the weights are
-those that were shipped before fast was augmented. With frozen convolutions only the rest is trained.
+The data set is optical_digits (1,437 training images). The network is that of fast, without augmentation; the weights
+are those that were shipped before fast was augmented. With frozen convolutions only the rest is trained.
 """
 
 from digits_jax.studies import Sweep

@@ -5,8 +5,8 @@ augmentation.
 """
 
 # The weights: python -m digits_jax.main --config=fast --config.dataset.name=optical_digits --config.epochs=20 \
-#     --config.augment.rotation=0 --config.augment.height_shift=0 --config.augment.width_shift=0 --config.augment.zoom=0 \
-#     --workdir=runs/optical
+#     --config.augment.rotation=0 --config.augment.height_shift=0 --config.augment.width_shift=0 \
+#     --config.augment.zoom=0 --workdir=runs/optical
 
 from digits_jax.studies import Sweep
 
