@@ -233,7 +233,7 @@ def test_results_that_cannot_be_written_stop_it_before_it_trains(
 
 def test_an_edited_variant_is_refused_by_every_shard(write_sweep: Callable[..., str], tmp_path: Path) -> None:
     loaded, (_, high) = create_tasks(write_sweep(num_seeds="1"), tmp_path)
-    result = make_result("high", 0, 0.9) | describe_run(high.run.config, high.dataset)
+    result = make_result("high", 0, 0.9) | describe_run(high.run.config, high.dataset) | {"test_errors": [7]}
     add_results(high.results_file, [result | {"sweep": loaded._asdict()}])
     edited = write_sweep(num_seeds="1", variants=RATES.replace("(0.1,)", "(0.2,)"))
     message = r"has variant 'high' with config.learning_rates = \(0.1,\), this one has \(0.2,\): give another --results"
