@@ -23,7 +23,7 @@ from digits_jax.apps.evaluate import page
 from digits_jax.apps.evaluate.evaluation import CORRUPTIONS, Accuracy, Evaluation, compute_scores, evaluate
 from digits_jax.apps.evaluate.page import write_evaluation
 from digits_jax.data import datasets
-from digits_jax.data.writers import Writers
+from digits_jax.data.qmnist import Writers
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.train_loop import train_and_evaluate

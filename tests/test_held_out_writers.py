@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from digits_jax import data, train_loop
 from digits_jax.config import resolve
-from digits_jax.data import idx, writers
-from digits_jax.data.writers import GROUPS, Writers, hold_out
+from digits_jax.data import idx, qmnist
+from digits_jax.data.qmnist import GROUPS, Writers, hold_out
 from digits_jax.errors import ConfigError, UserError
 
 # Of the 30 and 20 images in `idx_files`: employees and students take turns, and each writer wrote two images or three.
@@ -45,10 +45,10 @@ def written(monkeypatch: pytest.MonkeyPatch, idx_files: dict, write_idx: Callabl
         "train": label_file(arrays.train_labels, TRAIN),
         "test": label_file(arrays.test_labels, TEST, more_rows=5),  # QMNIST has 50,000 more
     }
-    monkeypatch.setattr(writers, "SHA256", {k: hashlib.sha256(v).hexdigest() for k, v in contents.items()})
-    monkeypatch.setattr(writers, "URL", "http://127.0.0.1:1/")
+    monkeypatch.setattr(qmnist, "SHA256", {k: hashlib.sha256(v).hexdigest() for k, v in contents.items()})
+    monkeypatch.setattr(qmnist, "URL", "http://127.0.0.1:1/")
     for split, content in contents.items():
-        (source / writers.FILES[split]).write_bytes(content)
+        (source / qmnist.FILES[split]).write_bytes(content)
     return ConfigDict({
         "name": "written", "data_dir": str(tmp_path / "data"), "source_dir": str(source), "train_examples": None,
         "validation_examples": 12, "validation_split": "writers",
@@ -108,7 +108,7 @@ def served(tmp_path: Path, written: ConfigDict, monkeypatch: pytest.MonkeyPatch)
     """Moves the label files to a server on 127.0.0.1."""
     source, folder = Path(written.source_dir), tmp_path / "served"
     folder.mkdir()
-    for name in writers.FILES.values():
+    for name in qmnist.FILES.values():
         (source / name).rename(folder / name)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -118,7 +118,7 @@ def served(tmp_path: Path, written: ConfigDict, monkeypatch: pytest.MonkeyPatch)
         def log_message(self, *args: object) -> None: ...
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    monkeypatch.setattr(writers, "URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(qmnist, "URL", f"http://127.0.0.1:{server.server_port}/")
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield
@@ -130,11 +130,11 @@ def served(tmp_path: Path, written: ConfigDict, monkeypatch: pytest.MonkeyPatch)
 def test_files_are_downloaded_only_where_they_are_needed(written: ConfigDict, served: None) -> None:
     assert not data.load(**{**written, "validation_split": "last"}).writers
     assert data.load(**written).groups("validation")
-    assert (Path(written.data_dir) / "written/1.0.0" / writers.FILES["train"]).is_file()
+    assert (Path(written.data_dir) / "written/1.0.0" / qmnist.FILES["train"]).is_file()
 
 
 def test_without_the_files_the_field_ends_in_one_line(written: ConfigDict) -> None:
-    for name in writers.FILES.values():
+    for name in qmnist.FILES.values():
         (Path(written.source_dir) / name).unlink()
     with pytest.raises(UserError, match=r"http://127.0.0.1:1/qmnist-train-labels-idx2-int.gz cannot be reached"):
         data.load(**written)
@@ -146,7 +146,7 @@ def test_a_data_set_whose_writers_nobody_knows() -> None:
 
 
 def test_a_damaged_file_is_named(written: ConfigDict) -> None:
-    path = Path(written.source_dir) / writers.FILES["test"]
+    path = Path(written.source_dir) / qmnist.FILES["test"]
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=r"qmnist-test-labels-idx2-int.gz is not the original .* expected"):
         data.load(**written)
@@ -156,8 +156,8 @@ def test_prepared_data_in_another_order_are_refused(written: ConfigDict, monkeyp
     source = Path(written.source_dir)
     arrays = idx.IdxFiles().read(source)
     content = label_file(arrays.train_labels[::-1], TRAIN)
-    monkeypatch.setitem(writers.SHA256, "train", hashlib.sha256(content).hexdigest())
-    (source / writers.FILES["train"]).write_bytes(content)
+    monkeypatch.setitem(qmnist.SHA256, "train", hashlib.sha256(content).hexdigest())
+    (source / qmnist.FILES["train"]).write_bytes(content)
     with pytest.raises(UserError, match=r"describes other images than .*, which were prepared in another order"):
         data.load(**written)
 

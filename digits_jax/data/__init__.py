@@ -2,9 +2,9 @@
 
 from digits_jax.data.arrays import MAX_CLASSES, MAX_SIZE, Arrays, Examples, content_hash, read_cache
 from digits_jax.data.datasets import Dataset, cache_file, load, load_configured, resolve_data_dir
+from digits_jax.data.qmnist import GROUPS
 from digits_jax.data.sources import DATASETS, DatasetSpec
 from digits_jax.data.tfds_store import is_prepared
-from digits_jax.data.writers import GROUPS
 
 __all__ = [
     "DATASETS", "GROUPS", "MAX_CLASSES", "MAX_SIZE", "Arrays", "Dataset", "DatasetSpec", "Examples", "cache_file",

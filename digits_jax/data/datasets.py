@@ -18,8 +18,8 @@ import numpy as np
 from digits_jax.bounds import NAME
 from digits_jax.data import tfds_store
 from digits_jax.data.arrays import Arrays, as_arrays, content_hash, read_cache, same_examples, write_cache
+from digits_jax.data.qmnist import Writers, hold_out, load_writers
 from digits_jax.data.sources import DATASETS, DatasetSpec
-from digits_jax.data.writers import Writers, hold_out, load_writers
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.storage import Mirror, is_bucket
 

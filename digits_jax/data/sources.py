@@ -19,7 +19,7 @@ class DatasetSpec:
     num_classes: int = 10
     read: Callable[[Path | None], Arrays]  # reads a directory of original files, or gets them by itself if it is None
     cached: bool = False  # read only once: of what never changes. It is stored as a TFDS data set and as arrays.
-    writers_known: bool = False  # in the files of `writers.py`
+    writers_known: bool = False  # in the files of `qmnist.py`
 
 
 DATASETS = {
