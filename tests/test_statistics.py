@@ -91,7 +91,7 @@ def answers(random: np.random.Generator, shift: np.ndarray, hard: np.ndarray) ->
 # The mean and the standard deviation of the difficulty of images, for accuracies of 99.8%, 99.3% and 95%: most errors
 # are on a few images, which most runs misclassify.
 DIFFICULTIES = {"99.8%": (-12.0, 4.0), "99.3%": (-5.1, 1.8), "95%": (-2.6, 1.2)}
-TRIALS = [pytest.param(200, id="200"), pytest.param(2_000, id="2000", marks=pytest.mark.slow)]
+TRIALS = [pytest.param(150, id="150"), pytest.param(1_000, id="1000", marks=pytest.mark.slow)]
 SPREAD = 0.05  # over seeds
 
 
