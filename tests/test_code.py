@@ -281,7 +281,7 @@ def test_a_sweep_reuses_no_result_of_other_code(
     file = write_sweep(num_seeds="1", variants='"low": SMALL')
     loaded, (task,) = create_tasks(file, tmp_path)
     described = describe_run(task.run.config, task.dataset)
-    result = make_result("low", 0, 0.9) | described | {"sweep": loaded._asdict()}
+    result = make_result("low", 0, 0.9) | described | {"sweep": loaded._asdict(), "test_errors": [7]}
     add_results(task.results_file, [result])
     assert statuses(file, tmp_path) == ["done"]
     run_file = tmp_path / "runs/elsewhere" / task.run.hash / "run.json"
