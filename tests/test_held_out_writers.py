@@ -77,6 +77,11 @@ def test_no_writer_of_held_out_images_wrote_others(written: ConfigDict) -> None:
     np.testing.assert_array_equal(dataset.groups("test")["students"], np.arange(20) < 10)
 
 
+def test_a_group_that_wrote_none_of_the_images_has_no_accuracy(written: ConfigDict) -> None:
+    written.test_examples = 10  # all by students
+    assert [*data.load(**written).groups("test")] == ["students"]
+
+
 def test_the_hold_out_is_a_fixed_rule() -> None:
     numbers = np.arange(600)
     wrote = Writers(np.where(numbers % 2, 4, 0).astype(np.int32), (numbers // 30).astype(np.int32) + numbers % 2 * 2000)

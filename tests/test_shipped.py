@@ -208,7 +208,7 @@ def test_an_installed_package(tmp_path: Path, data_dir: Path) -> None:
     assert (code, out[:14], err) == (0, "seven.png: 7  ", LINE)
     code, out, err = run("export", "--to=npz")
     assert (code, err) == (0, LINE)
-    assert out.startswith("runs/shipped/export/vgg-7c103f53-2814.npz and its model card")
+    assert out.startswith("runs/shipped/export/vgg-e605939f-2814.npz and its model card")
     code, out, err = run("evaluate", "--dataset=optical_digits", f"--data_dir={data_dir}")
     assert (code, err) == (0, LINE)
     scored = json.loads((tmp_path / "here/runs/shipped/evaluation/optical_digits/evaluation.json").read_text())

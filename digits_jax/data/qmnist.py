@@ -41,8 +41,8 @@ class Writers(NamedTuple):
         return Writers(self.series[indices], self.writer[indices])
 
     def groups(self) -> dict[str, np.ndarray]:
-        """Returns, for each group, which images its writers wrote, bool `[N]`."""
-        return {name: self.series == series for name, series in GROUPS.items()}
+        """Returns, for each group that wrote any, which images its writers wrote, bool `[N]`."""
+        return {name: self.series == series for name, series in GROUPS.items() if (self.series == series).any()}
 
 
 def load_writers(
