@@ -56,8 +56,7 @@ def load_writers(
     found = []
     for split, name in FILES.items():
         kept = prepared / name
-        paths = [kept, *(sorted(source.glob(f"**/{name}")) if source else [])]
-        path = next((path for path in paths if path.is_file()), None)
+        path = kept if kept.is_file() else _find(source, name) if source else None
         if not path and not network:
             return None
         where, content = (str(path), path.read_bytes()) if path else download(URL + name)
@@ -72,6 +71,12 @@ def load_writers(
             _keep(kept, content)
         found.append(writers.of(np.arange(len(expected))))
     return found[0], found[1]
+
+
+def _find(source: Path, name: str) -> Path | None:
+    """Returns the path of a file in a directory or up to two levels below, as deep as IDX files may be."""
+    paths = (path for pattern in ("", "*/", "*/*/") for path in sorted(source.glob(pattern + name)))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _parse(where: str, content: bytes, split: str) -> tuple[np.ndarray, Writers]:
