@@ -183,12 +183,12 @@ def _create(
             f"{name}" + (" that are not held out" if validation_examples else "")
         )
     train_indices = train_indices[:limit]
+    # All or the first images are a view: a copy of the whole data set would cost each start memory and time.
+    train = slice(limit) if train_indices[-1] == limit - 1 else train_indices
     return Dataset(
         name=name,
         num_classes=num_classes,
-        arrays=Arrays(
-            images[train_indices], labels[train_indices], arrays.test_images[tested], arrays.test_labels[tested]
-        ),
+        arrays=Arrays(images[train], labels[train], arrays.test_images[tested], arrays.test_labels[tested]),
         train_indices=train_indices,
         validation_images=images[validation_indices],
         validation_labels=labels[validation_indices],
