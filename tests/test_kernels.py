@@ -9,7 +9,7 @@ from digits_jax import ops
 from digits_jax.ops.kernels import selected
 
 
-@pytest.mark.parametrize(("backend", "alone", "vmapped"), [("cpu", "winograd", "winograd"), ("gpu", "lax", "winograd")])
+@pytest.mark.parametrize(("backend", "alone", "vmapped"), [("cpu", "winograd", "winograd"), ("gpu", "lax", "matmul")])
 def test_auto_depends_on_the_backend_and_on_vmap(
     monkeypatch: pytest.MonkeyPatch, backend: str, alone: str, vmapped: str
 ) -> None:

@@ -25,11 +25,11 @@ def using(kernels: str, *, vmapped: bool = False) -> Iterator[None]:
         Winograd's transforms where their tiles fit, and dense layers with a faster gradient. "lax" is XLA's. "auto",
         the default outside of any context, is "winograd" on a CPU and "lax" elsewhere.
       vmapped: whether `jax.vmap` maps over the layers' parameters, as where one program trains several seeds. It makes
-        a convolution a grouped one, which is slow on a GPU too, while a matrix product stays one: "auto" is "winograd".
+        a convolution a grouped one, while a matrix product stays one: off a CPU, "auto" is "matmul" (docs/gpu.md).
     """
     if kernels not in KERNELS:
         raise ValueError(f"kernels is {kernels!r}: expected one of {', '.join(KERNELS)}")
-    token = _current.set("winograd" if kernels == "auto" and vmapped else kernels)
+    token = _current.set("matmul" if kernels == "auto" and vmapped and jax.default_backend() != "cpu" else kernels)
     try:
         yield
     finally:
