@@ -115,7 +115,7 @@ def measure_speed(seconds: float = 1.0) -> tuple[float, float]:
     passes = {"training": speed.training_pass(config, dataset), "product": speed.matrix_product()}
     timers = {name: speed.timer(run) for name, run in passes.items()}
     times = {name: statistics.median(t) for name, t in speed.time_in_turns(timers, rounds=3, seconds=seconds).items()}
-    return _NUM_IMAGES / times["training"], 2 * speed.PRODUCT_SIZE**3 / times["product"]
+    return _NUM_IMAGES / times["training"], 2 * speed.product_size() ** 3 / times["product"]
 
 
 def check_speed() -> Iterator[Finding]:

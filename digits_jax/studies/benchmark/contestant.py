@@ -1,7 +1,8 @@
 """A program of the benchmark in a process of its own: `python -m digits_jax.studies.benchmark.contestant CASE PROGRAM`
 
 The process builds the program, reads from standard input how often to repeat its pass, one number per line, and prints
-the seconds of all repetitions, until standard input is closed. `Contestant` is the other end.
+the seconds of all repetitions and, with an accelerator, the peak memory in bytes that JAX has taken of it, until
+standard input is closed. `Contestant` is the other end.
 """
 
 import math
@@ -14,6 +15,7 @@ import tempfile
 import timeit
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import jax
 from absl import flags
 
 from digits_jax import cli
@@ -33,9 +35,11 @@ class Contestant:
         self, name: str, command: Sequence[str], environment: Mapping[str, str], *, timeout: float = TIMEOUT
     ) -> None:
         self.failure: str | None = None
+        self.answers: list[list[float]] = []
         self._name, self._command, self._timeout = name, command, timeout
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_begun = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
 
     def __call__(self, repetitions: int) -> float:
@@ -46,7 +50,8 @@ class Contestant:
         """Returns the numbers that the program prints for this one; none if it fails or has failed."""
         if not self.failure:
             try:
-                return self._ask(number)
+                self.answers.append(self._ask(number))
+                return self.answers[-1]
             except (OSError, EOFError) as error:  # it does not start, hangs, or has ended
                 self._errors.seek(0)
                 printed = self._errors.read().decode(errors="replace").strip()
@@ -56,17 +61,25 @@ class Contestant:
                 cli.warn(f"{self._name} failed: {self.failure}")
         return []
 
-    def _ask(self, number: int) -> list[float]:
+    def begin(self, number: int) -> None:
+        """Sends a number without waiting for the answer, which the next `ask`, of the same number, returns."""
         if not self._process:
             self._process = subprocess.Popen(
                 self._command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
                 env=self._environment, process_group=0,
             )  # fmt: skip
+        assert self._process.stdin
+        os.killpg(self._process.pid, signal.SIGCONT)
+        self._process.stdin.write(b"%d\n" % number)
+        self._is_begun = True
+
+    def _ask(self, number: int) -> list[float]:
+        if not self._is_begun:
+            self.begin(number)
+        self._is_begun = False
         process = self._process
-        assert process.stdin
+        assert process
         assert process.stdout
-        os.killpg(process.pid, signal.SIGCONT)
-        process.stdin.write(b"%d\n" % number)
         if not select.select([process.stdout], [], [], self._timeout)[0]:
             raise TimeoutError(f"no answer within {self._timeout:g} s")
         answer = process.stdout.readline()
@@ -95,6 +108,11 @@ def serve(create: Callable[[], Callable[[int], Iterable[float]]]) -> None:
         print(*answer(int(line)), file=answers, flush=True)
 
 
+def _device_memory() -> list[float]:
+    statistics = None if jax.default_backend() == "cpu" else jax.devices()[0].memory_stats()
+    return [statistics["peak_bytes_in_use"]] if statistics else []
+
+
 def main(argv: list[str]) -> None:
     from digits_jax.studies.benchmark.programs import parse_case, programs
 
@@ -106,7 +124,7 @@ def main(argv: list[str]) -> None:
 
     def create() -> Callable[[int], Iterable[float]]:
         run = program.build()
-        return lambda repetitions: [timeit.timeit(run, number=repetitions)]
+        return lambda repetitions: [timeit.timeit(run, number=repetitions), *_device_memory()]
 
     serve(create)
 

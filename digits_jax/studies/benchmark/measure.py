@@ -11,7 +11,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -106,36 +106,51 @@ def busy_process() -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def measure(case: Case, *, rounds: int, seconds: float, torch_compile: bool) -> dict[str, Any]:
-    """Measures everything about a case, as the result file has it; raises a UserError if this project's program fails.
+def create_contestants(case: Case, *, torch_compile: bool) -> dict[str, Contestant]:
+    """Returns a contestant for each installed program of a case, to be closed; on an accelerator they start at once.
 
-    Others that fail have no times, but the reason.
+    There most of their time goes into starting and compiling, which they do on the host's cores side by side.
+    """
+    command = [sys.executable, "-m", "digits_jax.studies.benchmark.contestant", case.name]
+    images = [f"--images={case.images}"] if case.images else []
+    contestants = {}
+    for name, program in installed(programs(case)).items():
+        if torch_compile or not name.startswith("PyTorch compiled"):
+            contestants[name] = Contestant(f"{case.name}: {name}", [*command, name, *images], program.environment)
+            if jax.default_backend() != "cpu":
+                with contextlib.suppress(OSError):  # asked next, it reports this itself
+                    contestants[name].begin(1)
+    return contestants
+
+
+def measure(case: Case, contestants: Mapping[str, Contestant], *, rounds: int, seconds: float) -> dict[str, Any]:
+    """Measures everything about a case, as the result file has it, and closes the contestants.
+
+    Programs that fail have no times, but the reason; raises a UserError if this project's own does.
     """
     with contextlib.ExitStack() as stack:
         if case.work == "busy":
             stack.enter_context(busy_process())
-        command = [sys.executable, "-m", "digits_jax.studies.benchmark.contestant", case.name]
-        images = [f"--images={case.images}"] if case.images else []
-        contestants = {}
-        for name, program in installed(programs(case)).items():
-            if torch_compile or not name.startswith("PyTorch compiled"):
-                contestant = Contestant(f"{case.name}: {name}", [*command, name, *images], program.environment)
-                contestants[name] = stack.enter_context(contextlib.closing(contestant))
+        for contestant in contestants.values():
+            stack.enter_context(contextlib.closing(contestant))
         times = speed.time_in_turns(contestants, rounds=rounds, seconds=seconds)
         failures = {name: contestant.failure for name, contestant in contestants.items() if contestant.failure}
+        answers = {name: contestant.answers for name, contestant in contestants.items() if contestant.answers}
     for name in {OURS, PEAK} & failures.keys():
         raise UserError(f"{case.name}: {name} failed ({failures[name]})")
-    peak = 2 * speed.PRODUCT_SIZE**3 / statistics.median(times.pop(PEAK))
+    peak = 2 * speed.product_size() ** 3 / statistics.median(times.pop(PEAK))
     return {
         "case": case.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "batch_size": case.config.eval_batch_size if case.work == "evaluation" else case.config.batch_size,
         "images": case.num_images * case.config.num_seeds,
         "seconds": {name: [round(t, 6) for t in ts] for name, ts in times.items() if name not in failures},
+        "first_seconds": {name: round(found[0][0], 2) for name, found in answers.items() if name in times},
         "failures": failures,
         "flops_per_image": round(flops_per_image(case)),
         "machine_flops_per_second": round(peak),
-        "peak_memory_bytes": peak_memory(case),
+        # Of an accelerator, whose memory the program has reported.
+        "peak_memory_bytes": round(answers[OURS][-1][1]) if len(answers[OURS][-1]) > 1 else peak_memory(case),
     }
 
 

@@ -20,6 +20,7 @@ from digits_jax.studies.docs import DOCS, replace_sections
 OURS = "digits_jax"
 LIBRARIES = ("tutorial Flax", "PyTorch", "Keras", "ONNX Runtime", "OpenVINO")  # peers' names begin with them
 NUM_SEEDS = 32  # of the cases `:seeds`
+BFLOAT16 = ", bfloat16"  # ends the names of programs that compute in it
 _PLOTTED = "vgg:remedies"
 Benchmark = tuple[dict[str, Any], dict[str, dict[str, Any]]]  # the environment, and the results by case
 _COLORS = {OURS: "#D55E00", "PyTorch": "#0072B2"}  # Okabe & Ito 2008, distinct for color-blind readers; else gray
@@ -39,14 +40,17 @@ def read_benchmark(path: Path, *needed: str) -> Benchmark:
 
 
 def ratios(result: dict[str, Any], name: str) -> list[float]:
-    """Returns how many times faster than `name` this project was in each round, in increasing order."""
-    ours, theirs = result["seconds"][OURS], result["seconds"][name]
+    """Returns how many times faster than `name` this project was in each round, in increasing order.
+
+    Programs that compute in bfloat16 are compared with each other.
+    """
+    ours, theirs = result["seconds"][OURS + (BFLOAT16 if name.endswith(BFLOAT16) else "")], result["seconds"][name]
     return sorted(b / a for a, b in zip(ours, theirs, strict=True))
 
 
 def library(program: str) -> str | None:
-    """Returns the library of a peer; None of this project's own programs."""
-    return next((name for name in LIBRARIES if program.startswith(name)), None)
+    """Returns the library of a peer in float32; None of other programs."""
+    return next((name for name in LIBRARIES if program.startswith(name) and not program.endswith(BFLOAT16)), None)
 
 
 def fastest(result: dict[str, Any], of_library: str | None = None) -> str | None:

@@ -5,7 +5,7 @@ import itertools
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.storage import num_cores
 from digits_jax.studies.benchmark import keras3, pytorch, runtimes, tutorial_flax
-from digits_jax.studies.benchmark.page import NUM_SEEDS, OURS
+from digits_jax.studies.benchmark.page import BFLOAT16, NUM_SEEDS, OURS
 
 PEAK = "matrix product"  # the program that measures the machine's peak
 
@@ -77,39 +77,60 @@ def programs(case: Case) -> dict[str, Program]:
 
     Of the peers only PyTorch augments; an augmented config is also compared with itself without augmentation.
     """
-    config, evaluation = case.config, case.work == "evaluation"
+    evaluation, on_cpu = case.work == "evaluation", jax.default_backend() == "cpu"
+    augmented = pytorch.is_augmented(case.config) and not evaluation
+    bfloat16 = {"model.dtype": "bfloat16"}
 
-    def program(build: Callable[..., Pass], *packages: str, **environment: str) -> Program:
+    def changed(changes: Mapping[str, Any]) -> ConfigDict:
+        config = ConfigDict(case.config.to_dict())
+        config.update_from_flattened_dict(changes)
+        return config
+
+    def ours(*, changes: Mapping[str, Any] = {}, environment: Mapping[str, str] = {}) -> Program:
+        create_pass, config = evaluation_pass if evaluation else speed.training_pass, changed(changes)
+        return Program(lambda: create_pass(config, case.dataset()), environment=environment)
+
+    def peer(
+        build: Callable[..., Pass],
+        *packages: str,
+        changes: Mapping[str, Any] = {},
+        environment: Mapping[str, str] = {},
+    ) -> Program:
+        config = changed(changes)
         return Program(lambda: build(resolve(config, data := case.dataset()), data), packages, environment)
 
-    ours = evaluation_pass if evaluation else speed.training_pass
-    found = {PEAK: Program(speed.matrix_product), OURS: Program(lambda: ours(config, case.dataset()))}
-    augmented = pytorch.is_augmented(config) and not evaluation
+    found = {PEAK: Program(speed.matrix_product), OURS: ours()}
     if augmented:
-        plain = config.copy_and_resolve_references()
-        plain.augment.update(dict.fromkeys(augment.RANGES, 0.0))
-        found[f"{OURS}, not augmented"] = Program(lambda: ours(plain, case.dataset()))
+        found[f"{OURS}, not augmented"] = ours(changes={f"augment.{name}": 0.0 for name in augment.RANGES})
+    elif not on_cpu and case.config.model.name == "vgg":
+        for kernels in ("lax", "winograd") if case.work == "seeds" else ("matmul",):  # each besides the default
+            found[f"{OURS}, {kernels}"] = ours(changes={"execution.kernels": kernels})
+        found[f"{OURS}, deterministic"] = ours(environment={"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"})
+        found[OURS + BFLOAT16] = ours(changes=bfloat16)
     if case.work == "seeds":
         return found
-    if config.model.name == "vgg" and not (evaluation or augmented):
+    if case.config.model.name == "vgg" and not (evaluation or augmented):
         flax = tutorial_flax.REMEDIES if case.work == "remedies" else {"tutorial Flax": {}}
-        for name, changes in flax.items():
-            found[name] = program(partial(tutorial_flax.training_pass, **changes))
-    for mode, layout in itertools.product(("eager", "compiled"), ("contiguous", "channels_last")):
-        build = partial(pytorch.create_pass, layout=layout, compiled=mode == "compiled", evaluation=evaluation)
-        found[f"PyTorch {mode} {layout}"] = program(build, "torch")
+        for name, remedies in flax.items():
+            found[name] = peer(partial(tutorial_flax.training_pass, **remedies))
+    modes = ("eager", "compiled") if on_cpu or evaluation else ("eager", "compiled", "graph")
+    for mode, layout in itertools.product(modes, ("contiguous", "channels_last") if on_cpu else ("channels_last",)):
+        build = partial(pytorch.create_pass, layout=layout, mode=mode, evaluation=evaluation)
+        found[f"PyTorch {mode} {layout}"] = peer(build, "torch")
+        if mode == "graph":
+            found[f"PyTorch {mode} {layout}{BFLOAT16}"] = peer(build, "torch", changes=bfloat16)
         # Compiled and contiguous is left out: it is the slowest of the four, and programs take minutes.
         if (library := tcmalloc()) and (mode, layout) != ("compiled", "contiguous"):
-            found[f"PyTorch {mode} {layout}, tcmalloc"] = program(build, "torch", **tuned_environment(library))
+            found[f"PyTorch {mode} {layout}, tcmalloc"] = peer(build, "torch", environment=tuned_environment(library))
     if augmented:
         return found
     keras = keras3.evaluation_pass if evaluation else keras3.training_pass
-    found["Keras on TensorFlow"] = program(keras, "keras", "tensorflow", KERAS_BACKEND="tensorflow")
-    found["Keras on JAX"] = program(keras, "keras", KERAS_BACKEND="jax")
-    if evaluation and jax.default_backend() == "cpu":
-        found["ONNX Runtime"] = program(runtimes.onnxruntime_pass, "onnx", "onnxruntime")
+    found["Keras on TensorFlow"] = peer(keras, "keras", "tensorflow", environment={"KERAS_BACKEND": "tensorflow"})
+    found["Keras on JAX"] = peer(keras, "keras", environment={"KERAS_BACKEND": "jax"})
+    if evaluation and on_cpu:
+        found["ONNX Runtime"] = peer(runtimes.onnxruntime_pass, "onnx", "onnxruntime")
         for hint in ("latency", "throughput"):
-            found[f"OpenVINO, {hint}"] = program(partial(runtimes.openvino_pass, hint=hint), "onnx", "openvino")
+            found[f"OpenVINO, {hint}"] = peer(partial(runtimes.openvino_pass, hint=hint), "onnx", "openvino")
     return found
 
 

@@ -1,5 +1,6 @@
 """A config's network and recipe as a PyTorch user writes them; needs the extra `benchmark`."""
 
+import functools
 import itertools
 import os
 import time
@@ -27,12 +28,13 @@ def is_augmented(config: ConfigDict | FrozenConfigDict) -> bool:
 class Trainer:
     """A network with PyTorch's own initial weights, its optimizer, and the data as uint8 tensors in memory.
 
-    Images are in the memory format `layout`, "channels_last" or "contiguous"; `compiled` uses `torch.compile`. Raises a
-    ConfigError if the recipe averages weights, or has another optimizer or augmentations besides affine warps.
+    Images are in the memory format `layout`, "channels_last" or "contiguous". Of the modes, "compiled" uses
+    `torch.compile`, and "graph" replays each training step as one CUDA graph. Raises a ConfigError if the recipe
+    averages weights, or has another optimizer or augmentations besides affine warps.
     """
 
     def __init__(
-        self, config: Any, dataset: Dataset, *, seed: int = 0, layout: str = "channels_last", compiled: bool = False
+        self, config: Any, dataset: Dataset, *, seed: int = 0, layout: str = "channels_last", mode: str = "eager"
     ) -> None:
         if config.optimizer.name not in MOMENTA:
             raise ConfigError(
@@ -53,41 +55,77 @@ class Trainer:
         self._device = "cuda" if on_gpu else "cpu"
         if on_gpu:
             torch.set_float32_matmul_precision("high")  # TF32, JAX's default; cuDNN's, too
+            torch.backends.cudnn.benchmark = True  # picks algorithms by their speed, as XLA does
         elif "OMP_NUM_THREADS" not in os.environ:  # with which threads may be pinned, this one to a single core
             torch.set_num_threads(num_cores())
         torch.manual_seed(seed)
         images = dataset.arrays.train_images
-        self._config = config
+        half = config.model.dtype == "bfloat16"
+        self._autocast = functools.partial(torch.autocast, self._device, torch.bfloat16, enabled=half)
+        self._config, self._mode, self._graph = config, mode, None
         self._train, self._test = tensors(*dataset.split("train")), tensors(*dataset.split("test"))
         self._mean, self._std = float(images.mean()), float(images.std())
         self._memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
         self._model = _create_model(config.model, dataset.image_shape[0])
         self._model = self._model.to(self._device, memory_format=self._memory_format)
         self._forward = self._model
-        if compiled:
+        if mode == "compiled":
             self._forward = torch.compile(self._model)
         epoch_steps = steps_per_epoch(len(images), config.batch_size)
         steps = jnp.arange(sum(config.epochs) * epoch_steps)
         self._rates = itertools.cycle(jax.vmap(create_schedule(config, epoch_steps))(steps).tolist())
         momentum = MOMENTA[config.optimizer.name]
-        self._optimizer = torch.optim.SGD(self._model.parameters(), momentum=momentum, nesterov=momentum > 0)
+        self._rate = torch.zeros((), device=self._device)  # a graph reads what is in it when it is replayed
+        options = {"momentum": momentum, "nesterov": momentum > 0, "fused": on_gpu}
+        self._optimizer = torch.optim.SGD(self._model.parameters(), lr=self._rate if on_gpu else 0.0, **options)
         self._loss = torch.nn.CrossEntropyLoss(label_smoothing=config.loss.label_smoothing)
 
     def train_epoch(self) -> None:
         """Trains on each image once, in a random order."""
         import torch
 
-        images, labels = self._train
-        for rows in torch.randperm(len(labels), device=self._device).split(self._config.batch_size):
-            self._optimizer.param_groups[0]["lr"] = next(self._rates)
-            self._optimizer.zero_grad()
-            batch = images[rows]
-            if is_augmented(self._config):
-                batch = random_warp(batch.float(), self._config.augment)
-            self._loss(self._forward(self._normalize(batch)), labels[rows]).backward()
-            self._optimizer.step()
+        order = torch.randperm(len(self._train[1]), device=self._device)
+        if self._mode == "graph" and not self._graph:
+            self._capture(order[: self._config.batch_size])
+        for rows in order.split(self._config.batch_size):
+            if self._device == "cuda":
+                self._rate.fill_(next(self._rates))
+            else:
+                self._optimizer.param_groups[0]["lr"] = next(self._rates)
+            if self._graph and len(rows) == len(self._graph_rows):
+                self._graph_rows.copy_(rows)
+                self._graph.replay()
+            else:
+                self._train_step(rows)
         if self._device == "cuda":
             torch.cuda.synchronize()
+
+    def _train_step(self, rows: Any) -> None:
+        images, labels = self._train
+        self._optimizer.zero_grad()
+        batch = images[rows]
+        if is_augmented(self._config):
+            batch = random_warp(batch.float(), self._config.augment)
+        with self._autocast():
+            loss = self._loss(self._forward(self._normalize(batch)), labels[rows])
+        loss.backward()
+        self._optimizer.step()
+
+    def _capture(self, rows: Any) -> None:
+        """Captures a step as https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture describes."""
+        import torch
+
+        self._graph_rows, stream = rows.clone(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._train_step(self._graph_rows)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._optimizer.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._train_step(self._graph_rows)
+        self._graph = graph
 
     def evaluate(self) -> tuple[float, float]:
         """Returns the cross entropy and the accuracy on the test images; the model stays in evaluation mode."""
@@ -95,7 +133,7 @@ class Trainer:
 
         self._model.eval()
         loss, correct = (torch.zeros((), dtype=torch.float64, device=self._device) for _ in range(2))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._autocast():
             for images, labels in zip(*(part.split(self._config.eval_batch_size) for part in self._test), strict=True):
                 logits = self._forward(self._normalize(images))
                 loss += torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
@@ -126,9 +164,9 @@ def random_warp(images: Any, ranges: Any) -> Any:
     return torch.nn.functional.grid_sample(images, grid, **options)
 
 
-def create_pass(config: ConfigDict, dataset: Dataset, *, evaluation: bool, layout: str, compiled: bool) -> Pass:
+def create_pass(config: ConfigDict, dataset: Dataset, *, evaluation: bool, layout: str, mode: str) -> Pass:
     """Returns a function that trains for an epoch, or evaluates on all test images."""
-    trainer = Trainer(config, dataset, layout=layout, compiled=compiled)
+    trainer = Trainer(config, dataset, layout=layout, mode=mode)
     return trainer.evaluate if evaluation else trainer.train_epoch
 
 
