@@ -6,7 +6,8 @@ over five shifted versions of each test image.
 Command:  python -m digits_jax.main --config=best --config.num_seeds=5 --workdir=runs/best
           python -m digits_jax.apps.evaluate --workdir=runs/best --checkpoint=latest    # also the ensemble of all five
 Cost:     1.4 PFLOP a seed: 239 MFLOP for each of six million images (docs/accuracy.md)
-Expected: not measured: no GPU was at hand
+Expected: final test accuracy 99.73 and 99.69% (two seeds, docs/accuracy.md)
+Time:     about two minutes for both at the same time, on an NVIDIA H100
 """
 
 from digits_jax.config import ConfigDict, experiment

@@ -41,8 +41,9 @@ def docs(tmp_path: Path) -> Path:
         *(_result("accuracy", "fast", seed, 0.9905 + 0.001 * seed, [2]) for seed in range(3)),
         *(_result("accuracy", "strong", seed, 0.997, [7, 947, 1000 + seed]) for seed in range(2)),
         *(_result("accuracy_earlier", "fast", seed, 0.99, [2]) for seed in range(2)),
+        *(_result("accuracy_gpu", "fast", seed, 0.998, [2]) | {"devices": ["A GPU"]} for seed in range(2)),
     ]
-    for sweep in ("reproduction", "accuracy", "accuracy_earlier"):
+    for sweep in ("reproduction", "accuracy", "accuracy_earlier", "accuracy_gpu"):
         add_results(tmp_path / sweep / "results.jsonl", [run for run in runs if run["sweep"]["name"] == sweep])
     cost = {"seconds_per_image": [0.002, 0.001, 0.003], "flops_per_image": 50_000_000}
     speed = {
@@ -100,6 +101,9 @@ def test_the_page(docs: Path) -> None:
     readme = (docs / "README.md").read_text()
     assert "Beyond the post, on 2 cores of A Processor: `fast` reaches 99.15% (" in readme
     assert "in 48 seconds; `strong` reaches" in readme
+    assert "; `fast` 99.80% (" in readme
+    assert ", 2 seeds) on one A GPU." in readme
+    assert "on 1 A GPU, jax" in page
     (docs / "ablations/fast/report.md").unlink()
     assert "Its runs are missing." in _run(docs)
 

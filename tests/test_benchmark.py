@@ -55,6 +55,24 @@ def test_a_pass_on_a_gpu_is_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(name.startswith(("ONNX", "OpenVINO")) or "tcmalloc" in name for name in names)
 
 
+def test_programs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    found = programs.programs(parse_case("bn_dropout:64"))
+    assert [name for name in found if page.library(name) is None] == [
+        "matrix product", "digits_jax", "digits_jax, matmul", "digits_jax, deterministic", "digits_jax, bfloat16",
+        "PyTorch graph channels_last, bfloat16",
+    ]  # fmt: skip
+    assert found["digits_jax, deterministic"].environment == {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true"}
+    assert {"digits_jax, lax", "digits_jax, winograd"} < programs.programs(parse_case("vgg:seeds")).keys()
+
+
+def test_programs_in_bfloat16_are_compared_with_each_other() -> None:
+    half = {"digits_jax, bfloat16": [0.5, 0.5], "PyTorch graph, bfloat16": [1.0, 1.5]}
+    result = {**RESULT, "seconds": RESULT["seconds"] | half}
+    assert page.ratios(result, "PyTorch graph, bfloat16") == [2.0, 3.0]
+    assert page.fastest(result) == "Keras on JAX"
+
+
 @pytest.mark.parametrize(
     "text",
     ["vgg", "vgg:0", "vgg:x", "vgg:-1", "nope:64", "../vgg:64", ":64", "linear:remedies", "vgg_augmented:remedies"],
@@ -219,6 +237,21 @@ def test_a_contestant_is_stopped_between_its_turns(contestants: dict[str, Contes
     assert not is_running(process.pid)
 
 
+def test_contestants_that_begin_run_side_by_side() -> None:
+    script = "import sys, time\nfor line in sys.stdin: time.sleep(1); print(time.time(), flush=True)"
+    pair = [Contestant(name, [sys.executable, "-c", script], {}) for name in "ab"]
+    for contestant in pair:
+        contestant.begin(1)
+    try:
+        first, second = (contestant(1) for contestant in pair)
+        assert abs(second - first) < 0.9  # one after the other, they would be a second apart
+        assert pair[0](2) > first + 0.9  # not the same answer again
+        assert [len(contestant.answers) for contestant in pair] == [2, 1]
+    finally:
+        for contestant in pair:
+            contestant.close()
+
+
 def test_the_busy_process_ends() -> None:
     pids = []
 
@@ -323,7 +356,7 @@ def test_a_short_run(tmp_path: Path, parsed_flags: None) -> None:
 
 @pytest.mark.slow
 def test_the_command_for_a_gpu(tmp_path: Path) -> None:
-    (cases,) = re.findall(r"--cases=(\S+) --output=h100.json", (DOCS / "benchmarks.md").read_text())
+    (cases,) = re.findall(r"--cases=(\S+)", (DOCS / "gpu.md").read_text())
     (tmp_path / "benchmarks").mkdir()
     output = tmp_path / "benchmarks/gpu.json"
     benchmark(f"--cases={cases}", "--rounds=1", "--images=64", f"--output={output}")

@@ -1,6 +1,7 @@
 """Plots accuracy against time: `python -m digits_jax.studies.accuracy`
 
-Rewrites `docs/accuracy.md` from the results of the sweeps `accuracy`, `accuracy_earlier` and `reproduction`, the times
+Rewrites `docs/accuracy.md` from the results of the sweeps `accuracy`, `accuracy_earlier`, `accuracy_gpu` and
+`reproduction`, the times
 of `docs/speed_run.json`, the races of `docs/races.jsonl`, and evaluations of ensembles by `digits_jax.apps.evaluate`
 (`docs/accuracy_ensembles/*.json`).
 """
@@ -65,6 +66,7 @@ class Point(NamedTuple):
 class Data(NamedTuple):
     results: dict[str, list[Result]]  # by variant
     earlier: dict[str, list[Result]]  # the same of earlier configs
+    gpu: dict[str, list[Result]]  # the same of configs that were trained on a GPU
     points: list[Point]
     speed: dict[str, Any]  # of `speed_run.json`
     races: list[dict[str, Any]]  # of `races.jsonl`
@@ -84,8 +86,9 @@ def read_data(docs: Path) -> Data:
         found = report.read_text(encoding="utf-8").split("\n\n")[1] if report.exists() else "Its runs are missing."
         answers[name] = found
     ensembles = {file.stem: read_json(file) for file in sorted(docs.glob("accuracy_ensembles/*.json"))}
-    earlier, points = read_variants(docs / "accuracy_earlier"), _create_points(results, speed["configs"])
-    return Data(results, earlier, points, speed, races, ensembles, answers)
+    earlier, gpu = (read_variants(docs / name) for name in ("accuracy_earlier", "accuracy_gpu"))
+    points = _create_points(results, speed["configs"])
+    return Data(results, earlier, gpu, points, speed, races, ensembles, answers)
 
 
 def _create_points(results: Mapping[str, list[Result]], configs: Mapping[str, Any]) -> list[Point]:
@@ -114,7 +117,10 @@ def sections(data: Data) -> dict[str, str]:
         "machine": f"Timed on {machine['cores']} cores of {machine['cpu']}, jax {machine['jax']}.",
         "configs": _configs_table(data.points),
         "thresholds": _thresholds_table(data.points),
-        "earlier": _earlier_table(data.earlier),
+        "earlier": _estimates_table("earlier config", data.earlier),
+        "gpu": _estimates_table("config", data.gpu)
+        + "\n\n"
+        + describe([r for runs in data.gpu.values() for r in runs]),
         "races": _races_table(data.races),
         **data.answers,
         "ensembles": _ensembles_table(data.ensembles),
@@ -131,7 +137,12 @@ def readme_section(data: Data) -> str:
             interval = _ACCURACY.interval(point.over_images)
             parts.append(f"{code(point.name)} reaches {_ACCURACY.text(point.final.mean)}% ({interval}) "
                          f"in {point.seconds:,.0f} seconds")  # fmt: skip
-    return f"Beyond the post, on {machine}: {'; '.join(parts)}. `best` is for a GPU and untrained."
+    on_gpu = []
+    for name, runs in data.gpu.items():
+        over_images = estimate_over_images(scores_of(runs, "test/accuracy"))
+        on_gpu.append(f"{code(name)} {_ACCURACY.text(over_images.mean)}% ({_ACCURACY.interval(over_images)}, "
+                      f"{len(runs)} seeds) on one {runs[0]['devices'][0]}")  # fmt: skip
+    return f"Beyond the post, on {machine}: {'; '.join(parts)}; {', '.join(on_gpu)}."
 
 
 def plot_points(points: Sequence[Point]) -> Figure:
@@ -189,14 +200,14 @@ def _configs_table(points: Sequence[Point]) -> str:
     return markdown_table(header, rows)
 
 
-def _earlier_table(results: Mapping[str, Sequence[Result]]) -> str:
+def _estimates_table(what: str, results: Mapping[str, Sequence[Result]]) -> str:
     rows = []
     for name, runs in results.items():
         scores = scores_of(runs, "test/accuracy")
         final = estimate(list(scores.values.values()))
         intervals = (_ACCURACY.interval(value) for value in (final, estimate_over_images(scores)))
         rows.append((name, str(final.n), f"{_ACCURACY.text(final.mean)}%", *intervals))
-    return markdown_table(("earlier config", "seeds", "final test accuracy", "CI over seeds", "and images"), rows)
+    return markdown_table((what, "seeds", "final test accuracy", "CI over seeds", "and images"), rows)
 
 
 def first_epoch(point: Point, threshold: float) -> int | None:

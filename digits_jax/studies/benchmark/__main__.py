@@ -15,7 +15,6 @@ from digits_jax.studies.benchmark.contestant import IMAGES
 from digits_jax.studies.benchmark.measure import (
     ROUNDS,
     SECONDS,
-    create_contestants,
     measure,
     read_output,
     report_missing,
@@ -36,9 +35,8 @@ def main(argv: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU's memory
     results, cases = read_output(), [parse_case(text, IMAGES.value) for text in CASES.value]
     report_missing(cases)
-    contestants = [create_contestants(case, torch_compile=COMPILE.value) for case in cases]
-    for case, of_case in zip(cases, contestants, strict=True):
-        result = measure(case, of_case, rounds=ROUNDS.value, seconds=SECONDS.value)
+    for case in cases:
+        result = measure(case, rounds=ROUNDS.value, seconds=SECONDS.value, torch_compile=COMPILE.value)
         results[case.name] = result
         cli.console.print(Markdown(results_table([result])))
         flops, peak = result["flops_per_image"] / 1e6, result["machine_flops_per_second"] / 1e9

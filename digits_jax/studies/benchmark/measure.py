@@ -11,7 +11,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,20 +41,23 @@ _PEERS = ("torch", "keras", "tensorflow", "tensorflow-cpu", "onnxruntime", "open
 
 
 def flops_per_image(case: Case) -> float:
-    """Returns the floating-point operations per image, as XLA counts them with its own convolution."""
+    """Returns the floating-point operations per image, as XLA counts them for a CPU with its own convolution."""
     config = case.config.copy_and_resolve_references()
     config.execution.kernels, config.num_seeds = "lax", 1
     dataset = random_dataset(config.batch_size, config.eval_batch_size)
     experiment = speed.build_experiment(config, dataset)
-    state, model = experiment.create_state(np.uint32(0)), experiment.model
-    images = jnp.asarray(dataset.split("test" if case.work == "evaluation" else "train")[0])
+    shapes = jax.eval_shape(experiment.create_state, np.uint32(0)).eval_variables
+    images = dataset.split("test" if case.work == "evaluation" else "train")[0]
 
-    def forward(params: Any) -> jax.Array:
-        logits: Any = model.apply({"params": params, "batch_stats": state.batch_stats}, images, train=False)
+    def forward(params: Any, batch_stats: Any) -> jax.Array:
+        logits: Any = experiment.model.apply(
+            {"params": params, "batch_stats": batch_stats}, jnp.asarray(images), train=False
+        )
         return jnp.square(logits).sum()  # its gradient depends on the logits, as the loss's does
 
-    function = forward if case.work == "evaluation" else jax.value_and_grad(forward)
-    cost: Any = jax.jit(ops.using("lax")(function)).lower(state.params).cost_analysis()
+    function = jax.jit(ops.using("lax")(forward if case.work == "evaluation" else jax.value_and_grad(forward)))
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # for a GPU nothing is counted before it is compiled
+        cost: Any = function.lower(shapes["params"], shapes["batch_stats"]).cost_analysis()
     return cost["flops"] / len(images)
 
 
@@ -106,33 +109,26 @@ def busy_process() -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def create_contestants(case: Case, *, torch_compile: bool) -> dict[str, Contestant]:
-    """Returns a contestant for each installed program of a case, to be closed; on an accelerator they start at once.
+def measure(case: Case, *, rounds: int, seconds: float, torch_compile: bool) -> dict[str, Any]:
+    """Measures everything about a case, as the result file has it; raises a UserError if this project's program fails.
 
-    There most of their time goes into starting and compiling, which they do on the host's cores side by side.
+    Others that fail have no times, but the reason. With an accelerator all programs start at once: most of their time
+    goes into starting and compiling, on the host's cores.
     """
-    command = [sys.executable, "-m", "digits_jax.studies.benchmark.contestant", case.name]
-    images = [f"--images={case.images}"] if case.images else []
-    contestants = {}
-    for name, program in installed(programs(case)).items():
-        if torch_compile or not name.startswith("PyTorch compiled"):
-            contestants[name] = Contestant(f"{case.name}: {name}", [*command, name, *images], program.environment)
-            if jax.default_backend() != "cpu":
-                with contextlib.suppress(OSError):  # asked next, it reports this itself
-                    contestants[name].begin(1)
-    return contestants
-
-
-def measure(case: Case, contestants: Mapping[str, Contestant], *, rounds: int, seconds: float) -> dict[str, Any]:
-    """Measures everything about a case, as the result file has it, and closes the contestants.
-
-    Programs that fail have no times, but the reason; raises a UserError if this project's own does.
-    """
+    flops = flops_per_image(case)
     with contextlib.ExitStack() as stack:
         if case.work == "busy":
             stack.enter_context(busy_process())
-        for contestant in contestants.values():
-            stack.enter_context(contextlib.closing(contestant))
+        command = [sys.executable, "-m", "digits_jax.studies.benchmark.contestant", case.name]
+        images = [f"--images={case.images}"] if case.images else []
+        contestants = {}
+        for name, program in installed(programs(case)).items():
+            if torch_compile or not name.startswith("PyTorch compiled"):
+                contestant = Contestant(f"{case.name}: {name}", [*command, name, *images], program.environment)
+                contestants[name] = stack.enter_context(contextlib.closing(contestant))
+                if jax.default_backend() != "cpu":
+                    with contextlib.suppress(OSError):  # asked next, it reports this itself
+                        contestant.begin(1)
         times = speed.time_in_turns(contestants, rounds=rounds, seconds=seconds)
         failures = {name: contestant.failure for name, contestant in contestants.items() if contestant.failure}
         answers = {name: contestant.answers for name, contestant in contestants.items() if contestant.answers}
@@ -147,7 +143,7 @@ def measure(case: Case, contestants: Mapping[str, Contestant], *, rounds: int, s
         "seconds": {name: [round(t, 6) for t in ts] for name, ts in times.items() if name not in failures},
         "first_seconds": {name: round(found[0][0], 2) for name, found in answers.items() if name in times},
         "failures": failures,
-        "flops_per_image": round(flops_per_image(case)),
+        "flops_per_image": round(flops),
         "machine_flops_per_second": round(peak),
         # Of an accelerator, whose memory the program has reported.
         "peak_memory_bytes": round(answers[OURS][-1][1]) if len(answers[OURS][-1]) > 1 else peak_memory(case),

@@ -127,7 +127,10 @@ def read_variants(folder: Path) -> dict[str, list[Result]]:
 
 
 def processor(result: Result) -> str:
-    """Returns the hardware of a run, such as "2 cores of NAME"."""
+    """Returns the hardware of a run, such as "2 cores of NAME" or the name of an accelerator."""
+    accelerators = [device for device in result.get("devices", ()) if device != "cpu"]
+    if accelerators:
+        return f"{len(accelerators)} {accelerators[0]}"
     return f"{result['cores']} core{'s' * (result['cores'] > 1)} of {result['cpu']}"
 
 
@@ -143,8 +146,13 @@ def training_time(results: Sequence[Result]) -> str:
 def describe(results: Sequence[Result]) -> str:
     """Returns a sentence on how many runs there are and on which machines they were trained."""
     machines = "; ".join(dict.fromkeys(escape(f"{processor(r)}, jax {r['versions']['jax']}") for r in results))
-    commits = ", ".join(sorted({escape((r.get("git_revision") or "unknown")[:7]) for r in results}))
+    commits = ", ".join(sorted({_abbreviate(r.get("git_revision") or "unknown") for r in results}))
     return f"{len(results)} runs, trained in {training_time(results)} on {machines}, at commit {commits}."
+
+
+def _abbreviate(revision: str) -> str:
+    commit, plus, changes = revision.partition("+")
+    return escape(f"{commit[:7]}{plus}{changes}")
 
 
 class Scale(NamedTuple):
