@@ -8,6 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from digits_jax.apps.reader import find_digits, to_pixels
+from digits_jax.studies import renderings, scenes
 from digits_jax.studies.drawings import draw, photographed
 
 SQUARE = (200, 200)
@@ -125,3 +126,52 @@ def test_any_size_is_a_picture(size: tuple[int, int]) -> None:
         pixels = random.integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
         for digit in find_digits(to_pixels(Image.fromarray(pixels))):
             assert digit.image.shape == (28, 28)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a sheet on a desk",
+        "boxes of a form",
+        "ruled paper",
+        "minus or dash",
+        "decimal point or comma",
+        "broken strokes",
+    ],
+)
+def test_what_is_around_digits_is_none(kind: str) -> None:
+    pictures = scenes.pictures_of(kind, seed=2, count=10)
+    counted = sum(len(found(picture)) == len(text) for picture, text in pictures)
+    assert counted >= (8 if kind == "broken strokes" else 10)
+
+
+@pytest.mark.parametrize(("paper", "desk"), [("#f0ede4", "#5a4632"), ("#d8d8d8", "#202428")])
+def test_a_sheet_on_a_desk(paper: str, desk: str) -> None:
+    sheet = plain("6", paper=paper, width=8)
+    [wanted] = found(sheet)
+    scene = Image.new("RGB", (500, 400), desk)
+    scene.paste(sheet, (150, 90))
+    [image] = found(scene)
+    assert difference(image, wanted) < 3
+    [digit] = find_digits(to_pixels(scene))
+    assert 150 < digit.box[0] < digit.box[2] < 150 + sheet.width
+
+
+@pytest.mark.parametrize("symbol", "01489")
+def test_a_bright_digit_is_no_sheet(symbol: str) -> None:
+    [wanted] = found(plain(symbol, paper="#000000", ink="#ffffff", width=30))
+    [image] = found(plain(symbol, paper="#ffffff", ink="#000000", width=30))
+    assert difference(image, wanted) < 3
+
+
+def test_a_small_digit_is_no_mark() -> None:
+    picture = Image.new("RGB", (500, 240), "#ffffff")
+    picture.paste(plain("7", width=8), (0, 0))
+    picture.paste(plain("3", size=(100, 60), height=40, width=5), (240, 150))
+    assert len(found(picture)) == 2
+
+
+def test_blobs_between_which_gaps_are_closed() -> None:
+    for photograph in renderings.others_of("photograph")[:5]:  # in two of them closing makes components without ink
+        for digit in find_digits(to_pixels(photograph)):
+            assert digit.image.any()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from absl.testing import flagsaver
 
-from digits_jax.studies import ablations, accuracy, fonts, scaling
+from digits_jax.studies import ablations, accuracy, fonts, scaling, scenes
 from digits_jax.studies.benchmark import page as benchmark
 from digits_jax.studies.docs import with_sections
 from digits_jax.studies.report.page import build_page
@@ -71,6 +71,7 @@ def _by_command(page: str, main: Callable[[list[str]], None]) -> Callable[[Path]
         pytest.param(_by_command("scaling.md", scaling.main), id="scaling"),
         pytest.param(_by_command("benchmarks.md", benchmark.main), id="benchmarks"),
         pytest.param(_by_command("predict.md", fonts.main), id="predict"),
+        pytest.param(_by_command("predict.md", scenes.main), id="scenes"),
     ],
 )
 def test_a_page_is_what_its_data_give(generate: Callable[[Path], Iterator[tuple[Path, str]]], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from digits_jax import data, storage
-from digits_jax.apps.reader.normalization import SIZE, find_digits
+from digits_jax.apps.reader.normalization import SIZE, find_shapes
 from digits_jax.apps.reader.outliers import OutlierDetector, fit_detector, with_features
 from digits_jax.apps.reader.segmentation import Box
 from digits_jax.apps.reader.strokes import letter_images
@@ -69,11 +69,11 @@ class DigitReader:
 
     def read(self, pixels: np.ndarray) -> list[Reading]:
         """Reads the digits of a picture, the `[H, W, 4]` pixels of a `Picture`, row by row and from left to right."""
-        digits = find_digits(pixels)
+        digits, marks = find_shapes(pixels)
         images = np.array([digit.image for digit in digits], np.uint8).reshape(-1, SIZE, SIZE)
         probabilities, is_outlier = self.predict(images)
         warnings = [digit.warning or (_OUTLIER if out else None) for digit, out in zip(digits, is_outlier, strict=True)]
-        if sum(warning is not None for warning in warnings) > len(digits) / 2:
+        if sum(warning is not None for warning in warnings) + len(marks) > (len(digits) + len(marks)) / 2:
             warnings = [warning or _SURROUNDED for warning in warnings]
         return [
             Reading(digit.image, digit.box, row, warning)

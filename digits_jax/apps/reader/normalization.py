@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from digits_jax.apps.reader.segmentation import Box, ink_map, ink_threshold, segment
+from digits_jax.apps.reader.paper import find_sheet, without_frames
+from digits_jax.apps.reader.segmentation import Box, ink_map, ink_threshold, segment, stroke_width
 
 SIZE, BOX = 28, 20  # pixels: an image of MNIST, and the box that its digit fits in
 _OVERSAMPLING = 8  # a digit is traced on a grid at least this many times finer than the box
@@ -26,14 +27,27 @@ class Digit(NamedTuple):
     warning: str | None  # why it is probably not a digit
 
 
+class Shapes(NamedTuple):
+    """What a picture shows."""
+
+    digits: list[Digit]  # row by row and from left to right
+    marks: list[Box]  # minus signs, dashes, points and commas
+
+
 def find_digits(pixels: np.ndarray) -> list[Digit]:
     """Finds the digits of a picture, `[H, W, 4]` as of a `Picture`, row by row and from left to right."""
-    ink = ink_map(pixels)
-    threshold = ink_threshold(ink)
+    return find_shapes(pixels).digits
+
+
+def find_shapes(pixels: np.ndarray) -> Shapes:
+    """Finds the digits and the marks of a picture, `[H, W, 4]` as of a `Picture`."""
+    sheet = find_sheet(pixels)
+    ink = ink_map(pixels, sheet)
+    threshold = ink_threshold(ink, sheet)
     if threshold is None:
-        return []
-    mask = ink > threshold
-    labels, boxes = segment(mask)
+        return Shapes([], [])
+    mask = without_frames(ink > threshold)
+    labels, boxes, marks = segment(mask)
     digits = []
     for label, box in enumerate(boxes, 1):
         left, top, right, bottom = box
@@ -42,7 +56,7 @@ def find_digits(pixels: np.ndarray) -> list[Digit]:
         image, stroke_width = normalize(np.where(own, ink[around], 0), threshold)
         warning = "cut off by the picture's edge" if _is_cut_off(labels, label, box) else None
         digits.append(Digit(image, box, "a solid shape, not pen strokes" if stroke_width > _SOLID_WIDTH else warning))
-    return digits
+    return Shapes(digits, marks)
 
 
 def _is_cut_off(labels: np.ndarray, label: int, box: Box) -> bool:
@@ -62,8 +76,7 @@ def normalize(ink: np.ndarray, threshold: float) -> tuple[np.ndarray, float]:
     side = max(BOX * _OVERSAMPLING, *ink.shape)
     mask = np.pad(_resize(ink.astype(np.float32), side, Image.Resampling.BICUBIC) > edge, side // 4)
     inside = ndimage.distance_transform_edt(mask)
-    # Across a stroke of width w the distance to its edge rises from 1 to w / 2 and falls: the mean is w / 4 + 1 / 2.
-    width = 4 * inside[mask].mean() - 2
+    width = stroke_width(inside[mask])
     new_width = np.clip(width, *(limit * side / BOX for limit in _STROKE_WIDTHS))
     if new_width != width:
         outside = ndimage.distance_transform_edt(~mask)

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
+from digits_jax.apps.reader.paper import otsu
+
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are exclusive
 _Group = tuple[list[int], Box]  # indices of connected components, and their bounding box
 
@@ -10,68 +12,112 @@ _MIN_CONTRAST = 0.06  # between ink and paper, where black and white have 1; les
 _MAX_STROKES = 200  # more connected components are noise or a photograph
 _MIN_RELATIVE_SIZE = 0.15  # of the largest component; smaller ones are dirt
 _MIN_SIZE = 6  # pixels; smaller digits are illegible
+_GAP = 0.45  # of the stroke's width: half of the widest gap that is closed
+_MARK_SIZE = 0.35  # largest height of a dash, size of a point or comma, as a fraction of the tallest digit
+_MARK_WIDTH = 2.75  # largest width of such a mark in widths of a stroke, which a slanted comma takes
+_DASH_SHAPE = 2.0  # smallest width of a dash, in its heights
 
 
-def ink_map(pixels: np.ndarray) -> np.ndarray:
+def ink_map(pixels: np.ndarray, sheet: np.ndarray | None = None) -> np.ndarray:
     """Returns the distance of pixels `[H, W, C]` from the paper in color space: 1 is black on white or the inverse.
 
-    The paper is what most of the border shows. As light may be uneven, its color is a quadratic polynomial in x and y,
-    fitted by iteratively reweighted least squares with the weights of Geman and McClure (1987), which ignore ink.
+    The paper is what most of the border shows, of the picture or of a `sheet` in it, a mask `[H, W]`, outside of which
+    no ink is found. As light may be uneven, its color is a quadratic polynomial in x and y, fitted by iteratively
+    reweighted least squares with the weights of Geman and McClure (1987), which ignore ink.
     """
-    height, width, channels = pixels.shape
-    step, border = _border(height, width)
+    height, width = pixels.shape[:2]
+    step, border = _border(height, width, sheet)
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
     terms = np.stack(np.broadcast_arrays(np.ones(()), x, y, x * x, x * y, y * y), -1).astype(np.float32)
-    design, colors = terms[::step, ::step].reshape(-1, 6), pixels[::step, ::step].reshape(-1, channels)
-    border = border[::step, ::step].reshape(-1)
+    inside = (np.ones((height, width), bool) if sheet is None else sheet)[::step, ::step]
+    design, colors, border = (array[::step, ::step][inside] for array in (terms, pixels, border))
     distances = np.linalg.norm(colors - np.median(colors[border], axis=0), axis=1)
     scale = max(0.05, 3 * float(np.median(distances[border])))
     for _ in range(8):
         weights = 1 / (1 + (distances / scale) ** 2)[:, None]
         paper = np.linalg.lstsq(design * weights, colors * weights, rcond=None)[0]
         distances = np.linalg.norm(colors - design @ paper, axis=1)
-    return np.linalg.norm(pixels - terms @ paper, axis=-1) / np.sqrt(3)
+    ink = np.linalg.norm(pixels - terms @ paper, axis=-1) / np.sqrt(3)
+    return ink if sheet is None else np.where(sheet, ink, 0)
 
 
-def _border(height: int, width: int) -> tuple[int, np.ndarray]:
+def _border(height: int, width: int, sheet: np.ndarray | None = None) -> tuple[int, np.ndarray]:
     """Returns the stride at which the longer side has about 64 pixels, and a mask of the two outermost of them."""
     step = max(1, max(height, width) // 64)
+    if sheet is not None:
+        return step, sheet & ~ndimage.minimum_filter(sheet, 4 * step + 1)
     border = np.ones((height, width), bool)
     border[2 * step : -2 * step, 2 * step : -2 * step] = False
     return step, border
 
 
-def ink_threshold(ink: np.ndarray) -> float | None:
-    """Returns Otsu's threshold (1979) between paper and ink, above a camera's noise, or None for a blank picture."""
-    counts, edges = np.histogram(ink, 256, (0, max(float(ink.max()), 1e-6)))
-    levels = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    above = ink.size - below
-    sums = np.cumsum(counts * levels)
-    means_below, means_above = sums / np.maximum(below, 1), (sums[-1] - sums) / np.maximum(above, 1)
-    best = int(np.argmax(below * above * (means_above - means_below) ** 2))
-    if means_above[best] - means_below[best] < _MIN_CONTRAST:
+def ink_threshold(ink: np.ndarray, sheet: np.ndarray | None = None) -> float | None:
+    """Returns Otsu's threshold between paper and ink, above a camera's noise, or None for a blank picture or sheet."""
+    threshold, contrast = otsu(ink if sheet is None else ink[sheet])
+    if contrast < _MIN_CONTRAST:
         return None
-    return max(float(edges[best + 1]), 3 * float(np.median(ink[_border(*ink.shape)[1]])))
+    height, width = ink.shape
+    return max(threshold, 3 * float(np.median(ink[_border(height, width, sheet)[1]])))
 
 
-def segment(mask: np.ndarray) -> tuple[np.ndarray, list[Box]]:
+def segment(mask: np.ndarray) -> tuple[np.ndarray, list[Box], list[Box]]:
     """Groups the connected components of an ink mask `[H, W]` into digits, row by row and from left to right.
 
-    Returns the number of each pixel's digit `[H, W]`, counted from 1, or 0, and the bounding box of each digit.
+    Returns the number of each pixel's digit `[H, W]`, counted from 1, or 0, the bounding box of each digit, and those
+    of marks that are no digits.
     """
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    if not mask.any():
+        return np.zeros(mask.shape, int), [], []
+    stroke = stroke_width(ndimage.distance_transform_edt(mask)[mask])
+    labels, count = _label(mask, gap=_GAP * stroke)
     boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]).reshape(-1, 4)
     sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
     kept = np.flatnonzero(sizes >= max(_MIN_SIZE, _MIN_RELATIVE_SIZE * sizes.max(initial=0)))
     areas = np.bincount(labels.ravel())[1:]
     if len(kept) > _MAX_STROKES or areas[kept].sum() < areas.sum() / 2:  # noise, a photograph, or mostly dirt
-        return np.zeros_like(labels), []
-    groups = _reading_order(_merge([([int(i)], tuple(boxes[i].tolist())) for i in kept]))
+        return np.zeros_like(labels), [], []
+    groups = _merge([([int(i)], tuple(boxes[i].tolist())) for i in kept])
+    boxes_of_groups = [box for _, box in groups]
+    marks = [box for box in boxes_of_groups if _is_mark(box, boxes_of_groups, stroke)]
+    groups = _reading_order([group for group in groups if group[1] not in marks])
     digits = np.zeros(count + 1, int)
     for number, (members, _) in enumerate(groups, 1):
         digits[np.array(members) + 1] = number
-    return digits[labels], [box for _, box in groups]
+    return digits[labels], [box for _, box in groups], marks
+
+
+def stroke_width(inside: np.ndarray) -> float:
+    """Returns the mean width of strokes in pixels, from the distance of each of their pixels `[N]` to their edge."""
+    # Across a stroke of width w the distance to its edge rises from 1 to w / 2 and falls: the mean is w / 4 + 1 / 2.
+    return 4 * float(inside.mean()) - 2
+
+
+def _label(mask: np.ndarray, gap: float) -> tuple[np.ndarray, int]:
+    """Labels the connected components of a mask as `ndimage.label` does, across gaps of up to twice `gap` pixels."""
+    near = ndimage.distance_transform_edt(~mask) <= gap
+    closed = mask | (ndimage.distance_transform_edt(near) > gap + 0.5)
+    labels = np.where(mask, ndimage.label(closed, np.ones((3, 3)))[0], 0)
+    is_used = np.bincount(labels.ravel()) > 0
+    is_used[0] = True
+    numbers = np.cumsum(is_used) - 1  # without the components that closing alone has made
+    return numbers[labels], int(numbers[-1])
+
+
+def _is_mark(box: Box, boxes: list[Box], stroke: float) -> bool:
+    """Returns whether a shape among others is a minus sign or dash, or a point or comma at the foot of a digit.
+
+    It is a single stroke of a pen with the mean width `stroke` in pixels.
+    """
+    width, height = box[2] - box[0], box[3] - box[1]
+    tallest = max(other[3] - other[1] for other in boxes)
+    if height > _MARK_SIZE * tallest or min(width, height) > _MARK_WIDTH * stroke:
+        return False
+    nearest = min(
+        (other for other in boxes if other[3] - other[1] > 0.6 * tallest),
+        key=lambda other: abs(other[0] + other[2] - box[0] - box[2]) + abs(other[1] + other[3] - box[1] - box[3]),
+    )
+    foot = nearest[1] + 0.65 * (nearest[3] - nearest[1])
+    return width >= _DASH_SHAPE * height or (width <= _MARK_SIZE * tallest and (box[1] + box[3]) / 2 > foot)
 
 
 def _merge(groups: list[_Group]) -> list[_Group]:
