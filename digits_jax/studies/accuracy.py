@@ -118,9 +118,7 @@ def sections(data: Data) -> dict[str, str]:
         "configs": _configs_table(data.points),
         "thresholds": _thresholds_table(data.points),
         "earlier": _estimates_table("earlier config", data.earlier),
-        "gpu": _estimates_table("config", data.gpu)
-        + "\n\n"
-        + describe([r for runs in data.gpu.values() for r in runs]),
+        "gpu": f"{_estimates_table('config', data.gpu)}\n{describe([r for runs in data.gpu.values() for r in runs])}",
         "races": _races_table(data.races),
         **data.answers,
         "ensembles": _ensembles_table(data.ensembles),

@@ -28,7 +28,7 @@ class Digit(NamedTuple):
 
 
 class Shapes(NamedTuple):
-    """What a picture shows."""
+    """The shapes of ink in a picture."""
 
     digits: list[Digit]  # row by row and from left to right
     marks: list[Box]  # minus signs, dashes, points and commas
