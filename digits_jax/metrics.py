@@ -21,8 +21,8 @@ class Metrics(struct.PyTreeNode):
     @classmethod
     def zero(cls, more: Sequence[str] = ()) -> "Metrics":
         """Returns the metrics of no examples, with those of `METRICS` that are named."""
-        none = jnp.zeros((), jnp.int32)
-        return cls(jnp.zeros(()), none, none, {name: jnp.zeros(()) for name in more})
+        none, nothing = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32)  # also where JAX computes in 64 bits
+        return cls(nothing, none, none, dict.fromkeys(more, nothing))
 
     @classmethod
     def of_batch(cls, logits: jax.Array, labels: jax.Array) -> "Metrics":

@@ -264,3 +264,13 @@ def test_an_epoch_reaches_what_xlas_convolution_reaches(mnist_source: Path) -> N
     assert accuracies["winograd"] > 0.95
     assert abs(accuracies["winograd"] - accuracies["lax"]) <= 0.002, accuracies
     print(accuracies)
+
+
+def test_states_have_the_same_types_in_64_bits(vgg_config: ConfigDict) -> None:
+    def types() -> Any:
+        _, state = create(vgg_config, batch_norm="after")
+        return jax.tree.map(lambda leaf: leaf.dtype, (state, Metrics.zero(("gradient_norm",))))
+
+    usual = types()
+    with jax.enable_x64(True):
+        assert types() == usual

@@ -90,10 +90,10 @@ class BatchNorm(nn.BatchNorm):
     def __call__(self, x: jax.Array) -> Affine:  # type: ignore[override]
         """Returns the normalized activations `[..., C]`, and updates the running averages where they are not used."""
         shape = x.shape[-1:]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         if self.use_running_average:
             mean, var = running_mean.value, running_var.value
         else:
@@ -118,8 +118,9 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array | Affine) -> jax.Array:
         """Convolves `[B, H, W, C]` to `[B, H - kh + 1, W - kw + 1, features]`."""
-        kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         if isinstance(x, Affine):
             bias += jnp.einsum("hwco,c->o", kernel, x.shift)
             kernel *= x.scale.reshape(1, 1, -1, 1)

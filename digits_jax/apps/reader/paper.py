@@ -11,6 +11,7 @@ _MAX_BORDER = 0.25  # largest fraction of the picture's border that shows the sh
 _MIN_RECTANGLE = 0.85  # smallest fraction that a sheet fills of the rectangle around it; an ellipse fills 0.79
 _MIN_EMPTY = 0.7  # smallest fraction of a sheet without ink; of a thick, filled 0 the strokes take less
 _MAX_FRAME = 0.25  # largest fraction that the lines of a frame fill of its box
+_MIN_FRAME = 12  # pixels: the smallest side of a frame, around a digit of half of that
 _STRAIGHT = 0.8  # smallest fraction of a frame that lies on long horizontal and vertical lines
 
 
@@ -70,6 +71,8 @@ def without_frames(mask: np.ndarray) -> np.ndarray:
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
     kept = mask.copy()
     for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        if min(rows.stop - rows.start, columns.stop - columns.start) < _MIN_FRAME:
+            continue
         frame = labels[rows, columns] == label
         others = mask[rows, columns] & ~frame
         if frame.mean() < _MAX_FRAME and others[1:-1, 1:-1].sum() > 0 and _is_straight(frame):
