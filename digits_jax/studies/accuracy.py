@@ -1,9 +1,8 @@
 """Plots accuracy against time: `python -m digits_jax.studies.accuracy`
 
 Rewrites `docs/accuracy.md` from the results of the sweeps `accuracy`, `accuracy_earlier`, `accuracy_gpu` and
-`reproduction`, the times
-of `docs/speed_run.json`, the races of `docs/races.jsonl`, and evaluations of ensembles by `digits_jax.apps.evaluate`
-(`docs/accuracy_ensembles/*.json`).
+`reproduction`, the times of `docs/speed_run.json`, the races of `docs/races.jsonl`, and evaluations of ensembles by
+`digits_jax.apps.evaluate` (`docs/accuracy_ensembles/*.json`).
 """
 
 import json

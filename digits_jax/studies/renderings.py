@@ -87,7 +87,7 @@ def draw_blank(random: np.random.Generator) -> Image.Image:
         y, x = np.mgrid[0:height, 0:width]
         light = random.uniform(-15, 15) * x / width + random.uniform(-15, 15) * y / height
         pixels = pixels + light[..., None] + random.normal(0, random.uniform(0.5, 4), pixels.shape)
-    return _picture(pixels)
+    return to_picture(pixels)
 
 
 def draw_noise(random: np.random.Generator) -> Image.Image:
@@ -95,15 +95,15 @@ def draw_noise(random: np.random.Generator) -> Image.Image:
     width, height = _random_size(random)
     match random.integers(4):
         case 0:
-            return _picture(random.integers(0, 256, (height, width)))
+            return to_picture(random.integers(0, 256, (height, width)))
         case 1:
-            return _picture(random.normal(random.uniform(60, 200), random.uniform(20, 60), (height, width, 3)))
+            return to_picture(random.normal(random.uniform(60, 200), random.uniform(20, 60), (height, width, 3)))
         case 2:
             salt = random.random((height, width)) < random.uniform(0.01, 0.3)
-            return _picture(np.where(salt, random.integers(0, 2, (height, width)) * 255, 128))
+            return to_picture(np.where(salt, random.integers(0, 2, (height, width)) * 255, 128))
         case _:
             blobs = ndimage.gaussian_filter(random.normal(size=(height, width)), random.uniform(1, 8))
-            return _picture(255 * (blobs - blobs.min()) / np.ptp(blobs))
+            return to_picture(255 * (blobs - blobs.min()) / np.ptp(blobs))
 
 
 def draw_photograph(random: np.random.Generator) -> Image.Image:
@@ -122,7 +122,8 @@ def _random_size(random: np.random.Generator) -> tuple[int, int]:
     return width, height
 
 
-def _picture(pixels: np.ndarray) -> Image.Image:
+def to_picture(pixels: np.ndarray) -> Image.Image:
+    """Returns a picture of gray levels or colors, rounded and clipped to 0 to 255."""
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 

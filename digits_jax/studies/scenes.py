@@ -21,6 +21,7 @@ from digits_jax.apps.reader.strokes import DIGITS, curve, trace
 from digits_jax.pages import markdown_table
 from digits_jax.storage import replace_text
 from digits_jax.studies.docs import DOCS, read_json, replace_sections
+from digits_jax.studies.renderings import to_picture
 
 NUM_PICTURES = 130  # of each kind
 MEASURE = flags.DEFINE_bool("measure", False, "read the pictures, which takes minutes, and write docs/scenes.json")
@@ -70,7 +71,7 @@ def draw_shadow(random: Random) -> tuple[Image.Image, str]:
     angle, offset = random.uniform(0, 2 * np.pi), random.uniform(-0.25, 0.25) * max(picture.size)
     side = (x - picture.width / 2) * np.cos(angle) + (y - picture.height / 2) * np.sin(angle) - offset
     shade = 1 - random.uniform(0.15, 0.4) / (1 + np.exp(-side / random.uniform(1.0, 6.0)).clip(max=1e9))
-    return _photographed(random, _image(np.asarray(picture, float) * shade[..., None])), text
+    return _photographed(random, to_picture(np.asarray(picture, float) * shade[..., None])), text
 
 
 def draw_sheet(random: Random) -> tuple[Image.Image, str]:
@@ -84,7 +85,7 @@ def draw_sheet(random: Random) -> tuple[Image.Image, str]:
     desk = color + grain[..., None] / grain.std() * random.uniform(2, 9)
     mask = Image.new("L", (width, height))
     mask.paste(255, (left, top, left + picture.width, top + picture.height))
-    scene = _image(desk)
+    scene = to_picture(desk)
     paper = Image.new("RGB", (width, height))
     paper.paste(picture, (left, top))
     corners = _corners(random, (width, height), 0.06)
@@ -316,10 +317,6 @@ def _written(
     return canvas.picture(), text
 
 
-def _image(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
-
-
 def _photographed(random: Random, picture: Image.Image) -> Image.Image:
     """Imitates a camera: uneven light, blur, grain and JPEG's range of colors."""
     pixels = ndimage.gaussian_filter(np.asarray(picture, float), (*[random.uniform(0.3, 1.6)] * 2, 0))
@@ -327,7 +324,7 @@ def _photographed(random: Random, picture: Image.Image) -> Image.Image:
     angle = random.uniform(0, 2 * np.pi)
     light = (x / picture.width - 0.5) * np.cos(angle) + (y / picture.height - 0.5) * np.sin(angle)
     pixels *= (1 - random.uniform(0.05, 0.45) * (light + 0.7) / 1.4)[..., None] * random.uniform(0.9, 1.05, 3)
-    return _image(pixels + random.normal(0, random.uniform(1, 7), pixels.shape))
+    return to_picture(pixels + random.normal(0, random.uniform(1, 7), pixels.shape))
 
 
 def _corners(random: Random, size: tuple[int, int], amount: float) -> np.ndarray:

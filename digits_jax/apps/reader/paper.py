@@ -1,8 +1,7 @@
-"""Finds a sheet of paper in a darker scene, and the frames and rules that are printed on it."""
+"""Finds a sheet of paper in a darker scene, and the frames that are printed on it."""
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import ConvexHull
 
 _SIDE = 128  # pixels: pictures are reduced to this before a sheet is looked for
 _MIN_CONTRAST = 0.12  # in brightness, between a sheet and the scene around it
@@ -57,6 +56,8 @@ def find_sheet(pixels: np.ndarray) -> np.ndarray | None:
 
 def _rectangle_area(mask: np.ndarray) -> float:
     """Returns the area of the smallest rectangle, at any angle, around a mask; one of its sides lies on the hull's."""
+    from scipy.spatial import ConvexHull  # late: few pictures have something like a sheet
+
     points = np.argwhere(mask & ~ndimage.binary_erosion(mask)).astype(float)
     corners = points[ConvexHull(points).vertices]
     sides = np.roll(corners, -1, axis=0) - corners
