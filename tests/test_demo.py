@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from digits_jax.apps import demo
-from digits_jax.apps.reader import Reading, find_digits
+from digits_jax.apps.reader import Page, Reading, find_digits
 from digits_jax.studies.drawings import draw
 from tests.conftest import ROOT
 
@@ -31,9 +31,9 @@ class FakeReader:
     description = "a <model>"
     model = SimpleNamespace(num_classes=10)
 
-    def read(self, pixels: np.ndarray) -> list[Reading]:
+    def read(self, pixels: np.ndarray) -> Page:
         probabilities = np.eye(10, dtype=np.float32)[3]
-        return [Reading(digit.image, digit.box, probabilities, None) for digit in find_digits(pixels)]
+        return Page([Reading(digit.image, digit.box, probabilities, None) for digit in find_digits(pixels)], [])
 
 
 @pytest.fixture

@@ -21,9 +21,10 @@ from PIL import Image
 from digits_jax import load_model
 from digits_jax import train_loop as train
 from digits_jax.apps import predict, reader
-from digits_jax.apps.reader import Reading, digit_reader, load_reader, to_pixels
+from digits_jax.apps.reader import Page, Reading, digit_reader, load_reader, to_pixels
 from digits_jax.apps.reader.outliers import fit_detector, with_features
 from digits_jax.apps.reader.pictures import Picture
+from digits_jax.apps.reader.segmentation import Mark
 from digits_jax.apps.reader.strokes import LETTERS, letter_images
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
@@ -59,12 +60,13 @@ def picture(symbols: str) -> Image.Image:
 class FakeReader:
     """A fake reader that predicts a seven for everything, and rejects the second digit of a picture."""
 
-    def read(self, pixels: np.ndarray) -> list[Reading]:
+    def read(self, pixels: np.ndarray) -> Page:
         sure = np.full(10, 0.01, np.float32)
         sure[7] = 0.91
         count = int((pixels[..., 0] < 0.5).any(axis=0).sum() > 60) + int((pixels[..., 0] < 0.5).any())
         image = np.zeros((28, 28), np.uint8)
-        return [Reading(image, (i, 2, 3, 4), sure, "like no digit" if i else None) for i in range(count)]
+        digits = [Reading(image, (i, 2, 3, 4), sure, "like no digit" if i else None) for i in range(count)]
+        return Page(digits, [Mark("-", (4, 3, 6, 4))] if count else [])
 
 
 @pytest.fixture
@@ -108,8 +110,17 @@ def test_json_and_files_that_cannot_be_read(command: Any, tmp_path: Path) -> Non
     assert (digit["digit"], digit["warning"], digit["box"]) == (7, None, [0, 2, 3, 4])
     assert [top["digit"] for top in digit["top"]] == [7, 0, 1]
     assert digit["top"][0]["probability"] == pytest.approx(0.91)
+    assert first["marks"] == [{"symbol": "-", "box": [4, 3, 6, 4]}]
+    assert "numbers" not in first
     assert second == {"image": f"{tmp_path}/b.png", "error": refused}
     assert len(third["digits"]) == 1
+
+
+def test_numbers_instead_of_digits(command: Any, tmp_path: Path) -> None:
+    picture("7").save(tmp_path / "a.png")
+    assert command(str(tmp_path / "a.png"), numbers=True) == (0, f"{tmp_path}/a.png: 7-  91.00%\n", "")
+    [number] = json.loads(command(str(tmp_path / "a.png"), numbers=True, json=True)[1])["numbers"]
+    assert number == {"text": "7-", "box": [0, 2, 6, 4], "probability": pytest.approx(0.91), "warning": None}
 
 
 def test_a_directory_without_pictures_does_not_stop_the_others(command: Any, tmp_path: Path) -> None:
@@ -205,7 +216,7 @@ def test_the_reader_is_cached(
     assert second.description == first.description
     assert first.description.startswith("linear trained on optical_digits for 7 steps, ")
     pixels = to_pixels(picture("31"))
-    for a, b in zip(first.read(pixels), second.read(pixels), strict=True):
+    for a, b in zip(first.read(pixels).digits, second.read(pixels).digits, strict=True):
         np.testing.assert_array_equal(a.probabilities, b.probabilities)
         assert (a.box, a.warning) == (b.box, b.warning)
     # The cache is for this run and its current checkpoints only, and is rebuilt if it is damaged.
@@ -232,12 +243,12 @@ def test_without_the_training_images(run: Path, monkeypatch: pytest.MonkeyPatch,
     assert (
         "warning: inputs that are not digits may be accepted, without training images: they" in capsys.readouterr().err
     )
-    assert [reading.warning for reading in digit_reader.read(to_pixels(picture("3")))] == [None]
+    assert [reading.warning for reading in digit_reader.read(to_pixels(picture("3"))).digits] == [None]
     square = Image.new("RGB", (100, 100), "white")
     square.paste("#000000", (30, 20, 70, 80))
-    [reading] = digit_reader.read(to_pixels(square))
+    [reading] = digit_reader.read(to_pixels(square)).digits
     assert reading.warning == "a solid shape, not pen strokes"
-    assert digit_reader.read(to_pixels(Image.new("RGB", (100, 100)))) == []
+    assert digit_reader.read(to_pixels(Image.new("RGB", (100, 100)))) == ([], [])
 
 
 def test_a_reader_uses_no_test_time_augmentation(run: Path, small_dataset: Dataset) -> None:

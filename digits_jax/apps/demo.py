@@ -64,7 +64,7 @@ def create_app(digit_reader: "reader.DigitReader", *, address: str) -> Any:
         except UserError as error:
             abort(400, str(error))
         digits = []
-        for reading in digit_reader.read(picture.pixels):
+        for reading in digit_reader.read(picture.pixels).digits:
             arrays = {"probabilities": reading.probabilities.tolist(), "image": reading.image.reshape(-1).tolist()}
             digits.append({"digit": reading.digit, "warning": reading.warning, **arrays})
         return jsonify(digits=digits)

@@ -6,7 +6,6 @@ and - for standard input. A file that cannot be read is reported on standard err
 
 import json
 import sys
-from typing import Any
 
 from absl import flags
 
@@ -16,26 +15,34 @@ from digits_jax.apps.command_flags import CHECKPOINT, DATA_DIR, chosen_workdir
 from digits_jax.errors import ConfigError, UserError
 
 JSON = flags.DEFINE_bool("json", False, "print a line of JSON per picture (JSON Lines), as it is read")
+NUMBERS = flags.DEFINE_bool("numbers", False, "read numbers, such as -3.5, instead of single digits")
 SHOW = cli.DEFINE_path("show", None, "PNG file to write, with the pictures and the model's inputs")
 
 _NO_DIGIT = "no digit found"
 
 
-def as_json(name: str, readings: "list[reader.Reading]") -> dict[str, Any]:
-    """Returns the readings of a picture as `--json` prints them."""
+def as_json(name: str, page: "reader.Page", *, numbers: bool) -> str:
+    """Returns what a picture shows as a line of JSON."""
     digits = []
-    for reading in readings:
+    for reading in page.digits:
         top = [{"digit": digit, "probability": probability} for digit, probability in reading.top(3)]
         digits.append({"digit": reading.digit, "top": top, "warning": reading.warning, "box": reading.box})
-    return {"image": name, "digits": digits, "warning": None if digits else _NO_DIGIT}
+    found = {"numbers": [number._asdict() for number in reader.find_numbers(page)]} if numbers else {}
+    marks = [mark._asdict() for mark in page.marks]
+    warning = None if digits else _NO_DIGIT
+    return json.dumps({"image": name, "digits": digits, "marks": marks, **found, "warning": warning})
 
 
-def as_text(name: str, readings: "list[reader.Reading]") -> str:
-    """Returns the readings of a picture as text, one line per digit."""
+def as_text(name: str, page: "reader.Page", *, numbers: bool) -> str:
+    """Returns what a picture shows as text, one line per digit or number."""
+    if numbers:
+        found = [([(number.text, number.probability)], number.warning) for number in reader.find_numbers(page)]
+    else:
+        found = [([(str(digit), p) for digit, p in reading.top(3)], reading.warning) for reading in page.digits]
     lines = []
-    for reading in readings:
-        top = "   ".join(f"{digit} {probability:7.2%}" for digit, probability in reading.top(3))
-        lines.append(f"{name}: {top}" if reading.warning is None else f"{name}: ? {reading.warning} ({top})")
+    for likely, warning in found:
+        top = "   ".join(f"{text} {probability:7.2%}" for text, probability in likely)
+        lines.append(f"{name}: {top}" if warning is None else f"{name}: ? {warning} ({top})")
     return "\n".join(lines) or f"{name}: ? {_NO_DIGIT}"
 
 
@@ -59,10 +66,11 @@ def main(argv: list[str]) -> int:
             continue
         if picture.frames > 1:
             print(f"note: {name} has {picture.frames} frames; only the first is read", file=sys.stderr)
-        readings = digit_reader.read(picture.pixels)
-        print(json.dumps(as_json(name, readings)) if JSON.value else as_text(name, readings), flush=True)
+        page = digit_reader.read(picture.pixels)
+        as_lines = as_json if JSON.value else as_text
+        print(as_lines(name, page, numbers=NUMBERS.value), flush=True)
         if SHOW.value is not None:
-            shown.append(reader.draw_cell(picture.pixels, readings))  # the pixels alone take up to 17 MB
+            shown.append(reader.draw_cell(picture.pixels, page.digits))  # the pixels alone take up to 17 MB
     if shown:
         try:
             reader.draw_sheet(shown).save(str(SHOW.value), "PNG")

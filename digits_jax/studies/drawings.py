@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     from digits_jax.apps.reader.pictures import to_pixels
 
     reader = load_reader(workdir, checkpoint=CHECKPOINT.value)
-    cells = [draw_cell(pixels, reader.read(pixels)) for pixels in map(to_pixels, pictures())]
+    cells = [draw_cell(pixels, reader.read(pixels).digits) for pixels in map(to_pixels, pictures())]
     draw_sheet(cells, columns=2).quantize(128).save(Path(DOCS.value) / "predict.png", optimize=True)
 
 

@@ -23,7 +23,7 @@ from digits_jax.studies.renderings import DIGIT_SHAPED, FONTS, HANDWRITING, OTHE
 
 def score(reader: DigitReader, pictures: Iterable[Image.Image], digits: Iterable[int] | None = None) -> dict[str, int]:
     """Reads pictures; counts them, those rejected and, with `digits`, those read as exactly their one digit."""
-    readings = [reader.read(to_pixels(picture)) for picture in pictures]
+    readings = [reader.read(to_pixels(picture)).digits for picture in pictures]
     counts = {"images": len(readings), "rejected": sum(map(is_rejected, readings))}
     if digits is not None:
         pairs = zip(readings, digits, strict=True)

@@ -211,6 +211,11 @@ def pictures_of(kind: str, *, seed: int = 0, count: int = NUM_PICTURES) -> list[
     return [KINDS[kind](random) for _ in range(count)]
 
 
+def picture_of(text: str, *, seed: int) -> Image.Image:
+    """Draws digits and marks beside each other, the same at each call."""
+    return _written(np.random.default_rng([seed, *text.encode()]), text)[0]
+
+
 class _Canvas:
     """A picture that is drawn in fine pixels."""
 
@@ -369,7 +374,7 @@ def measure(reader: DigitReader, *, seed: int = 0, count: int = NUM_PICTURES) ->
     for kind in KINDS:
         kinds[kind] = {"pictures": count} | dict.fromkeys(("exact", "warned", "wrong", "silent"), 0)
         for picture, text in pictures_of(kind, seed=seed, count=count):
-            kinds[kind][outcome(reader.read(to_pixels(picture)), text)] += 1
+            kinds[kind][outcome(reader.read(to_pixels(picture)).digits, text)] += 1
     return {"model": reader.description, "kinds": kinds}
 
 

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from digits_jax import data, storage
 from digits_jax.apps.reader.normalization import SIZE, find_shapes
 from digits_jax.apps.reader.outliers import OutlierDetector, fit_detector, with_features
-from digits_jax.apps.reader.segmentation import Box
+from digits_jax.apps.reader.segmentation import Box, Mark
 from digits_jax.apps.reader.strokes import letter_images
 from digits_jax.errors import UserError
 from digits_jax.runs.registration import read_config
@@ -48,6 +48,13 @@ class Reading(NamedTuple):
         return [(int(digit), float(self.probabilities[digit])) for digit in order]
 
 
+class Page(NamedTuple):
+    """What a picture shows."""
+
+    digits: list[Reading]  # row by row and from left to right
+    marks: list[Mark]
+
+
 class DigitReader:
     """A model and its outlier detector, which is None if the training images are not available."""
 
@@ -67,18 +74,20 @@ class DigitReader:
             suffix += ", by which this epoch was selected"
         return f"{name} trained on {dataset} for {self.model.step:,} steps{suffix}"
 
-    def read(self, pixels: np.ndarray) -> list[Reading]:
-        """Reads the digits of a picture, the `[H, W, 4]` pixels of a `Picture`, row by row and from left to right."""
+    def read(self, pixels: np.ndarray) -> Page:
+        """Reads a picture, the `[H, W, 4]` pixels of a `Picture`."""
         digits, marks = find_shapes(pixels)
         images = np.array([digit.image for digit in digits], np.uint8).reshape(-1, SIZE, SIZE)
         probabilities, is_outlier = self.predict(images)
         warnings = [digit.warning or (_OUTLIER if out else None) for digit, out in zip(digits, is_outlier, strict=True)]
-        if sum(warning is not None for warning in warnings) + len(marks) > (len(digits) + len(marks)) / 2:
+        dashes = sum(mark.symbol == "-" for mark in marks)  # points may also be dirt
+        if sum(warning is not None for warning in warnings) + dashes > (len(digits) + dashes) / 2:
             warnings = [warning or _SURROUNDED for warning in warnings]
-        return [
+        readings = [
             Reading(digit.image, digit.box, row, warning)
             for digit, row, warning in zip(digits, probabilities, warnings, strict=True)
         ]
+        return Page(readings, marks)
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the probabilities `[N, num_classes]` of uint8 images `[N, 28, 28]`, and which are outliers `[N]`."""

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from digits_jax.apps.reader.paper import find_sheet, without_frames
-from digits_jax.apps.reader.segmentation import Box, ink_map, ink_threshold, segment, stroke_width
+from digits_jax.apps.reader.segmentation import Box, Mark, ink_map, ink_threshold, segment, stroke_width
 
 SIZE, BOX = 28, 20  # pixels: an image of MNIST, and the box that its digit fits in
 _OVERSAMPLING = 8  # a digit is traced on a grid at least this many times finer than the box
@@ -31,7 +31,7 @@ class Shapes(NamedTuple):
     """The shapes of ink in a picture."""
 
     digits: list[Digit]  # row by row and from left to right
-    marks: list[Box]  # minus signs, dashes, points and commas
+    marks: list[Mark]
 
 
 def find_digits(pixels: np.ndarray) -> list[Digit]:

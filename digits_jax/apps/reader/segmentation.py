@@ -1,5 +1,8 @@
 """Separates ink from paper of any color, and groups the strokes of each digit."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from scipy import ndimage
 
@@ -14,8 +17,16 @@ _MIN_RELATIVE_SIZE = 0.15  # of the largest component; smaller ones are dirt
 _MIN_SIZE = 6  # pixels; smaller digits are illegible
 _GAP = 0.45  # of the stroke's width: half of the widest gap that is closed
 _MARK_SIZE = 0.35  # largest height of a dash, size of a point or comma, as a fraction of the tallest digit
+_POINT_SIZE = 0.6  # smallest side of a point, in widths of a stroke; smaller ones are dirt
 _MARK_WIDTH = 2.75  # largest width of such a mark in widths of a stroke, which a slanted comma takes
 _DASH_SHAPE = 2.0  # smallest width of a dash, in its heights
+
+
+class Mark(NamedTuple):
+    """A minus sign or dash, or a point or comma."""
+
+    symbol: str  # - or .
+    box: Box
 
 
 def ink_map(pixels: np.ndarray, sheet: np.ndarray | None = None) -> np.ndarray:
@@ -60,11 +71,11 @@ def ink_threshold(ink: np.ndarray, sheet: np.ndarray | None = None) -> float | N
     return max(threshold, 3 * float(np.median(ink[_border(height, width, sheet)[1]])))
 
 
-def segment(mask: np.ndarray) -> tuple[np.ndarray, list[Box], list[Box]]:
+def segment(mask: np.ndarray) -> tuple[np.ndarray, list[Box], list[Mark]]:
     """Groups the connected components of an ink mask `[H, W]` into digits, row by row and from left to right.
 
-    Returns the number of each pixel's digit `[H, W]`, counted from 1, or 0, the bounding box of each digit, and those
-    of marks that are no digits.
+    Returns the number of each pixel's digit `[H, W]`, counted from 1, or 0, the bounding box of each digit, and the
+    marks, which are no digits.
     """
     if not mask.any():
         return np.zeros(mask.shape, int), [], []
@@ -77,9 +88,12 @@ def segment(mask: np.ndarray) -> tuple[np.ndarray, list[Box], list[Box]]:
     if len(kept) > _MAX_STROKES or areas[kept].sum() < areas.sum() / 2:  # noise, a photograph, or mostly dirt
         return np.zeros_like(labels), [], []
     groups = _merge([([int(i)], tuple(boxes[i].tolist())) for i in kept])
-    boxes_of_groups = [box for _, box in groups]
-    marks = [box for box in boxes_of_groups if _is_mark(box, boxes_of_groups, stroke)]
-    groups = _reading_order([group for group in groups if group[1] not in marks])
+    shapes = [box for _, box in groups]
+    small = np.setdiff1d(np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1) > _POINT_SIZE * stroke), kept)
+    symbols = {box: _mark_symbol(box, shapes, stroke) for box in [*shapes, *map(tuple, boxes[small].tolist())]}
+    marks = [Mark(symbol, box) for box, symbol in symbols.items() if symbol]
+    groups = [group for group in groups if not symbols[group[1]]]
+    groups = [groups[i] for row in rows_of([box for _, box in groups]) for i in row]
     digits = np.zeros(count + 1, int)
     for number, (members, _) in enumerate(groups, 1):
         digits[np.array(members) + 1] = number
@@ -103,21 +117,23 @@ def _label(mask: np.ndarray, gap: float) -> tuple[np.ndarray, int]:
     return numbers[labels], int(numbers[-1])
 
 
-def _is_mark(box: Box, boxes: list[Box], stroke: float) -> bool:
-    """Returns whether a shape among others is a minus sign or dash, or a point or comma at the foot of a digit.
+def _mark_symbol(box: Box, boxes: Sequence[Box], stroke: float) -> str | None:
+    """Returns the symbol of a shape among others that is a dash, or a point or comma at the foot of a digit.
 
     It is a single stroke of a pen with the mean width `stroke` in pixels.
     """
     width, height = box[2] - box[0], box[3] - box[1]
     tallest = max(other[3] - other[1] for other in boxes)
     if height > _MARK_SIZE * tallest or min(width, height) > _MARK_WIDTH * stroke:
-        return False
+        return None
+    if width >= _DASH_SHAPE * height:
+        return "-"
     nearest = min(
         (other for other in boxes if other[3] - other[1] > 0.6 * tallest),
         key=lambda other: abs(other[0] + other[2] - box[0] - box[2]) + abs(other[1] + other[3] - box[1] - box[3]),
     )
     foot = nearest[1] + 0.65 * (nearest[3] - nearest[1])
-    return width >= _DASH_SHAPE * height or (width <= _MARK_SIZE * tallest and (box[1] + box[3]) / 2 > foot)
+    return "." if width <= _MARK_SIZE * tallest and (box[1] + box[3]) / 2 > foot else None
 
 
 def _merge(groups: list[_Group]) -> list[_Group]:
@@ -140,12 +156,15 @@ def _belong_together(a: Box, b: Box, tallest: int) -> bool:
     return overlap >= 0.5 * min(a[2] - a[0], b[2] - b[0]) and gap <= near * max(heights)
 
 
-def _reading_order(groups: list[_Group]) -> list[_Group]:
-    """Sorts into rows; a row ends where the middle of a box is below the mean bottom of the row's boxes."""
-    rows: list[list[_Group]] = []
-    for group in sorted(groups, key=lambda group: group[1][1] + group[1][3]):
-        _, top, _, bottom = group[1]
-        if not rows or (top + bottom) / 2 > np.mean([box[3] for _, box in rows[-1]]):
+def rows_of(boxes: Sequence[Box]) -> list[list[int]]:
+    """Returns the indices of boxes, row by row and from left to right.
+
+    A row ends where the middle of a box is below the mean bottom of the row's boxes.
+    """
+    rows: list[list[int]] = []
+    for i in sorted(range(len(boxes)), key=lambda i: boxes[i][1] + boxes[i][3]):
+        middle = (boxes[i][1] + boxes[i][3]) / 2
+        if not rows or middle > np.mean([boxes[j][3] for j in rows[-1]]):
             rows.append([])
-        rows[-1].append(group)
-    return [group for row in rows for group in sorted(row, key=lambda group: group[1][0])]
+        rows[-1].append(i)
+    return [sorted(row, key=lambda i: boxes[i][0]) for row in rows]
