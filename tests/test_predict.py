@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
@@ -21,7 +22,7 @@ from PIL import Image
 from digits_jax import load_model
 from digits_jax import train_loop as train
 from digits_jax.apps import predict, reader
-from digits_jax.apps.reader import Page, Reading, digit_reader, load_reader, to_pixels
+from digits_jax.apps.reader import DigitReader, Page, Reading, digit_reader, load_reader, to_pixels
 from digits_jax.apps.reader.outliers import fit_detector, with_features
 from digits_jax.apps.reader.pictures import Picture
 from digits_jax.apps.reader.segmentation import Mark
@@ -260,6 +261,27 @@ def test_a_reader_uses_no_test_time_augmentation(run: Path, small_dataset: Datas
     np.testing.assert_allclose(logits, one.logits(images), rtol=1e-5, atol=1e-5)
     assert features.shape == (20, 784)
     assert not np.allclose(model.predict(images), one.predict(images), atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0])  # all classes are about as likely, or one is
+def test_probabilities_are_those_of_labels_that_are_not_smoothed(
+    run: Path, small_dataset: Dataset, scale: float
+) -> None:
+    one = load_model(run)
+    variables = jax.tree.map(lambda array: scale * array, one.variables)
+    images = small_dataset.arrays.test_images[:20, ..., 0]
+    found = []
+    for smoothing in (0.0, 0.5):
+        config = {**one.run["config"], "loss": {**one.run["config"]["loss"], "label_smoothing": smoothing}}
+        model = TrainedModel({**one.run, "config": config}, variables, step=one.step, metrics={})
+        found.append(DigitReader(model, None).predict(images)[0])
+    plain, unsmoothed = found
+    np.testing.assert_allclose(unsmoothed.sum(axis=1), 1, atol=1e-5)
+    if scale == 1:
+        assert 0.999 < unsmoothed.max() < 0.9995
+        assert unsmoothed.min() > 0.5e-4
+    else:
+        np.testing.assert_allclose(0.5 * unsmoothed + 0.05, plain, atol=1e-4)
 
 
 def test_outliers_are_far_from_digits() -> None:

@@ -35,7 +35,9 @@ def test_outcomes(read: str, outcome: str) -> None:
 
 
 def test_the_table_has_shares() -> None:
-    kinds = {"a": {"pictures": 4, "exact": 3, "warned": 0, "wrong": 0, "silent": 1}}
+    counts = {"pictures": 4, "exact": 3, "warned": 0, "wrong": 0, "silent": 1}
+    kinds = {"a": counts | {"confident": 2, "confident and exact": 1}}
     text = scenes.table({"model": "a model", "kinds": kinds})
     assert "| a | 4 | 75.0% | 0.0% | 0.0% | 25.0% |" in text
+    assert "Of the 2 pictures whose digits are all accepted and together have a probability above 99%, 50.0% are" in text
     assert text.endswith("Model: a model.")

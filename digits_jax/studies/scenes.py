@@ -26,6 +26,7 @@ from digits_jax.studies.renderings import to_picture
 NUM_PICTURES = 130  # of each kind
 MEASURE = flags.DEFINE_bool("measure", False, "read the pictures, which takes minutes, and write docs/scenes.json")
 Random = np.random.Generator
+_CONFIDENT = 0.99  # probability of a picture's digits together
 _FINE = 3  # pictures are drawn so much larger, then reduced, for smooth edges
 _SEGMENTS = {  # of a seven-segment display, in tenths of its height
     "a": ((0, 0), (5, 0)), "b": ((5, 0), (5, 5)), "c": ((5, 5), (5, 10)), "d": ((0, 10), (5, 10)),
@@ -372,9 +373,15 @@ def measure(reader: DigitReader, *, seed: int = 0, count: int = NUM_PICTURES) ->
     """Reads the pictures of all kinds; returns how many have each outcome."""
     kinds: dict[str, dict[str, int]] = {}
     for kind in KINDS:
-        kinds[kind] = {"pictures": count} | dict.fromkeys(("exact", "warned", "wrong", "silent"), 0)
+        names = ("exact", "warned", "wrong", "silent", "confident", "confident and exact")
+        kinds[kind] = {"pictures": count} | dict.fromkeys(names, 0)
         for picture, text in pictures_of(kind, seed=seed, count=count):
-            kinds[kind][outcome(reader.read(to_pixels(picture)).digits, text)] += 1
+            readings = reader.read(to_pixels(picture)).digits
+            result = outcome(readings, text)
+            kinds[kind][result] += 1
+            if result in ("exact", "silent") and np.prod([r.probabilities.max() for r in readings]) > _CONFIDENT:
+                kinds[kind]["confident"] += 1
+                kinds[kind]["confident and exact"] += result == "exact"
     return {"model": reader.description, "kinds": kinds}
 
 
@@ -387,7 +394,12 @@ def table(result: dict[str, Any]) -> str:
         shares = (counts[outcome] / counts["pictures"] for outcome in ("exact", "warned", "wrong", "silent"))
         rows.append((kind, str(counts["pictures"]), *(f"{share:.1%}" for share in shares)))
     header = ("pictures of", "number", "read exactly", "digits found, warned", "wrong, warned", "silently wrong")
-    return f"{markdown_table(header, rows)}\nModel: {result['model']}."
+    total = kinds["**all**"]
+    confident = (
+        f"Of the {total['confident']:,} pictures whose digits are all accepted and together have a probability above "
+        f"{_CONFIDENT:.0%}, {total['confident and exact'] / total['confident']:.1%} are read exactly."
+    )
+    return f"{markdown_table(header, rows)}\n{confident} Model: {result['model']}."
 
 
 def main(argv: list[str]) -> None:

@@ -26,6 +26,7 @@ from digits_jax.runs.trained_model import TrainedModel, load_model
 
 _CACHE_VERSION = "3"  # changes with the content of a cache file
 _NUM_DIGITS, _NUM_LETTERS = 20_000, 60  # that the detector is fitted to: training images, and drawings of each letter
+_MIN_PROBABILITY = 1e-4  # where smoothed labels are undone, which would give exact zeros
 _OUTLIER = "unlike the digits that the model was trained on"
 _SURROUNDED = "among shapes that are not digits"
 
@@ -94,7 +95,21 @@ class DigitReader:
         logits, features = self._forward(images)
         is_outlier = self.detector.is_outlier(features) if self.detector else np.zeros(len(images), bool)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True), is_outlier
+        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return _unsmoothed(probabilities, self.model.config.loss.get("label_smoothing", 0.0)), is_outlier
+
+
+def _unsmoothed(probabilities: np.ndarray, smoothing: float) -> np.ndarray:
+    """Returns the probabilities `[N, K]` of a model that was trained on smoothed labels, as if without.
+
+    Where the true probabilities are p, smoothed labels (Szegedy et al. 2016) teach (1 - smoothing) p + smoothing / K,
+    from which p follows. Each is at least `_MIN_PROBABILITY`.
+    """
+    if not smoothing:
+        return probabilities
+    num_classes = probabilities.shape[1]
+    unsmoothed = ((probabilities - smoothing / num_classes) / (1 - smoothing)).clip(_MIN_PROBABILITY, 1)
+    return unsmoothed / unsmoothed.sum(axis=1, keepdims=True)
 
 
 def load_reader(workdir: str | None, *, checkpoint: str, data_dir: str | None = None) -> DigitReader:
