@@ -66,7 +66,7 @@ def create_app(digit_reader: "reader.DigitReader", *, address: str) -> Any:
         digits = []
         for reading in digit_reader.read(picture.pixels).digits:
             arrays = {"probabilities": reading.probabilities.tolist(), "image": reading.image.reshape(-1).tolist()}
-            digits.append({"digit": reading.digit, "warning": reading.warning, **arrays})
+            digits.append({"digit": reading.digit, "warning": reading.warning, "box": reading.box, **arrays})
         return jsonify(digits=digits)
 
     @app.errorhandler(HTTPException)

@@ -19,6 +19,8 @@ from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.runs.workdir import describe_dataset
 from digits_jax.storage import replace_text
 
+_SQUARE = (5, 5)  # inches; letters stay legible on a phone
+
 
 def build_tables(evaluation: Evaluation) -> tuple[str, str, str]:
     """Builds the Markdown tables of the overall scores, the classes, and the robustness."""
@@ -47,7 +49,7 @@ def build_tables(evaluation: Evaluation) -> tuple[str, str, str]:
         for strength, accuracy in evaluation.robustness[c.name].items()
     ]
     return (
-        markdown_table(("", "value", ""), overall),
+        markdown_table(("score", "value", "details"), overall),
         markdown_table(("class", "precision", "recall", "images"), classes),
         markdown_table(("corruption", "strength", "accuracy", "95% interval"), robustness, text_columns=2),
     )
@@ -57,7 +59,7 @@ def write_evaluation(evaluation: Evaluation, model: TrainedModel | Ensemble, dat
     """Writes `evaluation.json`, `evaluation.html` and its figures; raises an OSError if one cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     pngs = {}
-    with rc_context({"axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 150, "font.size": 9}):
+    with rc_context({"axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 200, "font.size": 10}):
         for name, plot in _PLOTS.items():
             plot(evaluation).savefig(folder / name)
             pngs[name] = (folder / name).read_bytes()
@@ -130,7 +132,7 @@ def _galleries(evaluation: Evaluation, dataset: Dataset) -> str:
 
 
 def _plot_confusion(evaluation: Evaluation) -> Figure:
-    figure = Figure(figsize=(6, 6), layout="constrained")
+    figure = Figure(figsize=_SQUARE, layout="constrained")
     axes = figure.subplots()
     axes.grid(False)
     counts = np.array(evaluation.scores.confusion)
@@ -146,7 +148,7 @@ def _plot_confusion(evaluation: Evaluation) -> Figure:
 def _plot_reliability(evaluation: Evaluation) -> Figure:
     """Plots accuracy with its intervals over confidence, above a histogram of the confidence."""
     bins = evaluation.scores.bins
-    figure = Figure(figsize=(6, 6), layout="constrained")
+    figure = Figure(figsize=_SQUARE, layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], ":", color="gray", label="perfectly calibrated")
     confidence = [b.confidence for b in bins]
@@ -161,7 +163,7 @@ def _plot_reliability(evaluation: Evaluation) -> Figure:
 
 def _plot_robustness(evaluation: Evaluation) -> Figure:
     """Plots accuracy over strength, one panel per corruption; strength 0 is the clean images."""
-    figure = Figure(figsize=(8, 5.6), layout="constrained")
+    figure = Figure(figsize=(5.6, 5), layout="constrained")
     for axes, corruption in zip(figure.subplots(2, 2, sharey=True).flat, CORRUPTIONS, strict=True):
         points = {0: evaluation.scores.accuracy, **evaluation.robustness[corruption.name]}
         low, high, accuracy = zip(*((p.low, p.high, p.fraction) for p in points.values()), strict=True)
