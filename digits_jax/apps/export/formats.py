@@ -96,8 +96,8 @@ def _load_onnx(path: Path) -> Predict:
 def _to_npz(model: TrainedModel) -> bytes:
     run = {"config": model.run["config"], "image_shape": model.image_shape, "num_classes": model.num_classes}
     file = io.BytesIO()
-    text = {"run": json.dumps(run), "architecture": description.architecture(model)}
-    np.savez(file, **text, **traverse_util.flatten_dict(model.variables, sep="/"))
+    text = {"run": np.array(json.dumps(run)), "architecture": np.array(description.architecture(model))}
+    np.savez(file, **(text | traverse_util.flatten_dict(model.variables, sep="/")))
     return file.getvalue()
 
 

@@ -157,7 +157,7 @@ class _Graph:
         parameters, shape = equation.params, equation.invars[0].aval.shape
         by_constant = isinstance(inputs[0], _Node) and not isinstance(inputs[-1], _Node)
         if name in _BINARY:
-            return self._binary(name, *inputs, equation)
+            return self._binary(name, inputs[0], inputs[1], equation)
         if name == "convert_element_type" and parameters["new_dtype"] == jnp.float32:
             return self.add("Cast", *inputs, to=TensorProto.FLOAT)
         if name == "reshape" and parameters["dimensions"] is None and _keeps_batch(equation):
