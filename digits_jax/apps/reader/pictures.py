@@ -63,7 +63,7 @@ def decode_picture(content: bytes, name: str) -> Picture:
         raise UserError(f"{name} is empty: expected a picture")
     if len(content) > _MAX_BYTES:
         raise UserError(f"{name} is larger than {_MAX_BYTES // 10**6} MB: expected a smaller picture")
-    formats = _FORMATS
+    formats: tuple[str, ...] = _FORMATS
     if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS:
         require_extra("heic", ("pillow_heif",), needed_by=name)
         import pillow_heif
