@@ -1,5 +1,6 @@
 """Exported files, loaded by the programs that they are for."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,7 @@ def test_a_file_loads_as_its_model_card_says(
         np.testing.assert_array_equal(arrays["params/Conv_0/kernel"], model.variables["params"]["Conv_0"]["kernel"])
         assert "batch_stats/BatchNorm_0/mean" in arrays
         assert variables["config"] == model.run["config"]
+        assert str(variables["arrays"]["architecture"]) in card
         assert "float32." not in card
     else:
         np.testing.assert_allclose(np.asarray(variables["probabilities"]), model.predict(images[:3]), atol=1e-5)
@@ -169,6 +172,119 @@ def test_padding_strides_and_constants_of_a_graph(images: np.ndarray) -> None:
     session = onnxruntime.InferenceSession(to_onnx(function, (28, 28, 1)))
     found = session.run(None, {"images": images})[0]
     np.testing.assert_allclose(found, jax.nn.softmax(function(jnp.asarray(images))), atol=1e-5)
+
+
+def test_a_graph_is_as_a_framework_with_channels_first_writes_it(model: TrainedModel, images: np.ndarray) -> None:
+    onnx = pytest.importorskip("onnx")
+    for place in ("none", "before", "after"):
+        config = model.config.to_dict()
+        config["model"]["batch_norm"] = place
+        variables = jax.tree.map(np.copy, model.variables)
+        for i in (0, 1):  # of each, the layer before a max-pool: its scale's signs matter
+            variables["params"][f"BatchNorm_{i}"]["scale"] = np.array([0.5, 1, 2, 3 if i else -1], np.float32)
+        altered = TrainedModel({**model.run, "config": config}, variables, step=7, metrics=model.metrics)
+        graph = onnx.load_from_string(FORMATS["onnx"].encode(altered)).graph
+        signs = ["Mul"] if place == "after" else []
+        assert [node.op_type for node in graph.node] == [
+            "Reshape", "Cast", "Conv", "Relu", *signs, "MaxPool", "Conv", "Relu", "MaxPool",
+            "Flatten", "Gemm", "Relu", "Gemm", "Softmax",
+        ]  # fmt: skip
+        assert [node.name for node in graph.node if node.op_type in ("Conv", "Gemm")] == [
+            "Conv_0", "Conv_1", "Dense_0", "Dense_1",
+        ]  # fmt: skip
+        assert {"Conv_0.weight", "Conv_0.bias", "Dense_1.weight"} < {array.name for array in graph.initializer}
+
+
+def test_an_onnx_file_says_what_its_model_card_says(model: TrainedModel, images: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    export_model(model, "onnx", tmp_path / "model.onnx", images)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    about = session.get_modelmeta()
+    assert about.custom_metadata_map["labels"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert about.custom_metadata_map["training_run"] == f"{model.run['config_hash']}, seed 0, step {model.step}"
+    assert f"\naccuracy: {model.metrics['test/accuracy']:.2%} (95% interval" in about.description
+    assert "\nimages: uint8 [N, 28, 28, 1]: raw pixels as in optical_digits, not normalized" in about.description
+    assert session.run(None, {"images": images[:0]})[0].shape == (0, 10)
+
+
+def test_a_network_rebuilt_from_its_npz_file_alone(model: TrainedModel, images: np.ndarray, tmp_path: Path) -> None:
+    """With what is said in `architecture`, in NumPy."""
+    export_model(model, "npz", tmp_path / "model.npz", images)
+    with np.load(tmp_path / "model.npz") as file:
+        arrays = dict(file)
+    architecture = str(arrays["architecture"])
+    assert "| `Conv_0` | Conv | `[N, 28, 28, 1]` | `[N, 26, 26, 4]` | bias [4], kernel [3, 3, 1, 4] |" in architecture
+    assert "| `Dense_0` | Dense | `[N, 100]` | `[N, 8]` |" in architecture
+    layers = re.findall(r"^\| `(\w+)` \| (\w+) ", architecture, re.MULTILINE)
+    assert "x = ops.max_pool_2x2(x)" in architecture
+    config = json.loads(str(arrays["run"]))["config"]["model"]
+    x = (images[:5].astype(np.float64) - config["mean"]) / config["std"]
+    for i, (layer, kind) in enumerate(layers):
+        array = {name.rpartition("/")[2]: value for name, value in arrays.items() if f"/{layer}/" in name}
+        if kind == "Conv":
+            windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
+            x = np.einsum("nhwcij,ijco->nhwo", windows, array["kernel"]) + array["bias"]
+        elif kind == "Dense":
+            x = x.reshape(len(x), -1) @ array["kernel"] + array["bias"]
+        else:
+            x = (x - array["mean"]) / np.sqrt(array["var"] + config["bn_epsilon"]) * array["scale"] + array["bias"]
+        if kind != "BatchNorm" and i < len(layers) - 1:
+            x = np.maximum(x, 0)
+        if kind == "BatchNorm" and x.ndim == 4:
+            x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+            x = x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).max((2, 4))
+    np.testing.assert_allclose(jax.nn.softmax(x), model.predict(images[:5]), atol=1e-5)
+
+
+def test_operations_of_other_models() -> None:
+    """Each changes how pixels, channels or numbers are laid out, where the graph has other layouts than JAX."""
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from digits_jax.apps.export.onnx_graph import to_onnx
+
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (5, 6, 8, 3), np.uint8)
+    kernel, dense, numbers = (
+        random.standard_normal(shape).astype(np.float32) for shape in ((3, 3, 3, 3), (6 * 8 * 3, 4), (1, 6, 8, 3))
+    )
+
+    def convolve(x: jax.Array, padding: str) -> jax.Array:
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def flat(x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0], -1)
+
+    def cut(x: jax.Array, start: tuple[int, int], height: int, width: int) -> jax.Array:
+        """Cuts pixels two apart."""
+        return jax.lax.slice(x, (0, *start, 0), (x.shape[0], height, width, x.shape[3]), (1, 2, 2, 1))
+
+    def corners_of(x: jax.Array, height: int, width: int) -> jax.Array:
+        first, *others = [cut(x, (i, j), height, width) for i in (0, 1) for j in (0, 1)]
+        return functools.reduce(jnp.maximum, others, first)
+
+    functions: dict[str, Any] = {
+        "a shift before a padded convolution": lambda x: flat(convolve(x - 0.5, "SAME")) @ dense,
+        "a scale before a padded convolution": lambda x: flat(convolve(x * numbers[:, :1, :1], "SAME")) @ dense,
+        "a constant minus": lambda x: 3 - flat(convolve(x, "SAME")),
+        "a constant divided": lambda x: 2 / (1 + flat(x)),
+        "a number per pixel": lambda x: flat(convolve(x, "SAME") * numbers + numbers) @ dense,
+        "an activation of a matrix": lambda x: jax.nn.relu(flat(convolve(x, "SAME"))) @ dense,
+        "a map of a matrix": lambda x: (flat(convolve(x, "SAME")) * dense[None, :, 0] + 1) @ dense,
+        "a matrix": lambda x: flat(x),
+        "images from a matrix": lambda x: flat(
+            cut(flat(convolve(x, "SAME")).reshape(x.shape[0], 8, 6, 3), (1, 0), 8, 6)
+        ),
+        "a convolution with two uses": lambda x: flat(jax.nn.relu(convolve(x, "SAME") + 1) + convolve(x, "SAME") * 2),
+        "the maximum of two corners": lambda x: flat(jnp.maximum(cut(x, (0, 0), 6, 8), cut(x, (1, 1), 6, 8))),
+        "corners of a part": lambda x: flat(corners_of(x, 4, 8)),
+        "a border": lambda x: flat(jnp.pad(x, ((0, 0), (1, 2), (0, 3), (0, 0)), constant_values=0.5)),
+    }
+    wanted = jax.jit(lambda x: {name: jax.nn.softmax(f(x)) for name, f in functions.items()})(images / np.float32(255))
+    for name, function in functions.items():
+        encoded = to_onnx(lambda x, f=function: f(x.astype(jnp.float32) / 255), images.shape[1:])
+        found = onnxruntime.InferenceSession(encoded).run(None, {"images": images})[0]
+        np.testing.assert_allclose(found, wanted[name], atol=1e-5, err_msg=name)
 
 
 def test_a_model_card(trained: Path, model: TrainedModel) -> None:

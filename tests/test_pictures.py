@@ -1,6 +1,9 @@
 """Decoding of picture files."""
 
+import importlib.util
 import io
+import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -46,6 +49,10 @@ FILES = {
     "gif": encoded(three(), "GIF"),
     "webp": encoded(three(), "WEBP"),
     "ppm": encoded(three(), "PPM"),
+    "tiff": encoded(three(), "TIFF"),
+    "compressed tiff": encoded(three(), "TIFF", compression="tiff_lzw"),
+    "fax": encoded(three().convert("1", dither=Image.Dither.NONE), "TIFF", compression="group4"),
+    "tiff of 16 bits": encoded(sixteen_bits(), "TIFF"),
     "16 bits": encoded(sixteen_bits()),
     "black on nothing": encoded(transparent(0)),
     "white on nothing": encoded(transparent(255)),
@@ -71,9 +78,10 @@ def test_a_phone_that_was_held_sideways() -> None:
     assert np.abs(digit.image.astype(int) - wanted.image).mean() < 12
 
 
-def test_the_first_of_several_frames() -> None:
+@pytest.mark.parametrize("format", ["GIF", "TIFF"])
+def test_the_first_of_several_frames(format: str) -> None:
     content = encoded(
-        three(), "GIF", save_all=True, append_images=[Image.new("RGB", (80, 90), color) for color in ("red", "blue")]
+        three(), format, save_all=True, append_images=[Image.new("RGB", (80, 90), color) for color in ("red", "blue")]
     )
     picture = decode_picture(content, "it")
     assert picture.frames == 3
@@ -97,14 +105,18 @@ def bomb() -> bytes:
     ("content", "message"),
     [
         (b"", "it.png is empty: expected a picture"),
-        (b"no picture", "it.png is not a picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"),
+        (
+            b"no picture",
+            "it.png is not a picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM, TIFF",
+        ),
         (encoded(three())[:-200], r"it.png cannot be decoded \(.+\): expected an undamaged picture"),
-        (encoded(three(), "TIFF"), "it.png is not a picture in a known format"),
+        (encoded(three(), "PCX"), "it.png is not a picture in a known format"),
+        (encoded(three(), "TIFF")[:-200], r"it.png cannot be decoded \(.+\): expected an undamaged picture"),
         (bomb(), r"it.png is too large \(.*900000000 pixels.*\): expected at most 64 megapixels"),
         (encoded(Image.new("1", (9000, 9000))), r"it.png is too large \(9000x9000 pixels\)"),
         (bytes(50_000_001), "it.png is larger than 50 MB: expected a smaller picture"),
     ],
-    ids=["empty", "text", "truncated", "tiff", "bomb", "large", "huge"],
+    ids=["empty", "text", "truncated", "pcx", "truncated tiff", "bomb", "large", "huge"],
 )
 def test_an_unusable_file_is_a_one_line_error(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "it.png"
@@ -114,15 +126,44 @@ def test_an_unusable_file_is_a_one_line_error(content: bytes, message: str, tmp_
     assert "\n" not in str(raised.value)
 
 
+def test_libtiff_prints_nothing(capfd: pytest.CaptureFixture) -> None:
+    content = bytearray(FILES["compressed tiff"])
+    content[100:300] = bytes(200)
+    with pytest.raises(UserError, match=r"^it cannot be decoded \(.+\): expected an undamaged picture$"):
+        decode_picture(bytes(content), "it")
+    os.write(2, b"and afterwards others print")
+    assert capfd.readouterr().err == "and afterwards others print"
+
+
+def test_heic_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = "it needs the extra 'heic': pip install 'digits_jax[heic]' or ./launch.sh setup heic"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        decode_picture(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it")
+
+
+def test_heic() -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    content = encoded(three(), "HEIF", save_all=True, append_images=[three()])
+    picture = decode_picture(content, "it")
+    assert picture.frames == 2
+    [digit] = find_digits(picture.pixels)
+    [wanted] = find_digits(to_pixels(three()))
+    assert np.abs(digit.image.astype(int) - wanted.image).mean() < 12
+    for damaged in (content[:40], content[:-900]):
+        with pytest.raises(UserError, match=r"^it (cannot be decoded|is not a picture in a known format)[^\n]+$"):
+            decode_picture(damaged, "it")
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"it.png cannot be read \(No such file or directory\): expected a picture"):
         read_picture(str(tmp_path / "it.png"))
 
 
 def test_a_directory_stands_for_its_pictures(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "notes.txt"):
+    for name in ("b.JPG", "a.png", "notes.txt", "c.tif", "d.HEIC"):
         (tmp_path / name).touch()
-    assert list_pictures(str(tmp_path)) == [str(tmp_path / "a.png"), str(tmp_path / "b.JPG")]
+    assert list_pictures(str(tmp_path)) == [str(tmp_path / name) for name in ("a.png", "b.JPG", "c.tif", "d.HEIC")]
     assert list_pictures("-") == ["-"]
     assert list_pictures("c") == ["c"]
     (tmp_path / "empty").mkdir()

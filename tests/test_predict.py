@@ -102,7 +102,8 @@ def test_json_and_files_that_cannot_be_read(command: Any, tmp_path: Path) -> Non
     picture("7").save(tmp_path / "c.gif", save_all=True, append_images=[Image.new("RGB", (200, 100), "red")])
     code, out, err = command(*(str(tmp_path / name) for name in ("a.png", "b.png", "c.gif")), json=True)
     assert code == 1
-    refused = f"{tmp_path}/b.png is not a picture in a known format: expected one of PNG, JPEG, GIF, BMP, WEBP, PPM"
+    expected = "expected one of PNG, JPEG, GIF, BMP, WEBP, PPM, TIFF, HEIC"
+    refused = f"{tmp_path}/b.png is not a picture in a known format: {expected}"
     assert err == f"error: {refused}\nnote: {tmp_path}/c.gif has 2 frames; only the first is read\n"
     first, second, third = map(json.loads, out.splitlines())
     assert first["image"] == f"{tmp_path}/a.png"
@@ -197,6 +198,35 @@ def test_standard_input_and_the_contact_sheet(command: Any, tmp_path: Path, monk
         assert seen.width > seen.height > 100
     with pytest.raises(UserError, match=r"nowhere/seen.png cannot be written \(No such file or directory\)"):
         command(str(tmp_path / "seen.png"), show=str(tmp_path / "nowhere/seen.png"))
+
+
+def test_many_pictures_are_shown_in_several_files(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("digits_jax.apps.reader.contact_sheet._FILE_ROWS", 2)
+    picture("7").save(tmp_path / "a.png")
+    (tmp_path / "seen").mkdir()
+    command(*[str(tmp_path / "a.png")] * 5, show=str(tmp_path / "seen/x.png"))
+    heights = {}
+    for path in (tmp_path / "seen").iterdir():
+        with Image.open(path) as seen:
+            heights[path.name] = seen.height
+    assert heights.keys() == {"x.png", "x-2.png", "x-3.png"}
+    assert heights["x.png"] == heights["x-2.png"] > heights["x-3.png"]
+
+
+def test_a_contact_sheet_names_its_pictures() -> None:
+    def draw_named(name: str) -> np.ndarray:
+        return np.asarray(reader.draw_cell(to_pixels(picture("7")), [], name))
+
+    nameless, short = draw_named("a\n\udc80.png"), draw_named("a??.png")
+    np.testing.assert_array_equal(nameless, short)
+    rows = np.flatnonzero((draw_named("b.png") != draw_named("c.png")).any((1, 2)))
+    assert 144 < rows.min() <= rows.max() < 168  # below the picture
+    long = draw_named(f"{'long' * 30}_1.png")
+    assert long.shape == short.shape
+    assert (long != draw_named(f"{'long' * 30}_2.png")).any()
+    assert (long[144:, -2:] == 255).all()  # it ends in time
 
 
 def test_mistakes_in_the_command(command: Any) -> None:

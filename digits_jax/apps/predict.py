@@ -6,6 +6,7 @@ and - for standard input. A file that cannot be read is reported on standard err
 
 import json
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--show is {SHOW.value!r}: expected a PNG file, such as seen.png")
     require_extra("apps", ("scipy",), needed_by="reading pictures")
     digit_reader = reader.load_reader(chosen_workdir(), checkpoint=CHECKPOINT.value, data_dir=DATA_DIR.value)
-    shown, num_errors = [], 0
+    sheet, num_errors = reader.ContactSheet(SHOW.value) if SHOW.value is not None else None, 0
     for name in (file for path in paths for file in reader.list_pictures(path)):
         try:
             picture = reader.read_picture(name)
@@ -69,14 +70,10 @@ def main(argv: list[str]) -> int:
         page = digit_reader.read(picture.pixels)
         as_lines = as_json if JSON.value else as_text
         print(as_lines(name, page, numbers=NUMBERS.value), flush=True)
-        if SHOW.value is not None:
-            shown.append(reader.draw_cell(picture.pixels, page.digits))  # the pixels alone take up to 17 MB
-    if shown:
-        try:
-            reader.draw_sheet(shown).save(str(SHOW.value), "PNG")
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"{SHOW.value} cannot be written ({reason}): give another, --show=FILE") from None
+        if sheet:
+            sheet.add(picture.pixels, page.digits, Path(name).name)
+    if sheet:
+        sheet.save()
     return 1 if num_errors else 0
 
 

@@ -18,6 +18,7 @@ from jax import export
 
 from digits_jax import ops
 from digits_jax.apps import require_extra
+from digits_jax.apps.export import description
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.test_time import TEST_TIME_AUGMENTATIONS
@@ -81,7 +82,8 @@ def _to_onnx(model: TrainedModel) -> bytes:
 
     logits = _in_float32(model).function(test_time_augmentation="none")
     versions = TEST_TIME_AUGMENTATIONS[model.config.test_time_augmentation]
-    return to_onnx(ops.using("lax")(lambda images: logits(model.variables, images)), model.image_shape, versions)
+    function = ops.using("lax")(lambda images: logits(model.variables, images))
+    return to_onnx(function, model.image_shape, versions, metadata=description.metadata(model))
 
 
 def _load_onnx(path: Path) -> Predict:
@@ -94,14 +96,15 @@ def _load_onnx(path: Path) -> Predict:
 def _to_npz(model: TrainedModel) -> bytes:
     run = {"config": model.run["config"], "image_shape": model.image_shape, "num_classes": model.num_classes}
     file = io.BytesIO()
-    np.savez(file, run=np.array(json.dumps(run)), **traverse_util.flatten_dict(model.variables, sep="/"))
+    text = {"run": np.array(json.dumps(run)), "architecture": np.array(description.architecture(model))}
+    np.savez(file, **(text | traverse_util.flatten_dict(model.variables, sep="/")))
     return file.getvalue()
 
 
 def _load_npz(path: Path) -> Predict:
     with np.load(path) as file:
         run = json.loads(str(file["run"]))
-        variables = traverse_util.unflatten_dict({name: file[name] for name in file.files if name != "run"}, sep="/")
+        variables = traverse_util.unflatten_dict({name: file[name] for name in file.files if "/" in name}, sep="/")
     return reference(TrainedModel(run, {"batch_stats": {}, **variables}, step=0, metrics={}))
 
 
@@ -133,8 +136,8 @@ FORMATS = {
         "import json, numpy\n"
         'arrays = numpy.load("{file}")  # named by their paths in the Flax model: "params/...", "batch_stats/..."\n'
         'config = json.loads(str(arrays["run"]))["config"]',
-        "The arrays are the parameters and batch statistics of the Flax model in `digits_jax/models.py`. It takes "
-        "uint8 {shape}, normalized to (pixel - mean) / std with `mean` and `std` of the config's `model`.",
+        'The arrays are the parameters and batch statistics of the layers below; `str(arrays["architecture"])` is the '
+        "same description. The network takes uint8 {shape}, raw pixels as in the data set.",
     ),
 }
 

@@ -3,9 +3,8 @@
 import json
 
 from digits_jax import data
-from digits_jax.apps.evaluate.evaluation import Accuracy
+from digits_jax.apps.export import description
 from digits_jax.apps.export.formats import FORMATS, TOLERANCE, Agreement
-from digits_jax.runs.history import score_key
 from digits_jax.runs.trained_model import TrainedModel
 
 
@@ -14,11 +13,12 @@ def build_model_card(
 ) -> str:
     """Builds the Markdown page of an exported file; `checked_on` describes the images that it was compared on."""
     format_, dataset = FORMATS[format_name], model.config.dataset
-    description = data.DATASETS[dataset.name].description if dataset.name in data.DATASETS else None
+    about_data = data.DATASETS[dataset.name].description if dataset.name in data.DATASETS else None
     dtype = model.config.model.dtype
     note = f"This accuracy is of the run, which computes in {dtype}; the file was compared in float32.\n"
     shape = f"`[N, {', '.join(map(str, model.image_shape))}]`"
-    return f"""# {model.config.model.name} trained on {dataset.name}
+    architecture = f"## Architecture\n\n{description.architecture(model)}\n\n" if format_name == "npz" else ""
+    return f"""# {description.title(model)}
 
 `{file_name}` classifies images into {model.num_classes} classes.
 
@@ -32,7 +32,7 @@ def build_model_card(
 
 ## Accuracy
 
-{_accuracy(model)}
+{description.accuracy(model)}
 
 The file was reloaded and checked against the model on {agreement.num_images:,} {checked_on}: the predicted classes are
 the same, and probabilities differ by at most {agreement.difference:.1e} (tolerance {TOLERANCE:.0e}).
@@ -40,13 +40,11 @@ the same, and probabilities differ by at most {agreement.difference:.1e} (tolera
 ## Intended use and limitations
 
 For images like the {dataset.train_examples:,} of {dataset.name} that the model was trained on.
-{" ".join((description or "").split())}
+{" ".join((about_data or "").split())}
 
-The model assigns one of its classes to any input, often with a high probability, even if the input belongs to none. It
-is less accurate on images that are shifted, rotated, noisy or blurred; `python -m digits_jax.apps.evaluate` measures by
-how much. It is for research: do not rely on it alone where an error does harm.
+{description.LIMITATIONS}
 
-## Training
+{architecture}## Training
 
 Step {model.step:,} of this run of digits_jax:
 
@@ -54,18 +52,3 @@ Step {model.step:,} of this run of digits_jax:
 {json.dumps(model.run, indent=1)}
 ```
 """
-
-
-def _accuracy(model: TrainedModel) -> str:
-    fraction = model.metrics.get("test/accuracy")
-    if fraction is None:
-        return "The run did not evaluate this step on the test images; `python -m digits_jax.apps.evaluate` does."
-    count = model.run["dataset"]["test_examples"]
-    accuracy = Accuracy.from_counts(round(fraction * count), count)
-    selected_by = "held-out training images"
-    if score_key(model.config) == "test/accuracy":
-        selected_by = "this accuracy, which is therefore optimistic for the best epoch"
-    return (
-        f"{fraction:.2%} (95% interval {accuracy.interval}) on the {count:,} test images of "
-        f"{model.config.dataset.name}, after epoch {model.metrics['epoch']}. The run ranks its epochs by {selected_by}."
-    )

@@ -2,20 +2,29 @@
 
 import contextlib
 import io
+import os
 import struct
 import sys
+import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from digits_jax.apps import require_extra
 from digits_jax.errors import UserError
 
-_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM")  # Pillow needs no other program for these
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".pbm", ".pgm", ".ppm")
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM", "TIFF")  # Pillow needs no other program for these
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # bytes 8 to 11, after "ftyp"
+_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".pbm", ".pgm", ".ppm", ".tif", ".tiff", ".heic", ".heif",
+)  # fmt: skip
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # its first bytes
+_STDERR = threading.Lock()
 _MAX_BYTES = 50_000_000
 _MAX_PIXELS = 64_000_000  # more than most phone cameras have
 _MAX_SIDE = 1024  # pixels; larger pictures are downsampled
@@ -54,17 +63,46 @@ def decode_picture(content: bytes, name: str) -> Picture:
         raise UserError(f"{name} is empty: expected a picture")
     if len(content) > _MAX_BYTES:
         raise UserError(f"{name} is larger than {_MAX_BYTES // 10**6} MB: expected a smaller picture")
+    formats: tuple[str, ...] = _FORMATS
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS:
+        require_extra("heic", ("pillow_heif",), needed_by=name)
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        formats = ("HEIF",)
     try:
         # Warnings are about damaged metadata, and sizes, which are checked here.
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            _without_messages(content),
+            Image.open(io.BytesIO(content), formats=formats) as image,
+        ):
             return _decode(image)
     except Image.UnidentifiedImageError:
-        raise UserError(f"{name} is not a picture in a known format: expected one of {', '.join(_FORMATS)}") from None
+        raise UserError(
+            f"{name} is not a picture in a known format: expected one of {', '.join(_FORMATS)}, HEIC"
+        ) from None
     except Image.DecompressionBombError as error:
         raise UserError(f"{name} is too large ({error}): expected at most {_MAX_PIXELS // 10**6} megapixels") from None
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name} cannot be decoded ({reason}): expected an undamaged picture") from None
+
+
+@contextlib.contextmanager
+def _without_messages(content: bytes) -> Iterator[None]:
+    """Discards what libtiff prints about a damaged TIFF, which it does to the process's standard error itself."""
+    if content[:4] not in _TIFF:
+        yield
+        return
+    with _STDERR, Path(os.devnull).open("wb") as nowhere:
+        stderr = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _decode(image: Image.Image) -> Picture:
