@@ -27,6 +27,7 @@ from digits_jax.data.qmnist import Writers
 from digits_jax.errors import UserError
 from digits_jax.runs.trained_model import TrainedModel
 from digits_jax.train_loop import train_and_evaluate
+from tests import browser
 from tests.test_report import PAYLOADS, tags
 
 _CORRUPTIONS = {corruption.name: corruption for corruption in CORRUPTIONS}
@@ -192,6 +193,24 @@ def test_the_files(
     assert [case["strength"] for case in numbers["robustness"]["blur"]] == [0.5, 1, 1.25, 1.5, 2]
     assert len(numbers["mistakes"]) == len(evaluation.mistakes)
     assert str(Path.home()) not in json.dumps(numbers)
+
+
+@pytest.mark.slow
+def test_the_page_fits_a_phone(
+    evaluation: Evaluation, model: TrainedModel, small_dataset: datasets.Dataset, tmp_path: Path
+) -> None:
+    write_evaluation(evaluation, model, small_dataset, tmp_path)
+    measure = """
+      const { document } = page, { scrollWidth, clientWidth } = document.documentElement;
+      return [scrollWidth <= clientWidth, ...[...document.querySelectorAll("p img")].map((image) => image.width)];
+    """
+    text = (tmp_path / "evaluation.html").read_text()
+    sizes = [(375, 667), (1366, 650)]
+    for (width, _), (fits, *widths) in zip(sizes, browser.run(text, measure, sizes, tmp_path), strict=True):
+        assert fits
+        assert len(widths) == 3
+        assert max(widths) <= width
+    assert '<meta name="color-scheme" content="light dark">' in text
 
 
 def test_no_string_of_a_run_adds_an_element(
