@@ -8,8 +8,9 @@ from PIL import Image
 from scipy import ndimage
 
 from digits_jax.apps.reader import find_digits, to_pixels
-from digits_jax.studies import renderings, scenes
+from digits_jax.studies import renderings
 from digits_jax.studies.drawings import draw, photographed
+from digits_jax.studies.scene_pictures import pictures_of
 
 SQUARE = (200, 200)
 
@@ -140,7 +141,7 @@ def test_any_size_is_a_picture(size: tuple[int, int]) -> None:
     ],
 )
 def test_what_is_around_digits_is_none(kind: str) -> None:
-    pictures = scenes.pictures_of(kind, seed=2, count=5)
+    pictures = pictures_of(kind, seed=2, count=5)
     counted = sum(len(found(picture)) == len(text) for picture, text in pictures)
     assert counted >= (4 if kind == "broken strokes" else 5)
 

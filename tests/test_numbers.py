@@ -5,7 +5,7 @@ import pytest
 
 from digits_jax.apps.reader import Page, Reading, find_numbers, load_reader, to_pixels
 from digits_jax.apps.reader.segmentation import Mark
-from digits_jax.studies.scenes import picture_of
+from digits_jax.studies.scene_pictures import picture_of
 
 _WIDTH, _HEIGHT = 20, 40  # pixels, of a digit
 

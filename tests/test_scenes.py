@@ -1,18 +1,23 @@
 """Pictures of digits as people take them, and how their reading is counted."""
 
+import shutil
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from digits_jax.apps.reader import Reading
+from digits_jax.apps.reader import Reading, load_reader
 from digits_jax.studies import scenes
+from digits_jax.studies.drawings import draw
+from digits_jax.studies.scene_pictures import KINDS, picture_of, pictures_of
 
 
-@pytest.mark.parametrize("kind", scenes.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_pictures_are_the_same_at_each_call(kind: str) -> None:
-    [(picture, text)], [(again, _)] = (scenes.pictures_of(kind, count=1) for _ in range(2))
+    [(picture, text)], [(again, _)] = (pictures_of(kind, count=1) for _ in range(2))
     assert picture.tobytes() == again.tobytes()
     assert text.isdigit()
-    [(other, _)] = scenes.pictures_of(kind, seed=1, count=1)
+    [(other, _)] = pictures_of(kind, seed=1, count=1)
     assert picture.tobytes() != other.tobytes()
 
 
@@ -34,10 +39,24 @@ def test_outcomes(read: str, outcome: str) -> None:
     assert scenes.outcome(readings(read), "12") == outcome
 
 
-def test_the_table_has_shares() -> None:
-    counts = {"pictures": 4, "exact": 3, "warned": 0, "wrong": 0, "silent": 1}
+def test_the_tables_have_shares() -> None:
+    counts = {"pictures": 4, "exact": 3, "warned": 0, "wrong": 0, "silent": 1, "tutorials": 2, "tesseract": 0}
     kinds = {"a": counts | {"confident": 2, "confident and exact": 1}}
-    text = scenes.table({"model": "a model", "kinds": kinds})
-    assert "| a | 4 | 75.0% | 0.0% | 0.0% | 25.0% |" in text
-    assert "Of the 2 pictures whose digits are all accepted and together have a probability above 99%, 50.0% are" in text
-    assert text.endswith("Model: a model.")
+    tables = scenes.tables({"model": "a model", "tesseract": "5.3", "kinds": kinds})
+    assert "| a | 75.0% | 0.0% | 0.0% | 25.0% |" in tables["scenes"]
+    assert "accepted and together have a probability above 99%, 50.0% are read exactly." in tables["scenes"]
+    assert "| a | 75.0% | 50.0% | 0.0% |" in tables["scenes_others"]
+
+
+def test_the_way_of_tutorials_reads_clean_pictures() -> None:
+    reader = load_reader(None, checkpoint="best")
+    assert [scenes.read_as_tutorials(reader, picture_of("31", seed=seed)) for seed in range(3)] == ["31"] * 3
+    assert scenes.read_as_tutorials(reader, Image.new("RGB", (100, 100), "white")) == ""
+
+
+@pytest.mark.skipif(shutil.which("tesseract") is None, reason="tesseract is not installed")
+def test_tesseract_reads_printed_digits() -> None:
+    assert (
+        scenes.read_with_tesseract(draw("1874", size=(300, 120), paper="#ffffff", ink="#000000", height=80, width=9))
+        == "1874"
+    )

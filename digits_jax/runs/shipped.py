@@ -1,4 +1,4 @@
-"""The network that comes with the package, and its files: arrays, a description, a model card and their checksums."""
+"""The networks that come with the package, and their files: arrays, a description, a model card and their checksums."""
 
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,16 @@ def read_shipped() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
     Raises a UserError if a file is missing or is not the one that was shipped.
     """
+    arrays = read_arrays(NAME)
+    return storage.read_json(FOLDER / f"{NAME}.json", _ABOUT), arrays
+
+
+def read_arrays(name: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a shipped network by name; raises a UserError as `read_shipped`."""
     if wrong := storage.find_damage(FOLDER):
         raise shipped_error(wrong)
-    about = storage.read_json(FOLDER / f"{NAME}.json", _ABOUT)
-    with np.load(FOLDER / f"{NAME}.npz", allow_pickle=False) as arrays:
-        return about, dict(arrays)
+    with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def shipped_error(wrong: str) -> UserError:

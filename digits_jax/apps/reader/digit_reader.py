@@ -15,10 +15,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from digits_jax import data, storage
-from digits_jax.apps.reader.normalization import SIZE, find_shapes
+from digits_jax.apps.reader.normalization import SIZE, WIDEST_PEN, Digit, fill_outline, find_shapes, normalize
 from digits_jax.apps.reader.outliers import OutlierDetector, fit_detector, with_features
 from digits_jax.apps.reader.segmentation import Box, Mark
 from digits_jax.apps.reader.strokes import letter_images
+from digits_jax.apps.reader.touching import Cutter
 from digits_jax.errors import UserError
 from digits_jax.runs.registration import read_config
 from digits_jax.runs.shipped import read_shipped
@@ -27,6 +28,9 @@ from digits_jax.runs.trained_model import TrainedModel, load_model
 _CACHE_VERSION = "3"  # changes with the content of a cache file
 _NUM_DIGITS, _NUM_LETTERS = 20_000, 60  # that the detector is fitted to: training images, and drawings of each letter
 _MIN_PROBABILITY = 1e-4  # where smoothed labels are undone, which would give exact zeros
+_DOUBT, _STRONG_DOUBT = 0.5, 0.9  # probability that a shape is not one digit: it is cut; it is not accepted uncut
+_MIN_CUT = 0.7  # probability of the least likely part of a shape that was cut
+_TOUCHING = "digits that touch, or no digits"
 _OUTLIER = "unlike the digits that the model was trained on"
 _SURROUNDED = "among shapes that are not digits"
 
@@ -62,6 +66,7 @@ class DigitReader:
     def __init__(self, model: TrainedModel, detector: OutlierDetector | None) -> None:
         self.model = model
         self.detector = detector
+        self._cutter = Cutter()
         # Starting takes most of the time for a few digits, and XLA's own convolution is traced in half a second less.
         self._forward = with_features(model, kernels="lax", part_size=8)
 
@@ -77,7 +82,11 @@ class DigitReader:
 
     def read(self, pixels: np.ndarray) -> Page:
         """Reads a picture, the `[H, W, 4]` pixels of a `Picture`."""
-        digits, marks = find_shapes(pixels)
+        shapes, marks, threshold = find_shapes(pixels)
+        images = np.array([shape.image for shape in shapes], np.uint8).reshape(-1, SIZE, SIZE)
+        digits: list[Digit] = []
+        for shape, doubt in zip(shapes, self._cutter.doubt(images), strict=True):
+            digits += [shape] if shape.warning or doubt < _DOUBT else self._cut(shape, threshold, doubt)
         images = np.array([digit.image for digit in digits], np.uint8).reshape(-1, SIZE, SIZE)
         probabilities, is_outlier = self.predict(images)
         warnings = [digit.warning or (_OUTLIER if out else None) for digit, out in zip(digits, is_outlier, strict=True)]
@@ -89,6 +98,22 @@ class DigitReader:
             for digit, row, warning in zip(digits, probabilities, warnings, strict=True)
         ]
         return Page(readings, marks)
+
+    def _cut(self, shape: Digit, threshold: float, doubt: float) -> list[Digit]:
+        """Fills a shape that may be the outline of a digit, or cuts one that may be several digits."""
+        filled, width = normalize(fill_outline(shape.ink, threshold), threshold)
+        if width < WIDEST_PEN and self._cutter.doubt(filled[None])[0] < _DOUBT:
+            return [shape._replace(image=filled)]
+        parts, probability = self._cutter.cut(shape.ink, threshold)
+        is_sure = len(parts) > 1 and probability > _MIN_CUT
+        if not is_sure and doubt < _STRONG_DOUBT:
+            return [shape]
+        warning = None if is_sure else _TOUCHING
+        if len(parts) < 2:
+            return [shape._replace(warning=warning)]
+        left, top = max(shape.box[0] - 1, 0), max(shape.box[1] - 1, 0)  # of the shape's ink
+        moved = ((left + box[0], top + box[1], left + box[2], top + box[3]) for _, box in parts)
+        return [Digit(image, box, warning, shape.ink) for (image, _), box in zip(parts, moved, strict=True)]
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the probabilities `[N, num_classes]` of uint8 images `[N, 28, 28]`, and which are outliers `[N]`."""

@@ -16,6 +16,7 @@ from digits_jax.apps.reader.segmentation import Box, Mark, ink_map, ink_threshol
 SIZE, BOX = 28, 20  # pixels: an image of MNIST, and the box that its digit fits in
 _OVERSAMPLING = 8  # a digit is traced on a grid at least this many times finer than the box
 _STROKE_WIDTHS = (2.0, 4.0)  # pixels of the box: the range of most of MNIST's digits
+WIDEST_PEN = 5.0  # pixels of the box: one in a hundred of MNIST's digits has wider strokes
 _SOLID_WIDTH = 7.5  # pixels of the box: one in a thousand of MNIST's digits has such strokes
 
 
@@ -25,6 +26,7 @@ class Digit(NamedTuple):
     image: np.ndarray  # uint8 [28, 28], 255 is ink
     box: Box  # in the picture
     warning: str | None  # why it is probably not a digit
+    ink: np.ndarray  # float32 [H, W], in the box and a pixel around it where that is in the picture
 
 
 class Shapes(NamedTuple):
@@ -32,6 +34,7 @@ class Shapes(NamedTuple):
 
     digits: list[Digit]  # row by row and from left to right
     marks: list[Mark]
+    threshold: float  # between paper and ink
 
 
 def find_digits(pixels: np.ndarray) -> list[Digit]:
@@ -45,7 +48,7 @@ def find_shapes(pixels: np.ndarray) -> Shapes:
     ink = ink_map(pixels, sheet)
     threshold = ink_threshold(ink, sheet)
     if threshold is None:
-        return Shapes([], [])
+        return Shapes([], [], 0.0)
     mask = without_frames(ink > threshold)
     labels, boxes, marks = segment(mask)
     digits = []
@@ -53,10 +56,13 @@ def find_shapes(pixels: np.ndarray) -> Shapes:
         left, top, right, bottom = box
         around = slice(max(top - 1, 0), bottom + 1), slice(max(left - 1, 0), right + 1)
         own = (labels[around] == label) | ~mask[around]
-        image, stroke_width = normalize(np.where(own, ink[around], 0), threshold)
+        own_ink = np.where(own, ink[around], 0)
+        image, stroke_width = normalize(own_ink, threshold)
         warning = "cut off by the picture's edge" if _is_cut_off(labels, label, box) else None
-        digits.append(Digit(image, box, "a solid shape, not pen strokes" if stroke_width > _SOLID_WIDTH else warning))
-    return Shapes(digits, marks)
+        if stroke_width > _SOLID_WIDTH:
+            warning = "a solid shape, not pen strokes"
+        digits.append(Digit(image, box, warning, own_ink))
+    return Shapes(digits, marks, threshold)
 
 
 def _is_cut_off(labels: np.ndarray, label: int, box: Box) -> bool:
@@ -91,6 +97,20 @@ def normalize(ink: np.ndarray, threshold: float) -> tuple[np.ndarray, float]:
     image = np.zeros((SIZE, SIZE), np.uint8)
     image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit.round().clip(0, 255)
     return image, width * BOX / side
+
+
+def fill_outline(ink: np.ndarray, threshold: float) -> np.ndarray:
+    """Returns the ink `[H, W]` of a shape with its strokes filled, if it is drawn as their outline.
+
+    What is between the outermost lines and those inside them is filled; a shape without any is returned as it is.
+    """
+    ink = np.pad(ink, 1)
+    mask = ink > threshold
+    paper, _ = ndimage.label(~mask)
+    lines, _ = ndimage.label(mask, np.ones((3, 3)))
+    outermost = np.isin(lines, np.unique(lines[ndimage.binary_dilation(paper == paper[0, 0])])[1:])
+    inside = np.setdiff1d(paper[ndimage.binary_dilation(outermost)], [0, paper[0, 0]])
+    return np.where(np.isin(paper, inside), ink.max(), ink)[1:-1, 1:-1]
 
 
 def _resize(array: np.ndarray, side: int, resample: Image.Resampling) -> np.ndarray:

@@ -26,7 +26,7 @@ def find_numbers(page: Page) -> list[Number]:
     numbers = []
     for row in rows_of(boxes):
         symbols: list[Reading | Mark] = [page.digits[i] for i in row]
-        symbols += [mark for mark in page.marks if min(range(len(boxes)), key=_distance_to(mark, boxes)) in row]
+        symbols += [mark for mark in page.marks if _nearest(mark, boxes) in row]
         symbols.sort(key=lambda symbol: symbol.box[0])
         rights = np.maximum.accumulate([symbol.box[2] for symbol in symbols])
         starts = [0, *(i for i in range(1, len(symbols)) if symbols[i].box[0] - rights[i - 1] > _SPACE * tallest)]
@@ -35,16 +35,19 @@ def find_numbers(page: Page) -> list[Number]:
     return numbers
 
 
-def _distance_to(mark: Mark, boxes: list[Box]):
-    """Returns a function from the index of a box to the distance of its middle to that of a mark."""
+def _nearest(mark: Mark, boxes: list[Box]) -> int:
+    """Returns the index of the box whose middle is nearest to that of a mark."""
+    corners = np.array(boxes)
+    middles = (corners[:, :2] + corners[:, 2:]) / 2
     middle = np.add(mark.box[:2], mark.box[2:]) / 2
-    return lambda i: float(np.linalg.norm(np.add(boxes[i][:2], boxes[i][2:]) / 2 - middle))
+    return int(np.linalg.norm(middles - middle, axis=1).argmin())
 
 
 def _number(symbols: list[Reading | Mark]) -> Number:
     digits = [symbol for symbol in symbols if isinstance(symbol, Reading)]
     corners = np.array([symbol.box for symbol in symbols])
-    left, top, right, bottom = (*corners[:, :2].min(axis=0).tolist(), *corners[:, 2:].max(axis=0).tolist())
+    left, top = corners[:, :2].min(axis=0).tolist()
+    right, bottom = corners[:, 2:].max(axis=0).tolist()
     probability = float(np.prod([digit.probabilities.max() for digit in digits]))
     text = "".join(_text(symbol) for symbol in symbols)
     return Number(text, (left, top, right, bottom), probability, next((d.warning for d in digits if d.warning), None))
