@@ -1,7 +1,7 @@
 """Trains the network that tells a whole digit from parts of touching ones: `python -m digits_jax.studies.whole_digits`
 
 Its examples are cut from rows of one to three of MNIST's training digits that touch, as `reader.touching` cuts a shape.
-The file is `digits_jax/weights/whole.npz`, or where `--weights` says. Takes half an hour on two cores.
+The file is `digits_jax/weights/whole.npz`, or where `--weights` says. Takes a quarter of an hour on two cores.
 """
 
 import io
@@ -26,7 +26,7 @@ from digits_jax.apps.reader.touching import NOT_WHOLE, WholeDigits, find_parts
 from digits_jax.runs import shipped
 
 WEIGHTS = cli.DEFINE_path("weights", str(shipped.FOLDER), "directory to write to")
-ROWS = flags.DEFINE_integer("rows", 4000, "number of rows of digits that are cut", lower_bound=1)
+ROWS = flags.DEFINE_integer("rows", 3000, "number of rows of digits that are cut", lower_bound=1)
 
 _NUM_IMAGES, _NUM_SINGLE = 50_000, 25_000  # training images, and those of them that are used uncut, too
 _NUM_LETTERS = 60  # drawings of each letter

@@ -30,7 +30,7 @@ _NUM_DIGITS, _NUM_LETTERS = 20_000, 60  # that the detector is fitted to: traini
 _MIN_PROBABILITY = 1e-4  # where smoothed labels are undone, which would give exact zeros
 _DOUBT, _STRONG_DOUBT = 0.5, 0.9  # probability that a shape is not one digit: it is cut; it is not accepted uncut
 _MIN_CUT = 0.7  # probability of the least likely part of a shape that was cut
-_TOUCHING = "digits that touch, or no digits"
+_TOUCHING = "no digit, or several that touch"
 _OUTLIER = "unlike the digits that the model was trained on"
 _SURROUNDED = "among shapes that are not digits"
 
@@ -54,7 +54,7 @@ class Reading(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What a picture shows."""
+    """The digits and marks of a picture."""
 
     digits: list[Reading]  # row by row and from left to right
     marks: list[Mark]

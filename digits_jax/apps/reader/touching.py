@@ -28,7 +28,7 @@ _BATCH = 32
 
 
 class Part(NamedTuple):
-    """What is between two seams of a shape."""
+    """The ink between two seams of a shape."""
 
     start: int  # number of the seam on its left; 0 is the shape's left edge
     stop: int
