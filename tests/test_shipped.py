@@ -160,7 +160,7 @@ def test_pictures_are_read_right_after_the_install(
     assert err == LINE
     seven, letter, three = (line.rpartition("/")[2] for line in out.splitlines())
     assert seven.startswith("7.png: 7  ")
-    assert letter.startswith("A.png: ? no digit, or several that touch (")
+    assert letter.startswith("A.png: ? unlike the digits that the model was trained on (")
     assert three.startswith("3.png: 3  ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3.png", "7.png", "A.png"]
 

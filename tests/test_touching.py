@@ -82,3 +82,9 @@ def test_only_what_is_between_lines_is_filled() -> None:
     stroke = np.zeros((30, 30), np.float32)
     stroke[4:26, 14:17] = 1
     np.testing.assert_array_equal(fill_outline(stroke, 0.5), stroke)
+
+
+@pytest.mark.parametrize("letter", ["H", "M", "V", "n", "y"])
+def test_letters_are_not_cut_into_digits(letter: str) -> None:
+    [reading] = read(draw(letter, size=(200, 200), paper="#ffffff", ink="#000000", height=120, width=9)).digits
+    assert reading.warning == "unlike the digits that the model was trained on"

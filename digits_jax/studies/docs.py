@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 from digits_jax import cli
 from digits_jax.errors import UserError
 from digits_jax.storage import replace_text
 
 DOCS = cli.DEFINE_path("docs", "docs", "folder of the pages, and of the data that they are made from")
+MEASURE = flags.DEFINE_bool("measure", False, "measure, which takes minutes, instead of only rewriting the page")
 README = cli.DEFINE_path("readme", "README.md", "file with the tables of results")
 
 

@@ -1,6 +1,7 @@
-"""Tests a trained model on digits in fonts and on out-of-distribution input: `python -m digits_jax.studies.fonts`
+"""Reads digits in fonts and out-of-distribution input: `python -m digits_jax.studies.fonts --measure`
 
-With `--workdir` it measures the model and writes `docs/predict.json`, from which it rewrites `docs/predict.md`.
+Measures the shipped network, or that of `--workdir`, and writes `docs/predict.json`, from which it rewrites
+`docs/predict.md`; without `--measure` only that.
 """
 
 import json
@@ -12,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from digits_jax import cli, data
-from digits_jax.apps.command_flags import CHECKPOINT, WORKDIR
+from digits_jax.apps.command_flags import CHECKPOINT, chosen_workdir
 from digits_jax.apps.reader.digit_reader import DigitReader, Reading, load_reader
 from digits_jax.apps.reader.pictures import to_pixels
 from digits_jax.pages import markdown_table
 from digits_jax.storage import replace_text
-from digits_jax.studies.docs import DOCS, read_json, replace_sections
+from digits_jax.studies.docs import DOCS, MEASURE, read_json, replace_sections
 from digits_jax.studies.renderings import DIGIT_SHAPED, FONTS, HANDWRITING, OTHERS, digits_of, letters_of, others_of
 
 
@@ -95,15 +96,15 @@ def images_sentence(result: dict[str, Any]) -> str:
 
 def sections(docs: Path) -> dict[str, str]:
     """Returns the generated sections of `predict.md` by name, from `predict.json` in `docs`."""
-    result = read_json(docs / "predict.json", ": give --workdir to measure anew")
+    result = read_json(docs / "predict.json", ": give --measure")
     tables = {"fonts": fonts_table(result), "out_of_distribution": others_table(result)}
     return {**tables, "test_images": images_sentence(result)}
 
 
 def main(argv: list[str]) -> None:
     docs = Path(DOCS.value)
-    if WORKDIR.value is not None:
-        result = measure(load_reader(WORKDIR.value, checkpoint=CHECKPOINT.value))
+    if MEASURE.value:
+        result = measure(load_reader(chosen_workdir(), checkpoint=CHECKPOINT.value))
         replace_text(docs / "predict.json", json.dumps(result, indent=1) + "\n")
     replace_sections(docs / "predict.md", sections(docs))
 

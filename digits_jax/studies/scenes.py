@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 from PIL import Image
 from scipy import ndimage
 
@@ -24,10 +23,9 @@ from digits_jax.apps.reader.pictures import to_pixels
 from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
 from digits_jax.storage import replace_text
-from digits_jax.studies.docs import DOCS, read_json, replace_sections
+from digits_jax.studies.docs import DOCS, MEASURE, read_json, replace_sections
 from digits_jax.studies.scene_pictures import KINDS, NUM_PICTURES, pictures_of
 
-MEASURE = flags.DEFINE_bool("measure", False, "read the pictures, which takes minutes, and write docs/scenes.json")
 _CONFIDENT = 0.99  # probability of a picture's digits together
 
 

@@ -104,6 +104,8 @@ class DigitReader:
         filled, width = normalize(fill_outline(shape.ink, threshold), threshold)
         if width < WIDEST_PEN and self._cutter.doubt(filled[None])[0] < _DOUBT:
             return [shape._replace(image=filled)]
+        if self.detector and self.detector.resembles_letters(self._forward(shape.image[None])[1])[0]:
+            return [shape]  # as it is, it is an outlier
         parts, probability = self._cutter.cut(shape.ink, threshold)
         is_sure = len(parts) > 1 and probability > _MIN_CUT
         if not is_sure and doubt < _STRONG_DOUBT:
