@@ -314,7 +314,7 @@ def test_how_training_ended_is_known(
 
 
 def test_training_is_started_once_and_stopped(start_training: Callable[[str], Tpu], tmp_path: Path) -> None:
-    tpu = start_training('trap "touch ~/saved; exit 75" TERM; touch ~/started; while :; do sleep 0.1; done')
+    tpu = start_training('trap "touch ~/saved; exit 75" TERM; touch ~/started; for _ in {1..300}; do sleep 0.1; done')
     while not (tmp_path / "started").exists():
         assert tpu.workers() == [("none", "running", SHOWN)]
     with pytest.raises(GcloudError):

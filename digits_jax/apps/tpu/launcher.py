@@ -84,7 +84,7 @@ def train(tpu: Tpu, code: str, files: list[str], flags: str, *, attempts: int) -
             workers = train_once(tpu, code, files, flags)
             exit_code, is_final = judge(workers)
             reason = f"training ended with exit code {exit_code}"
-            if exit_code:
+            if exit_code and len(workers) > 1:  # perhaps another than worker 0 knows why
                 tpu.print_last_lines()
             if is_final:
                 tpu.say(reason)
@@ -111,7 +111,7 @@ def train_once(tpu: Tpu, code: str, files: list[str], flags: str) -> list[Worker
         running = [worker for worker in workers if worker.state == "running"]
         if running and running[0].flags != flags:
             raise ConfigError(f"{tpu.name} is training with {running[0].flags}: expected the same flags, or stop it")
-        tpu.is_ours = True
+        tpu.is_training, tpu.is_ours = bool(running), True
         if running:
             tpu.say(f"following the training that is running, with code {running[0].code}")
         else:
