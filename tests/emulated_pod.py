@@ -230,9 +230,9 @@ def train_disturbed(pod: Pod) -> str:
     """Kills the last process after an epoch, takes the last host away two epochs later; returns what was printed."""
     process = launch(pod, "disturbed")
     try:
-        _wait_for_epoch(pod, 2)
+        _wait_for_epoch(pod, process, 2)
         pod.kill_process(NUM_HOSTS * PROCESSES_PER_HOST - 1)
-        _wait_for_epoch(pod, 4)
+        _wait_for_epoch(pod, process, 4)
         pod.preempt(NUM_HOSTS - 1)
         return _finish(process)
     finally:
@@ -245,11 +245,12 @@ def _finish(process: subprocess.Popen) -> str:
     return output
 
 
-def _wait_for_epoch(pod: Pod, epoch: int) -> None:
+def _wait_for_epoch(pod: Pod, launcher: subprocess.Popen, epoch: int) -> None:
     """Waits until the log of worker 0 has the line of an epoch."""
     deadline = time.monotonic() + 300
     log, text = pod.home(0) / "training" / "log", ""
     while not re.search(rf"^ *{epoch}/", text, re.MULTILINE):
+        assert launcher.poll() is None, launcher.communicate()[0]
         assert time.monotonic() < deadline, text
         time.sleep(0.05)
         with contextlib.suppress(FileNotFoundError):
