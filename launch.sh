@@ -70,72 +70,6 @@ train() {
   exec .venv/bin/python -m digits_jax.main "${arguments[@]}"
 }
 
-tpu_usage() {
-  cat <<'EOF'
-Usage: ./launch.sh tpu --name=NAME --zone=ZONE --type=TYPE --bucket=gs://BUCKET [OPTIONS] [-- FLAGS OF TRAINING]
-
-Creates a Cloud TPU, copies this commit to all of its workers, trains on all of them with gs://BUCKET/NAME as the
-workdir, and deletes the TPU, also if training fails. Requires gcloud with a project; see docs/devices.md.
-
-  --spot              cheaper, and preempted at any time: the same command resumes from the bucket
-  --queued            wait in Google's queue until a TPU is available
-  --version=VERSION   of the TPU software; default tpu-ubuntu2204-base, for a v6e v2-alpha-tpuv6e
-  --keep              do not delete the TPU
-  --dry_run           print the commands without running them
-EOF
-}
-
-run() { # prints a command and, unless this is a dry run, runs it
-  for word; do
-    if [[ "$word" =~ ^[A-Za-z0-9_=./:@-]+$ ]]; then printf '%s ' "$word"; else printf '%s ' "${word@Q}"; fi
-  done
-  echo
-  if [[ ! $dry_run ]]; then "$@"; fi
-}
-
-tpu() {
-  name="" zone="" type="" bucket="" version=tpu-ubuntu2204-base spot="" queued="" keep="" dry_run=""
-  for option; do
-    shift
-    case "$option" in
-      --help) tpu_usage; exit ;;
-      --) break ;;
-      --name=* | --zone=* | --type=* | --bucket=gs://* | --version=*)
-        option="${option#--}" && printf -v "${option%%=*}" %s "${option#*=}" ;;
-      --spot | --queued | --keep | --dry_run) printf -v "${option#--}" %s "$option" ;;
-      *) echo "error: '$option': expected options as in ./launch.sh tpu --help, then -- and training's" >&2; exit 2 ;;
-    esac
-  done
-  for option in name zone type bucket; do
-    if [[ -z "${!option}" ]]; then echo "error: --$option is missing (./launch.sh tpu --help)" >&2; exit 2; fi
-  done
-  if (($# == 0)); then set -- --config=bn_dropout; fi
-  vm="gcloud compute tpus tpu-vm" queue="gcloud compute tpus queued-resources" bundle="${TMPDIR:-/tmp}/digits_jax.bundle"
-
-  run git bundle create --quiet "$bundle" HEAD
-  if [[ $queued ]]; then
-    delete="$queue delete $name --zone=$zone --force --quiet"
-    run $queue create "$name" --node-id="$name" --zone="$zone" --accelerator-type="$type" --runtime-version="$version" $spot
-  else
-    delete="$vm delete $name --zone=$zone --quiet"
-    run $vm create "$name" --zone="$zone" --accelerator-type="$type" --version="$version" $spot
-  fi
-  if [[ ! $keep ]]; then trap 'run $delete' EXIT; fi
-  while [[ $queued ]]; do # until the TPU is ready
-    state="$(run $queue describe "$name" --zone="$zone" '--format=value(state.state)')"
-    echo "$state"
-    if [[ $dry_run || "$state" == *ACTIVE ]]; then break; fi
-    if [[ "$state" == *FAILED || "$state" == *SUSPENDED ]]; then exit 1; fi
-    sleep 30
-  done
-  run $vm scp "$bundle" "$name:digits_jax.bundle" --zone="$zone" --worker=all
-  # uv installs a Python that is new enough.
-  run $vm ssh "$name" --zone="$zone" --worker=all --command="rm -rf digits_jax && git clone --quiet digits_jax.bundle \
-digits_jax && python3 -m pip install --quiet --user uv && PATH=~/.local/bin:\$PATH digits_jax/launch.sh setup tpu"
-  run $vm ssh "$name" --zone="$zone" --worker=all \
-    --command="cd digits_jax && .venv/bin/python -m digits_jax.main --workdir=$bucket/$name ${*@Q}"
-}
-
 case "${1:-train}" in
   -h | --help)
     setup
@@ -145,7 +79,7 @@ case "${1:-train}" in
     ;;
   setup) setup "${@:2}" ;;
   test) setup test; exec .venv/bin/python -m pytest --numprocesses=auto --dist=worksteal "${@:2}" ;;
-  tpu) tpu "${@:2}" ;;
+  tpu) setup; exec .venv/bin/python -m digits_jax.apps.tpu "${@:2}" ;;
   train) setup; train "${@:2}" ;;
   -*) setup; train "$@" ;;
   *) echo "error: unknown command '$1': expected train, test, tpu or setup (./launch.sh --help)" >&2; exit 2 ;;

@@ -1,0 +1,1 @@
+"""Trains on Cloud TPUs, through gcloud: `./launch.sh tpu`."""
