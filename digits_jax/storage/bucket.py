@@ -15,6 +15,9 @@ from typing import Any
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.storage.files import MANIFEST
 
+# Where TensorFlow is installed, etils would import it for buckets; it decides so once, for the first path of any kind.
+os.environ.setdefault("EPATH_USE_TF", "false")
+
 PathLike = str | os.PathLike[str]
 _EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}  # by scheme, the extra and the package that etils uses
 
@@ -31,7 +34,6 @@ def open_path(path: PathLike) -> Any:
     extra, package = _EXTRAS[str(path)[:2]]
     try:
         importlib.import_module(package)  # etils would report its absence late and in several lines
-        os.environ.setdefault("EPATH_USE_TF", "false")  # where TensorFlow is installed, etils would import it
         from etils import epath
     except ImportError as error:
         raise UserError(f"{path} needs the extra {extra} ({error}): ./launch.sh setup {extra}") from None
