@@ -138,17 +138,12 @@ def reach_time_limit(cluster: Cluster, number: str) -> None:
     cluster.run("scontrol", "update", f"JobId={number}", "TimeLimit=60")
 
 
-def lose_node(cluster: Cluster, number: str, *, name: str, until_requeued: bool) -> None:
-    """Kills a node, and starts it again at once, or only when SLURM has requeued the job."""
-    print(
-        f"-- {name} is killed, and starts again",
-        "when the job is requeued" if until_requeued else "at once",
-        flush=True,
-    )
-    cluster.nodes[name].kill()
-    if until_requeued:
-        wait_until(lambda: cluster.job(number)["Restarts"] == "1")
-    cluster.boot(name)
+def lose_node(cluster: Cluster, number: str) -> None:
+    """Kills the node that does not run the script, and starts it again when SLURM has requeued the job."""
+    print("-- node2 is killed, and starts again when the job is requeued", flush=True)
+    cluster.nodes["node2"].kill()
+    wait_until(lambda: cluster.job(number)["Restarts"] == "1")
+    cluster.boot("node2")
 
 
 def main(argv: list[str]) -> int:
@@ -156,10 +151,8 @@ def main(argv: list[str]) -> int:
     if reason := hosts.missing() or (lacking and f"needs {', '.join(lacking)}: apt-get install slurmctld slurmd munge"):
         raise UserError(reason)
     disturbances = {
-        "node2_lost": functools.partial(lose_node, name="node2", until_requeued=True),
+        "node2_lost": lose_node,
         "time_limit": reach_time_limit,
-        "node2_restarted": functools.partial(lose_node, name="node2", until_requeued=False),
-        "node1_lost": functools.partial(lose_node, name="node1", until_requeued=True),
     }
     problems = 0
     with tempfile.TemporaryDirectory() as folder, Cluster(Path(folder)) as cluster:
