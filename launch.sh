@@ -10,7 +10,7 @@ Usage: ./launch.sh [train] [FLAGS]   train; without flags, bn_dropout on MNIST
        ./launch.sh test [ARGS]       run the tests; ARGS go to pytest
        ./launch.sh tpu OPTIONS       train on a Cloud TPU (see ./launch.sh tpu --help)
        ./launch.sh setup [EXTRA...]  only install, with more extras: benchmark, cuda, demo, dev, export, gcs, heic,
-                                     notebook, ray, search, test, tpu, wandb
+                                     notebook, ray, s3, search, test, tpu, wandb
        ./launch.sh --help            install, then show this help and the flags of training
 
 Each command first installs the project into .venv, with uv if available, else with python3 (3.11 or newer).

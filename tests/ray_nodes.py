@@ -2,30 +2,30 @@
 
 python -m tests.ray_nodes
 
-The nodes are processes on 127.0.0.1, and end with this command.
+The nodes are network namespaces, and end with this command. Requires root.
 """
 
 import contextlib
 import os
 import re
 import secrets
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from digits_jax import cli
+from digits_jax.errors import UserError
 from digits_jax.studies.results import read_results
-from tests.test_distributed import free_port
+from tests.hosts import Host, Network, missing
 from tests.test_train import without_clock
 
 ROOT = Path(__file__).parents[1]
-_TIMEOUT = 300  # seconds for a sweep
+_TIMEOUT = 600  # seconds for a sweep
 _NUM_RUNS = 6
 _SWEEP = '''"""Which rate is best, where dropout and augmentation draw numbers too?"""
 
@@ -33,7 +33,7 @@ from digits_jax.studies import Sweep
 
 THIN = {
     "dataset.name": "optical_digits", "model.widths": ((8,), (8,)), "augment.rotation": 8.0, "epochs": (1, 3),
-    "steps_per_call": 4,
+    "execution.steps_per_call": 4,
 }
 
 
@@ -41,77 +41,45 @@ def get_sweep():
     variants = {f"rate {rate:g}": THIN | {"learning_rates": (0.01, rate)} for rate in (0.02, 0.05, 0.1)}
     return Sweep("configs/bn_dropout.py", variants, baseline="rate 0.02", num_seeds=2)
 '''
-# The command `ray`, which would otherwise replace 127.0.0.1 by the machine's address in its network.
-_RAY = """
-from ray._private import services
-services.get_node_ip_address = lambda address=None: "127.0.0.1"
-from ray.scripts.scripts import main
-main()
-"""
 
 
 @contextlib.contextmanager
-def cluster(count: int, *, cpus: int = 2) -> Iterator[tuple[dict[str, str], list[subprocess.Popen]]]:
-    """So many nodes on 127.0.0.1, the head first; all their processes end when left.
+def cluster(*, cpus: int = 2) -> Iterator[tuple[dict[str, str], list[Host]]]:
+    """Starts two hosts with a node each, the head first; all their processes end with the context.
 
     Yields:
-      The environment for a command that is to use them, and the nodes.
+      The environment for a command on one of them, and the hosts.
     """
-    port = free_port()
     env = {
         **os.environ,
-        "RAY_ADDRESS": f"127.0.0.1:{port}",
+        "RAY_ADDRESS": "10.0.0.1:6379",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
-    with tempfile.TemporaryDirectory(prefix="ray") as folder, contextlib.ExitStack() as at_exit:
-        nodes = []
-        for number in range(count):
-            place = ("--head", f"--port={port}", "--include-dashboard=false") if number == 0 else (
-                f"--address=127.0.0.1:{port}",
-            )  # fmt: skip
-            node = subprocess.Popen(
-                [
-                    sys.executable, "-c", _RAY, "start", *place, "--node-ip-address=127.0.0.1", f"--num-cpus={cpus}",
-                    f"--object-store-memory={80 * 2**20}", f"--temp-dir={folder}/{number}", "--block",
-                ],
-                env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )  # fmt: skip
-            at_exit.callback(kill, node)
-            nodes.append(node)
-            said = ""
-            while "block forever" not in said:
-                line = node.stdout.readline()
-                if not line:
-                    raise RuntimeError(f"node {number} does not start: {said}")
-                said += line
-        yield {**env, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}, nodes  # which does what `_RAY` does
-
-
-def kill(node: subprocess.Popen) -> int:
-    """Ends all processes of a node at once, as a loss of power does; returns how many they were."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    pids = [node.pid] if node.poll() is None else []
-    for pid in pids:
-        pids += children.get(pid, [])
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    node.wait(10)
-    return len(pids)
+    with tempfile.TemporaryDirectory(prefix="ray") as folder, Network("node1", "node2") as network:
+        hosts = [network.boot("node1"), network.boot("node2")]
+        for number, host in enumerate(hosts, start=1):
+            place = ("--head", "--port=6379", "--include-dashboard=false") if number == 1 else ("--address=node1:6379",)
+            command = [
+                sys.executable, "-m", "ray.scripts.scripts", "start", *place, f"--node-ip-address=10.0.0.{number}",
+                f"--num-cpus={cpus}", f"--object-store-memory={80 * 2**20}", f"--temp-dir={folder}/{number}",
+            ]  # fmt: skip
+            started = host.start(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            said, _ = started.communicate(timeout=_TIMEOUT)
+            if started.returncode:
+                raise RuntimeError(f"{host.name} does not start: {said}")
+        yield env, hosts
 
 
 @contextlib.contextmanager
-def started(folder: Path, env: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen]:
+def started(
+    folder: Path, env: dict[str, str], *arguments: str, start: Callable[..., subprocess.Popen] = subprocess.Popen
+) -> Iterator[subprocess.Popen]:
     """The sweep of six runs, with its results and workdirs in the folder; ends when left, or when it takes too long."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rates.py").write_text(_SWEEP)
-    sweep = subprocess.Popen(
+    sweep = start(
         [
             sys.executable, "-m", "digits_jax.studies.sweep", f"--sweep={folder}/rates.py",
             f"--results={folder}/results", f"--runs={folder}/runs", *arguments,
@@ -167,12 +135,14 @@ def lose_a_node(folder: Path) -> list[str]:
     say("-- the local executor")
     with started(folder / "local", dict(os.environ)) as sweep:
         listen(sweep)
-    say("-- two Ray nodes of two CPUs each on 127.0.0.1, and the same sweep with --executor=ray --ray_cpus=2")
-    with cluster(2) as (env, (_, second)), started(folder / "ray", env, "--executor=ray", "--ray_cpus=2") as sweep:
+    say("-- two Ray nodes of two CPUs each, on hosts of their own; the same sweep with --executor=ray --ray_cpus=2")
+    options = ("--executor=ray", "--ray_cpus=2")
+    with cluster() as (env, (first, second)), started(folder / "ray", env, *options, start=first.start) as sweep:
         while sweep.poll() is None and sum(epochs > 0 for epochs in under_way(folder / "ray").values()) < 2:
             time.sleep(0.01)
         epochs, event_files = under_way(folder / "ray"), _event_files(folder / "ray")
-        say(f"-- killed all {kill(second)} processes of a node, when this many epochs were through: {epochs}")
+        second.kill()
+        say(f"-- killed node2, when this many epochs were through: {epochs}")
         lines = listen(sweep)
     begun_again = [name for name, file in event_files.items() if _event_files(folder / "ray")[name] != file]
     say(f"-- begun again on the other node: {begun_again}")
@@ -190,6 +160,8 @@ def lose_a_node(folder: Path) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
+    if reason := missing():
+        raise UserError(reason)
     with tempfile.TemporaryDirectory() as folder:
         problems = lose_a_node(Path(folder))
     print("\n".join(problems) or "all as it should be")

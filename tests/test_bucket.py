@@ -1,14 +1,19 @@
-"""Folders on a bucket: of an emulator on 127.0.0.1, through the library that speaks to real ones."""
+"""Folders on a bucket: of emulators on 127.0.0.1, through the library that speaks to real ones."""
 
+import contextlib
 import os
 import shutil
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 from etils import epath
+from etils.epath import gpath
 from gcp_storage_emulator.server import create_server
 from ml_collections import ConfigDict
 
@@ -16,7 +21,7 @@ from digits_jax import data, load_model
 from digits_jax.errors import UserError
 from digits_jax.runs import code, ensemble
 from digits_jax.runs.interrupts import Interrupted
-from digits_jax.storage import Mirror
+from digits_jax.storage import Mirror, open_path
 from digits_jax.studies.sweep import load_sweep
 from digits_jax.studies.sweep.tasks import create_tasks, run_tasks
 from digits_jax.train_loop import train_and_evaluate
@@ -47,8 +52,42 @@ def _contents(folder: Path | epath.Path) -> dict[str, bytes]:
     return files
 
 
+@pytest.fixture
+def s3_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Starts moto's server with a bucket."""
+    s3fs = pytest.importorskip("s3fs", reason="needs s3fs: ./launch.sh setup s3")
+    pytest.importorskip("moto", reason="needs moto: pip install 'moto[server]'")
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while server.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.1)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem().mkdir("digits")
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3_emulator")
+def test_what_is_pushed_to_s3_is_pulled_elsewhere(tmp_path: Path) -> None:
+    check_mirror("s3://digits/a", tmp_path)
+
+
 def test_what_is_pushed_is_pulled_elsewhere(tmp_path: Path) -> None:
-    here = Mirror("gs://digits/a", tmp_path / "here")
+    check_mirror("gs://digits/a", tmp_path)
+
+
+def check_mirror(remote: str, tmp_path: Path) -> None:
+    here = Mirror(remote, tmp_path / "here")
     assert not here.pull()
     (tmp_path / "here" / "deep").mkdir()
     (tmp_path / "here" / "deep" / "kept").write_bytes(b"\0\1")
@@ -58,7 +97,7 @@ def test_what_is_pushed_is_pulled_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "here" / "changed").write_text("after")
     (tmp_path / "here" / "gone").unlink()
     here.push()
-    assert Mirror("gs://digits/a", tmp_path / "there").pull()
+    assert Mirror(remote, tmp_path / "there").pull()
     assert _contents(tmp_path / "there") == {"deep/kept": b"\0\1", "changed": b"after"}
 
 
@@ -94,15 +133,18 @@ def test_a_push_that_is_cut_short_leaves_no_checkpoint_that_looks_whole(
 def test_a_run_on_a_bucket_stops_goes_on_elsewhere_and_ends_as_on_a_disk(
     small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = train_and_evaluate(small_config, tmp_path / "run")
+    check_run("gs://digits/run", small_config, tmp_path / "run", capsys)
 
+
+def check_run(remote: str, config: ConfigDict, local: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = train_and_evaluate(config, local)
     with pytest.raises(Interrupted):
-        train_and_evaluate(small_config, "gs://digits/run", writers=[StopAfterAnEpoch()])
-    found = train_and_evaluate(small_config, "gs://digits/run")
-    assert "seed 0 in gs://digits/run; resuming from step" in capsys.readouterr().out
+        train_and_evaluate(config, remote, writers=[StopAfterAnEpoch()])
+    found = train_and_evaluate(config, remote)
+    assert f"seed 0 in {remote}; resuming from step" in capsys.readouterr().out
     untimed = [[{**row, "train/seconds": 0} for row in rows] for rows in (found, expected)]
     assert untimed[0] == untimed[1]
-    assert _names(epath.Path("gs://digits/run")) == _names(tmp_path / "run") - {"lock"}
+    assert _names(epath.Path(remote)) == _names(local) - {"lock"}
 
 
 def _names(folder: Path | epath.Path) -> set[str]:
@@ -131,11 +173,21 @@ def test_errors_name_the_folder_on_the_bucket(small_config: ConfigDict) -> None:
         train_and_evaluate(small_config, "gs://not_there/run")
 
 
+def test_tensorflow_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # as if it were installed
+    monkeypatch.setattr("etils.epath.gpath._is_tf_installed", gpath._is_tf_installed.__wrapped__)  # not cached
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    assert not open_path("gs://digits/nothing").exists()
+
+
 def test_a_bucket_without_the_extra(small_config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_config.dataset.data_dir = "gs://digits/data"
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.setenv("HOME", str(tmp_path))
     uses = (lambda: data.load_configured(small_config.dataset), lambda: load_model("gs://digits/trained"))
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UserError, match=r"^s3://digits/trained needs the extra s3 \([^\n]*\): ./launch.sh setup s3$"):
+        load_model("s3://digits/trained")
     for use in (*uses, lambda: ensemble.load("gs://digits/trained")):
         with pytest.raises(
             UserError, match=r"^gs://digits/[^\n]* needs the extra gcs \([^\n]*\): ./launch.sh setup gcs$"

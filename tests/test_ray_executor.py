@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from digits_jax.errors import UserError
-from digits_jax.studies.sweep.ray_executor import Resources, allocate, connect
+from digits_jax.studies.sweep.ray_executor import allocate, connect
 from tests.test_sweep import figures, finish, start
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: ./launch.sh setup ray")
@@ -58,11 +58,11 @@ def _node(cpus: float, gpus: float = 0, *, alive: bool = True) -> dict[str, Any]
 @pytest.mark.parametrize(
     ("nodes", "asked", "expected"),
     [
-        ([_node(16), _node(9), _node(64, alive=False)], (4, None), (Resources(4, 0), 6)),
-        ([_node(4), _node(4)], (8, None), (Resources(8, 0), 0)),
-        ([_node(2), _node(16, 4)], (None, None), (Resources(4, 1), 4)),
-        ([_node(2), _node(16, 4)], (None, 2), (Resources(9, 2), 1)),
-        ([_node(2), _node(16, 4)], (4, 0), (Resources(4, 0), 4)),
+        ([_node(16), _node(9), _node(64, alive=False)], (4, None), (4, 0, 6)),
+        ([_node(4), _node(4)], (8, None), (8, 0, 0)),
+        ([_node(2), _node(16, 4)], (None, None), (4, 1, 4)),
+        ([_node(2), _node(16, 4)], (None, 2), (9, 2, 1)),
+        ([_node(2), _node(16, 4)], (4, 0), (4, 0, 4)),
     ],
 )
 def test_what_a_run_gets_of_a_cluster(nodes: list, asked: tuple, expected: tuple) -> None:

@@ -1,10 +1,11 @@
-"""Directories on Google Cloud Storage (`gs://`), used through local copies.
+"""Directories on Google Cloud Storage (`gs://`) and Amazon S3 (`s3://`), used through local copies.
 
 A bucket has no locks, no atomic renames and no partial writes, on which a run's directory relies. A local copy has
 them; the bucket is as new as the last `Mirror.push`.
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,23 +15,28 @@ from typing import Any
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.storage.files import MANIFEST
 
+# Where TensorFlow is installed, etils would import it for buckets; it decides so once, for the first path of any kind.
+os.environ.setdefault("EPATH_USE_TF", "false")
+
 PathLike = str | os.PathLike[str]
+_EXTRAS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}  # by scheme, the extra and the package that etils uses
 
 
 def is_bucket(path: PathLike) -> bool:
     """Returns True for a path on a bucket."""
-    return str(path).startswith("gs://")
+    return str(path).startswith(tuple(f"{scheme}://" for scheme in _EXTRAS))
 
 
 def open_path(path: PathLike) -> Any:
-    """Returns a `pathlib.Path` with `~` expanded, or for a bucket a path with the same methods, by the extra `gcs`."""
+    """Returns a `pathlib.Path` with `~` expanded, or for a bucket a path with the same methods."""
     if not is_bucket(path):
         return Path(path).expanduser()
+    extra, package = _EXTRAS[str(path)[:2]]
     try:
-        import gcsfs  # noqa: F401 - used by etils, which reports its absence late and in several lines
+        importlib.import_module(package)  # etils would report its absence late and in several lines
         from etils import epath
     except ImportError as error:
-        raise UserError(f"{path} needs the extra gcs ({error}): ./launch.sh setup gcs") from None
+        raise UserError(f"{path} needs the extra {extra} ({error}): ./launch.sh setup {extra}") from None
     return epath.Path(path)
 
 
@@ -88,7 +94,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def _explained(self, verb: str) -> Iterator[None]:
-        """Turns the exceptions of gcsfs and of the libraries below it into one line."""
+        """Turns the exceptions of gcsfs, s3fs and of the libraries below them into one line."""
         try:
             yield
         except Exception as error:

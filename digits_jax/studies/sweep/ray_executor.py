@@ -24,7 +24,6 @@ import jax
 
 import digits_jax
 from digits_jax import cli, data, storage
-from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, DivergedError, InUseError, UserError
 from digits_jax.runs.environment import GIT_REVISION, git_revision
 from digits_jax.runs.interrupts import Interrupted, StopRequest
@@ -34,17 +33,9 @@ from digits_jax.studies.sweep.definition import Sweep
 from digits_jax.studies.sweep.plan import PlannedRun
 from digits_jax.studies.sweep.tasks import Executor, Report, Task, fail, finish, groups, set_status, train_group
 
-_LOCAL = "local"  # Ray's name for a cluster of this machine that ends with this process
 _RETRIES = 10  # finite: a run may crash its process each time
 _IN_USE = 180  # seconds for which a lost node may still hold a folder: NFS keeps locks for 90, Ray ends it after 60
 _load_data = functools.cache(data.load_configured)  # once for all trials of a process
-
-
-class Resources(NamedTuple):
-    """The CPUs and GPUs that a group of runs has to itself."""
-
-    cpus: int
-    gpus: int
 
 
 class Trial(NamedTuple):
@@ -79,10 +70,10 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
     or "local". `cpus` and `gpus` are for each group of runs, as in `allocate`. Raises a UserError if Ray is not
     installed, there is no cluster at the address, or this machine lacks the CPUs or GPUs of a group.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or _LOCAL
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address == _LOCAL:
+    if address == "local":
         # 1, Ray's default on Linux, would replace 127.0.0.1 by the machine's address in its network.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         options |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "num_cpus": num_cores()}
@@ -91,8 +82,13 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
         import ray
     except ImportError:
         raise UserError("--executor=ray needs Ray: ./launch.sh setup ray") from None
-    if address not in (_LOCAL, "auto"):
-        _check_answers(address)
+    if address not in ("local", "auto"):  # where nobody listens, Ray would try for minutes, and then end this process
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, ValueError, OverflowError) as error:
+            expected = "HOST:PORT as `ray start --head` prints it, or auto on one of its nodes"
+            raise UserError(f"no Ray cluster answers at {address!r} ({error}): expected {expected}") from None
     with tempfile.TemporaryDirectory() as code:  # a copy: processes that start after an edit run the same code
         for name in ("digits_jax", "configs"):
             source = Path(digits_jax.__file__).parents[1] / name
@@ -101,55 +97,42 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
         try:
             ray.init(address, runtime_env={"working_dir": code, "env_vars": _environment()}, **options)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"the Ray cluster {address!r} cannot be used ({reason})") from None
+            raise UserError(f"the Ray cluster {address!r} cannot be used ({' '.join(str(error).split())})") from None
     try:
         jax.config.update("jax_platforms", "cpu")  # GPUs are for the trials, and JAX would take most of one's memory
-        resources, at_once = allocate(ray.nodes(), cpus=cpus, gpus=gpus)
+        cpus, gpus, at_once = allocate(ray.nodes(), cpus=cpus, gpus=gpus)
         if not at_once:
-            lacking = f"no node has the {resources.cpus} CPUs of --ray_cpus and {resources.gpus} GPUs of --ray_gpus"
-            if address == _LOCAL:
+            lacking = f"no node has the {cpus} CPUs of --ray_cpus and {gpus} GPUs of --ray_gpus"
+            if address == "local":
                 raise ConfigError(f"{lacking}: this machine has {num_cores()} CPUs")
             cli.warn(f"{lacking}: waiting until one joins")
-        yield Executor(functools.partial(_run_tasks, resources), at_once=0 if resources.gpus else max(at_once, 1))
+        yield Executor(functools.partial(_run_tasks, cpus, gpus), at_once=0 if gpus else max(at_once, 1))
     finally:
         ray.shutdown()
 
 
-def _check_answers(address: str) -> None:
-    """Raises a UserError if nobody listens: Ray would try for five minutes, and then end this process."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, ValueError, OverflowError) as error:
-        expected = "HOST:PORT as `ray start --head` prints it, or auto on one of its nodes"
-        raise UserError(f"no Ray cluster answers at {address!r} ({error}): expected {expected}") from None
-
-
 def _environment() -> dict[str, str]:
     """Returns the variables that decide how JAX computes, where data are, and which commit the code is."""
-    names = [name for name in os.environ if name.startswith(("JAX_", "XLA_")) or name == "TFDS_DATA_DIR"]
-    revision = git_revision()
-    return {name: os.environ[name] for name in names} | ({GIT_REVISION: revision} if revision else {})
+    found = {name: value for name, value in os.environ.items() if name.startswith(("JAX_", "XLA_", "TFDS_DATA_DIR"))}
+    return found | ({GIT_REVISION: revision} if (revision := git_revision()) else {})
 
 
-def allocate(nodes: list[dict[str, Any]], *, cpus: int | None, gpus: int | None) -> tuple[Resources, int]:
-    """Returns the resources of a group of runs, and how many groups the `ray.nodes()` can train at the same time.
+def allocate(nodes: list[dict[str, Any]], *, cpus: int | None, gpus: int | None) -> tuple[int, int, int]:
+    """Returns the CPUs and GPUs of a group of runs, and how many groups the `ray.nodes()` can train at the same time.
 
     A group gets by default one GPU if there are any, and their share of the CPUs, or else this process's cores.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
-    have = [Resources(cpus=int(node.get("CPU", 0)), gpus=int(node.get("GPU", 0))) for node in alive]
-    all_cpus, all_gpus = sum(node.cpus for node in have), sum(node.gpus for node in have)
+    have = [(int(resources.get("CPU", 0)), int(resources.get("GPU", 0))) for resources in alive]
+    all_cpus, all_gpus = sum(its_cpus for its_cpus, _ in have), sum(its_gpus for _, its_gpus in have)
     if gpus is None:
         gpus = min(all_gpus, 1)
     if cpus is None:
         cpus = max(1, gpus * all_cpus // all_gpus) if gpus and all_gpus else num_cores()
-    at_once = sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in have)
-    return Resources(cpus, gpus), at_once
+    return cpus, gpus, sum(min(its_cpus // cpus, its_gpus // gpus if gpus else its_cpus) for its_cpus, its_gpus in have)
 
 
-def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> Iterator[Task]:
+def _run_tasks(cpus: int, gpus: int, sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> Iterator[Task]:
     """Does on a cluster what `tasks.run_tasks` does here."""
     import ray
     from ray.util.queue import Queue
@@ -157,16 +140,14 @@ def _run_tasks(resources: Resources, sweep: Sweep, tasks: list[Task], deadline: 
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     progress = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    retries = {"max_retries": _RETRIES, "retry_exceptions": [Stopped]}
-    remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, **retries)(_train)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES, retry_exceptions=[Stopped])(_train)
     pending: dict[Any, list[Task]] = {}
     with StopRequest() as stop:
         try:
             for group in groups(tasks):
                 folder = group[0].folder if is_bucket(group[0].folder) else os.path.abspath(group[0].folder)
-                runs, sha256 = [task.run for task in group], group[0].dataset.sha256
-                last_start = deadline if pending else math.inf
-                trial = Trial(runs, folder, sha256, os.getcwd(), resources.cpus, last_start, group[0].code)
+                runs, last_start = [task.run for task in group], deadline if pending else math.inf
+                trial = Trial(runs, folder, group[0].dataset.sha256, os.getcwd(), cpus, last_start, group[0].code)
                 pending[remote.remote(trial, progress)] = group
             while pending:
                 ready, _ = ray.wait(list(pending), timeout=0.5)
@@ -197,11 +178,11 @@ def _train(trial: Trial, progress: Any) -> Outcome:
 
 def _settle(sweep: Sweep, group: list[Task], result: Any) -> list[Task]:
     """Handles what a node returned for a group: returns its tasks if it is finished or has diverged, or raises."""
-    from ray import get
+    import ray
     from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
     try:
-        outcome = get(result)
+        outcome = ray.get(result)
     except (NodeDiedError, OutOfMemoryError, WorkerCrashedError, Stopped) as error:
         fail(group, f"its process ended {_RETRIES + 1} times, the last time by {type(error).__name__}")
         return group
@@ -222,35 +203,28 @@ def train(trial: Trial, report: Report) -> Outcome:
     if time.time() >= trial.deadline:
         return Outcome()
     absl.logging.set_verbosity(absl.logging.FATAL)  # as `cli.run` has it
+    with contextlib.suppress(OSError):
+        os.chdir(trial.start)
+    pin_to_cores(trial.cores)
+    give_up = time.monotonic() + _IN_USE
     stderr = io.StringIO()
     with contextlib.redirect_stderr(stderr):
-        try:
-            with contextlib.suppress(OSError):
-                os.chdir(trial.start)
-            pin_to_cores(trial.cores)
-            storage.enable_compilation_cache()
-            dataset = _load_data(trial.runs[0].source)
-            if dataset.sha256 != trial.sha256:
-                here = f"{dataset.sha256} in {dataset.folder} on {socket.gethostname()}"
-                there = f"{trial.sha256} where the sweep was started"
-                raise UserError(f"{dataset.name} has the hash {here}, and {there}: expected the same data")
-            return Outcome(results=_train_when_free(trial, dataset, report), stderr=stderr.getvalue())
-        except Interrupted:
-            raise Stopped from None
-        except UserError as error:  # raised, it would become a page of Ray's
-            return Outcome(error=error, stderr=stderr.getvalue())
-
-
-def _train_when_free(trial: Trial, dataset: Dataset, report: Report) -> list[Result]:
-    """Trains as `train_group` does, but waits while a process of a lost node still has a workdir."""
-    give_up = time.monotonic() + _IN_USE
-    while True:
-        try:
-            return train_group(trial.runs, trial.folder, dataset, report, code=trial.code)
-        except InUseError:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(1)
+        storage.enable_compilation_cache()
+        while True:
+            try:
+                dataset = _load_data(trial.runs[0].source)
+                if dataset.sha256 != trial.sha256:
+                    here = f"{dataset.sha256} in {dataset.folder} on {socket.gethostname()}"
+                    there = f"{trial.sha256} where the sweep was started"
+                    raise UserError(f"{dataset.name} has the hash {here}, and {there}: expected the same data")
+                results = train_group(trial.runs, trial.folder, dataset, report, code=trial.code)
+                return Outcome(results, stderr=stderr.getvalue())
+            except Interrupted:
+                raise Stopped from None
+            except UserError as error:  # raised, it would become a page of Ray's
+                if not isinstance(error, InUseError) or time.monotonic() > give_up:
+                    return Outcome(error=error, stderr=stderr.getvalue())
+                time.sleep(1)  # a process of a lost node still has a workdir
 
 
 _locks: list[filelock.FileLock] = []  # of this process's cores, until it ends
@@ -262,19 +236,15 @@ def pin_to_cores(count: int) -> None:
     Ray counts CPUs but does not assign them. XLA starts a thread for each core that it may use, and the bits of a
     result depend on their number.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if not hasattr(os, "sched_setaffinity") or num_cores() <= count:  # the latter also where it has trained before
         return
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) <= count:  # also where this process has trained before
-        return
-    free: list[int] = []
+    free: set[int] = set()
     for core in cores:
-        if len(free) == count:
-            break
-        lock = filelock.FileLock(Path(tempfile.gettempdir(), f"digits_jax_{os.getuid()}_core{core}.lock"))
-        with contextlib.suppress(filelock.Timeout):
-            lock.acquire(blocking=False)
-            _locks.append(lock)
-            free.append(core)
-    others = [core for core in cores if core not in free]
-    os.sched_setaffinity(0, [*free, *others][:count])
+        if len(free) < count:
+            lock = filelock.FileLock(Path(tempfile.gettempdir(), f"digits_jax_{os.getuid()}_core{core}.lock"))
+            with contextlib.suppress(filelock.Timeout):
+                lock.acquire(blocking=False)
+                _locks.append(lock)
+                free.add(core)
+    os.sched_setaffinity(0, sorted(cores, key=lambda core: core not in free)[:count])
