@@ -52,8 +52,8 @@ def _contents(folder: Path | epath.Path) -> dict[str, bytes]:
     return files
 
 
-@pytest.fixture
-def s3_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")  # s3fs keeps its connections
+def s3_emulator() -> Iterator[None]:
     """Starts moto's server with a bucket."""
     s3fs = pytest.importorskip("s3fs", reason="needs s3fs: ./launch.sh setup s3")
     pytest.importorskip("moto", reason="needs moto: pip install 'moto[server]'")
@@ -65,12 +65,13 @@ def s3_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
             time.sleep(0.1)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "test")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        s3fs.S3FileSystem().mkdir("digits")
-        yield
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                monkeypatch.setenv(name, "test")
+            monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            s3fs.S3FileSystem().mkdir("digits")
+            yield
     finally:
         server.kill()
         server.wait()
@@ -80,6 +81,14 @@ def s3_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("s3_emulator")
 def test_what_is_pushed_to_s3_is_pulled_elsewhere(tmp_path: Path) -> None:
     check_mirror("s3://digits/a", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3_emulator")
+def test_a_run_on_s3_ends_like_one_on_disk(
+    small_config: ConfigDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_run("s3://digits/run", small_config, tmp_path / "run", capsys)
 
 
 def test_what_is_pushed_is_pulled_elsewhere(tmp_path: Path) -> None:
