@@ -46,8 +46,8 @@ def test_probability_box_and_warning_of_a_number() -> None:
     assert (number.text, number.warning) == ("-1?.3", "strange")
 
 
-@pytest.mark.parametrize("text", ["-3.5", "12-7", "0.25", "-40"])
-def test_reads_numbers_in_pictures(text: str) -> None:
+def test_reads_numbers_in_pictures() -> None:
     reader = load_reader(None, checkpoint="best")
-    pictures = [picture_of(text, seed=seed) for seed in (1, 2)]
-    assert [[n.text for n in find_numbers(reader.read(to_pixels(picture)))] for picture in pictures] == [[text]] * 2
+    for text in ("-3.5", "12-7", "0.25", "-40"):
+        for seed in (1, 2):
+            assert [n.text for n in find_numbers(reader.read(to_pixels(picture_of(text, seed=seed))))] == [text]

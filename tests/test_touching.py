@@ -1,5 +1,7 @@
 """Digits that touch, and digits drawn as outlines."""
 
+import functools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,9 +13,11 @@ from digits_jax.studies.drawings import draw
 from digits_jax.studies.scene_pictures import pictures_of
 from digits_jax.studies.scenes import outcome
 
+shipped_reader = functools.cache(functools.partial(load_reader, None, checkpoint="best"))
+
 
 def read(picture: Image.Image) -> Page:
-    return load_reader(None, checkpoint="best").read(to_pixels(picture))
+    return shipped_reader().read(to_pixels(picture))
 
 
 def ink_of(symbols: str) -> np.ndarray:
@@ -58,7 +62,7 @@ def test_touching_digits_are_cut_or_warned_about() -> None:
 
 
 def test_parts_have_boxes_in_the_picture_from_left_to_right() -> None:
-    pages = [(picture, read(picture)) for picture, _ in pictures_of("touching digits", seed=3, count=8)]
+    pages = ((picture, read(picture)) for picture, _ in pictures_of("touching digits", seed=3, count=8))
     picture, digits = next((picture, page.digits) for picture, page in pages if len(page.digits) == 2)
     (left, *_), (middle, top, right, bottom) = (digit.box for digit in digits)
     assert 0 <= left < middle < right <= picture.width
