@@ -21,6 +21,7 @@ from scipy import ndimage
 from digits_jax import cli, data, load_model, storage
 from digits_jax.apps.command_flags import DATA_DIR
 from digits_jax.apps.reader.normalization import normalize
+from digits_jax.apps.reader.segmentation import stroke_width
 from digits_jax.apps.reader.strokes import letter_images
 from digits_jax.apps.reader.touching import NOT_WHOLE, WholeDigits, find_parts
 from digits_jax.runs import shipped
@@ -76,7 +77,7 @@ def _enlarged(image: np.ndarray, height: int, slant: float, random: np.random.Ge
 
 def _contact(before: np.ndarray, shape: np.ndarray, overlap: float) -> int:
     """Returns the column at which a shape overlaps what is before it by a fraction of its stroke's width."""
-    stroke = 4 * ndimage.distance_transform_edt(shape)[shape].mean() - 2
+    stroke = stroke_width(ndimage.distance_transform_edt(shape)[shape])
     both = np.flatnonzero(before.any(axis=1) & shape.any(axis=1))
     rights = [np.flatnonzero(before[row])[-1] - np.flatnonzero(shape[row])[0] for row in both]
     return max(rights, default=before.shape[1] // 2) + 1 - int(overlap * stroke)

@@ -126,7 +126,9 @@ class DigitReader:
             return [shape._replace(warning=warning)]
         left, top = max(shape.box[0] - 1, 0), max(shape.box[1] - 1, 0)  # of the shape's ink
         moved = ((left + box[0], top + box[1], left + box[2], top + box[3]) for _, box in parts)
-        return [Digit(image, box, warning, shape.ink) for (image, _), box in zip(parts, moved, strict=True)]
+        return [
+            shape._replace(image=image, box=box, warning=warning) for (image, _), box in zip(parts, moved, strict=True)
+        ]
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the probabilities `[N, num_classes]` of uint8 images `[N, 28, 28]`, and which are outliers `[N]`."""

@@ -33,9 +33,7 @@ class Part(NamedTuple):
     start: int  # number of the seam on its left; 0 is the shape's left edge
     stop: int
     ink: np.ndarray  # float32 [h, w]
-    mask: (
-        np.ndarray
-    )  # bool [48, w], or less high if the shape is: its pixels in the shape at the size at which it is cut
+    mask: np.ndarray  # bool, the part's own pixels in the shape, which is at most 48 pixels high for this
     box: Box  # in the shape's ink
 
 
@@ -151,7 +149,7 @@ def _seams(mask: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def _without_crumbs(mask: np.ndarray) -> np.ndarray:
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
     areas = np.bincount(labels.ravel())
     areas[0] = 0
-    return (areas >= max(1, _CRUMB * areas.sum()))[labels] if count > 1 else mask
+    return (areas >= max(1, _CRUMB * areas.sum()))[labels]
