@@ -11,6 +11,7 @@ from absl.testing import flagsaver
 from digits_jax.errors import UserError
 from digits_jax.studies import accuracy
 from digits_jax.studies.accuracy import MISLABELED, Point, first_epoch
+from digits_jax.studies.published import training_flops, vgg
 from digits_jax.studies.report.statistics import estimate
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.results import add_results
@@ -43,6 +44,8 @@ def docs(tmp_path: Path) -> Path:
         *(_result("accuracy_earlier", "fast", seed, 0.99, [2]) for seed in range(2)),
         *(_result("accuracy_gpu", "fast", seed, 0.998, [2]) | {"devices": ["A GPU"]} for seed in range(2)),
     ]
+    for run in runs:
+        run["config"] = run["config"] | {"model": {"widths": [[16, 16], [32, 32]], "hidden_width": 128}}
     for sweep in ("reproduction", "accuracy", "accuracy_earlier", "accuracy_gpu"):
         add_results(tmp_path / sweep / "results.jsonl", [run for run in runs if run["sweep"]["name"] == sweep])
     cost = {"seconds_per_image": [0.002, 0.001, 0.003], "flops_per_image": 50_000_000}
@@ -96,7 +99,9 @@ def test_the_page(docs: Path) -> None:
     assert "Timed on 2 cores of A Processor" in page
     assert "17 runs, trained in" in page  # without those of earlier configs
     assert "\n**Everything** helps.\n" in page
-    assert (docs / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
+    assert all((docs / name).read_bytes()[:4] == b"\x89PNG" for name in ("accuracy.png", "accuracy_flops.png"))
+    assert "| `strong` | 100.00% | 99.94% |" in page  # three errors of 5,001 images
+    assert re.search(r"\| \[Deotte 2018\]\(https://\S+\) \| .* \| 99.65% \| 191 \|", page)
     assert _run(docs) == page
     readme = (docs / "README.md").read_text()
     assert "Beyond the post, on 2 cores of A Processor: `fast` reaches 99.15% (" in readme
@@ -113,6 +118,21 @@ def test_the_first_epoch_of_the_mean() -> None:
     final = estimate([epochs[-1] for epochs in accuracies])
     point = Point("", accuracies, epoch_seconds=1.0, epoch_flops=1.0, final=final, over_images=final)
     assert [first_epoch(point, threshold) for threshold in (0.9, 0.99, 0.994, 0.995)] == [1, 2, 3, None]
+
+
+@pytest.mark.parametrize(
+    ("config", "widths", "hidden_width"),
+    [
+        ("bn_dropout", ((32, 32), (64, 64)), 512),
+        ("fast", ((16, 16), (32, 32)), 128),
+        ("strong", ((16, 16), (64, 64)), 256),
+    ],
+)
+def test_the_estimate_of_operations_agrees_with_the_compiler(
+    config: str, widths: tuple[tuple[int, ...], ...], hidden_width: int
+) -> None:
+    counted = json.loads((ROOT / "docs/speed_run.json").read_text())["configs"][config]["flops_per_image"]
+    assert training_flops(vgg(widths, hidden_width), images=1) == pytest.approx(counted, rel=0.01)
 
 
 def test_known_labels() -> None:

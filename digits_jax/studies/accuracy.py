@@ -1,4 +1,4 @@
-"""Plots accuracy against time: `python -m digits_jax.studies.accuracy`
+"""Plots accuracy against time and operations: `python -m digits_jax.studies.accuracy`
 
 Rewrites `docs/accuracy.md` from the results of the sweeps `accuracy`, `accuracy_earlier`, `accuracy_gpu` and
 `reproduction`, the times of `docs/speed_run.json`, the races of `docs/races.jsonl`, and evaluations of ensembles by
@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from digits_jax import cli
 from digits_jax.errors import UserError
 from digits_jax.pages import code, markdown_table
-from digits_jax.runs.curves import scale_accuracies
 from digits_jax.storage import read_text
+from digits_jax.studies.accuracy_plots import Mark, plot_flops, plot_seconds
 from digits_jax.studies.docs import DOCS, README, read_json, replace_sections
+from digits_jax.studies.published import published_table, training_flops, vgg
 from digits_jax.studies.report.statistics import Estimate, estimate, estimate_over_images
 from digits_jax.studies.report.study import describe, read_variants, scale_of, scores_of
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
@@ -26,20 +27,15 @@ from digits_jax.studies.results import Result
 
 THRESHOLDS = (0.99, 0.994)
 STUDIES = ("choose_sprint", "choose_fast", "fast")
-_LOWEST = 0.99  # accuracy in the plot
 
 # Test images with a label that fewer than three of five people agreed with, among those that Northcutt et al. 2021
 # ("Pervasive label errors in test sets", labelerrors.com) showed to people because a model contradicted it.
 MISLABELED = frozenset((947, 1621, 1901, 2130, 2462, 2597, 2654, 3520, 3558, 5937, 6651, 6783, 8527, 9679, 9729))
 
-# Published accuracies, none with a time on a CPU.
-REFERENCES = {
-    "the post, final of 16 epochs, one run": 0.9943,
-    "Deotte 2018: one network, 30 epochs": 0.9964,
-    "An et al. 2020: one network, mean of 30 final epochs (150)": 0.9970,
-}
+# Of the test images, the first were written by students and those from this index on by employees (QMNIST's
+# labels, see `data.qmnist`).
+_FIRST_BY_EMPLOYEES, _TEST_IMAGES = 5_001, 10_000
 _ACCURACY = scale_of("test/accuracy")
-_FRONT, _BEHIND, _REFERENCE = "#0072B2", "#777777", "#D55E00"  # Okabe & Ito 2008, and gray
 
 
 class Point(NamedTuple):
@@ -60,6 +56,10 @@ class Point(NamedTuple):
     @property
     def seconds(self) -> float:
         return self.num_epochs * self.epoch_seconds
+
+    @property
+    def flops(self) -> float:
+        return self.num_epochs * self.epoch_flops
 
 
 class Data(NamedTuple):
@@ -121,6 +121,8 @@ def sections(data: Data) -> dict[str, str]:
         "races": _races_table(data.races),
         **data.answers,
         "ensembles": _ensembles_table(data.ensembles),
+        "groups": _groups_table(data.results),
+        "published": published_table(),
         "misclassified": _misclassified(data),
     }
 
@@ -142,43 +144,15 @@ def readme_section(data: Data) -> str:
     return f"Beyond the post, on {machine}: {'; '.join(parts)}; {', '.join(on_gpu)}."
 
 
-def plot_points(points: Sequence[Point]) -> Figure:
-    """Draws mean final test accuracy, from 99% on, with its interval over seeds and images against seconds."""
-    figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
-    axes = figure.subplots()
-    best = 0.0
-    shown = [point for point in points if point.final.mean >= _LOWEST]
-    for point in sorted(shown, key=lambda point: point.seconds):
-        value = point.over_images
-        on_front = value.mean > best
-        best = max(best, value.mean)
-        color = _FRONT if on_front else _BEHIND
-        axes.errorbar(
-            point.seconds, value.mean, yerr=[[value.mean - value.low], [value.high - value.mean]],
-            fmt="o" if on_front else "s", color=color, capsize=3, markersize=5,
-        )  # fmt: skip
-        # The area above and left of the front is empty.
-        offset, side = ((-6, 6), "right") if on_front else ((7, -7), "left")
-        axes.annotate(
-            point.name, (point.seconds, value.mean), textcoords="offset points", fontsize=9, color=color,
-            va="center", ha=side, xytext=offset,
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.margins(x=0.15)
-    axes.xaxis.set_major_formatter("{x:g}")
-    scale_accuracies(axes, [_LOWEST, *(point.over_images.high for point in shown), *REFERENCES.values()])
-    axes.set_ylim(bottom=_LOWEST)
-    for what, accuracy in REFERENCES.items():
-        axes.axhline(accuracy, color=_REFERENCE, linewidth=0.9, linestyle="--")
-        axes.text(
-            0.01, accuracy, f"{what}: {100 * accuracy:.2f}%", color=_REFERENCE, fontsize=8, va="bottom",
-            transform=axes.get_yaxis_transform(),
-        )  # fmt: skip
-    axes.set_xlabel("seconds of training")
-    axes.set_ylabel("test accuracy of the final epoch, mean over seeds")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+def plots(data: Data) -> dict[str, Figure]:
+    """Draws accuracy against seconds and against operations; returns the plots by file name."""
+    by_flops = [Mark(point.name, point.flops / 1e12, point.over_images) for point in data.points]
+    for name, runs in data.gpu.items():
+        model, images = runs[0]["config"]["model"], runs[0]["config"]["dataset"]["train_examples"]
+        flops = training_flops(vgg(model["widths"], model["hidden_width"]), len(runs[0]["epochs"]) * images)
+        by_flops.append(Mark(name, flops / 1e12, estimate_over_images(scores_of(runs, "test/accuracy"))))
+    by_seconds = [Mark(point.name, point.seconds, point.over_images) for point in data.points]
+    return {"accuracy.png": plot_seconds(by_seconds), "accuracy_flops.png": plot_flops(by_flops)}
 
 
 def _configs_table(points: Sequence[Point]) -> str:
@@ -186,7 +160,7 @@ def _configs_table(points: Sequence[Point]) -> str:
         (
             code(point.name), str(point.final.n), f"{_ACCURACY.text(point.final.mean)}%",
             _ACCURACY.interval(point.final), _ACCURACY.interval(point.over_images), str(point.num_epochs),
-            f"{point.seconds:,.0f}", f"{point.num_epochs * point.epoch_flops / 1e12:.3g}",
+            f"{point.seconds:,.0f}", f"{point.flops / 1e12:.3g}",
         )
         for point in sorted(points, key=lambda point: point.seconds)
     ]  # fmt: skip
@@ -261,6 +235,20 @@ def _ensembles_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown_table(header, rows)
 
 
+def _groups_table(results: Mapping[str, Sequence[Result]]) -> str:
+    """Returns the mean test accuracy of each config on the digits of each group of writers."""
+    rows = []
+    for name, runs in results.items():
+        by_employees = [sum(index >= _FIRST_BY_EMPLOYEES for index in run["test_errors"]) for run in runs]
+        by_students = [len(run["test_errors"]) - errors for run, errors in zip(runs, by_employees, strict=True)]
+        fractions = (
+            statistics.fmean(by_employees) / (_TEST_IMAGES - _FIRST_BY_EMPLOYEES),
+            statistics.fmean(by_students) / _FIRST_BY_EMPLOYEES,
+        )
+        rows.append((code(name), *(f"{100 * (1 - fraction):.2f}%" for fraction in fractions)))
+    return markdown_table(("config", "employees' digits", "students' digits"), rows)
+
+
 def _misclassified(data: Data) -> str:
     """Returns the test images that all runs of the most accurate config misclassify."""
     name = max(data.points, key=lambda point: point.final.mean).name
@@ -278,7 +266,8 @@ def main(argv: list[str]) -> None:
     data = read_data(docs)
     replace_sections(docs / "accuracy.md", sections(data))
     replace_sections(Path(README.value), {"beyond": readme_section(data)})
-    plot_points(data.points).savefig(docs / "accuracy.png")
+    for name, figure in plots(data).items():
+        figure.savefig(docs / name)
     cli.console.print(f"{len(data.points)} configs in {docs / 'accuracy.md'}")
 
 
