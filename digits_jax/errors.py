@@ -18,7 +18,16 @@ class ConfigError(UserError):
 
 
 class DivergedError(UserError):
-    """A run's numbers went wrong: its next steps have no meaning."""
+    """A run's numbers went wrong: its next steps have no meaning.
+
+    Attributes:
+      what: the quantity, the step and the learning rate.
+      seed: that of the run.
+    """
+
+    def __init__(self, message: str, *, what: str = "", seed: int = 0) -> None:
+        super().__init__(message)
+        self.what, self.seed = what, seed
 
 
 class InUseError(UserError):

@@ -70,6 +70,12 @@ def make_result(variant: str, seed: int, accuracy: float, *, sweep: str = "dropo
     }
 
 
+def make_diverged(result: dict[str, Any], how: str) -> dict[str, Any]:
+    """The record of a run that diverged, instead of finishing with this result."""
+    known = ("variant", "sweep", "config_hash", "config", "dataset")
+    return {key: result[key] for key in known} | {"diverged": how, "git_revision": None, "code_hash": "0" * 64}
+
+
 @pytest.fixture
 def results() -> list[dict[str, Any]]:
     return [make_result(v, seed, a) for v, accuracies in ACCURACIES.items() for seed, a in enumerate(accuracies)]
@@ -90,6 +96,16 @@ def table_row(page: str, name: str, section: str, *, row: int = 0) -> list[str]:
     part = page.split(f"\n## {section}", 1)[1].split("\n## ", 1)[0]
     line = re.findall(rf"^\| {re.escape(name)} \|.*$", part, re.MULTILINE)[row]
     return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_page_reports_runs_that_diverged(results: list[dict[str, Any]]) -> None:
+    gone = [make_diverged(results.pop(index), "the loss is nan at step 9") for index in (-1, 5)]  # of "some" and "half"
+    page, _ = report_page.build_page(create_study(results, gone))
+    assert (
+        "\n\n1 of 4 runs of **half** diverged (seed 1: the loss is nan at step 9). 1 of 4 runs of **some** diverged "
+        "(seed 3: the loss is nan at step 9). Means and intervals are of the other runs.\n\n"
+    ) in page
+    assert table_row(page, "half", "Test accuracy of the final epoch")[1] == "3"
 
 
 def difference_row(page: str, name: str) -> list[str]:

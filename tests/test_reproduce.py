@@ -13,8 +13,8 @@ from configs.sweeps import reproduction, reproduction_causes
 from digits_jax.errors import UserError
 from digits_jax.studies.reproduce import __main__ as reproduce
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS, inside, inside_without_each, numbers_of, read_post_log
-from digits_jax.studies.results import add_results
-from tests.test_report import make_result
+from digits_jax.studies.results import add_results, read_file
+from tests.test_report import make_diverged, make_result
 
 ROOT = Path(__file__).parents[1]
 LOG = ROOT / "docs/reproduction/post_log.csv"
@@ -135,6 +135,18 @@ def test_the_page_counts_and_explains(write_docs: Callable[..., Path]) -> None:
     assert section(page, "levels").splitlines()[-1].split("|")[2].strip() == "282 (99%)"
     assert all((docs / f"reproduction/{name}.png").stat().st_size > 10_000 for name in EXPERIMENTS)
     assert run_command(docs) == page
+
+
+def test_runs_that_diverged_are_reported(write_docs: Callable[..., Path]) -> None:
+    docs = write_docs()
+    file = docs / "reproduction/results.jsonl"
+    last = [run for run in read_file(file) if run["variant"] == "vgg, as stated"][-1]
+    add_results(file, [make_diverged(last, "the loss is nan at step 945")])
+    page = run_command(docs)
+    sentence = "1 of 4 runs of **vgg, as stated** diverged (seed 3: the loss is nan at step 945)."
+    assert sentence in section(page, "runs")
+    assert "| `vgg` | a small VGG-like network | 3 |" in section(page, "as stated")
+    assert sentence in section((docs / "README.md").read_text(), "results")
 
 
 def test_a_study_that_is_not_far_enough(write_docs: Callable[..., Path]) -> None:

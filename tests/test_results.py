@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from digits_jax.errors import UserError
-from digits_jax.studies.results import add_results, read_file, read_results
-from tests.test_report import ACCURACIES, make_result
+from digits_jax.studies.results import add_results, read_diverged, read_file, read_results
+from tests.test_report import ACCURACIES, make_diverged, make_result
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +36,23 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path, results: list[dict[s
     file = tmp_path / "dropout" / "results.jsonl"
     add_results(file, results)
     assert {json.dumps(r, sort_keys=True) for r in read_file(file)} == {json.dumps(r, sort_keys=True) for r in results}
+
+
+def test_a_diverged_run_is_kept_until_it_finishes(tmp_path: Path, results: list[dict[str, Any]]) -> None:
+    file = tmp_path / "dropout" / "results.jsonl"
+    finished, diverged = results[:-1], make_diverged(results[-1], "the loss is nan at step 9")
+    add_results(file, [diverged])  # before any run is finished
+    assert read_file(file) == []
+    add_results(file, finished)
+    assert read_diverged([tmp_path]) == [diverged]
+    assert len(read_results([tmp_path])) == len(finished)
+    add_results(file, results[-1:])
+    assert read_diverged([file]) == []
+    assert len(read_results([file])) == len(results)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines, '{"variant":"half","diverged":7}']) + "\n")
+    with pytest.raises(UserError, match=rf"^{file}, line {len(lines) + 1} cannot be read \(.*diverged"):
+        read_results([file])
 
 
 def test_misclassified_images_are_gaps_in_base64(tmp_path: Path, results: list[dict[str, Any]]) -> None:

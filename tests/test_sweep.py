@@ -22,7 +22,9 @@ from digits_jax.evaluate import Scores, evaluate
 from digits_jax.runs.interrupts import Interrupted
 from digits_jax.runs.workdir import Workdir, describe_run
 from digits_jax.storage import read_facts, write_manifest
-from digits_jax.studies.results import add_results, read_results
+from digits_jax.studies.report.page import build_page
+from digits_jax.studies.report.study import read_study
+from digits_jax.studies.results import add_results, read_diverged, read_results
 from digits_jax.studies.sweep import Sweep, load_sweep
 from digits_jax.studies.sweep import __main__ as sweep
 from digits_jax.studies.sweep import tasks as sweep_tasks
@@ -363,14 +365,25 @@ def test_the_readmes_ablation(tmp_path: Path, data_dir: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_fails_alone(write_sweep: Callable[..., str], tmp_path: Path) -> None:
+def test_a_run_that_diverges_is_a_result(write_sweep: Callable[..., str], tmp_path: Path) -> None:
     variants = '"wild": SMALL | {"learning_rates": (1e38,)}, "low": SMALL'
-    process = start(write_sweep(variants=variants, num_seeds="1"), tmp_path)
+    sweep = write_sweep(variants=variants, num_seeds="1", baseline="low")
+    process = start(sweep, tmp_path)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert re.search(r"wild, seed 0 failed: the loss is nan at step 1 \(learning rate 1e\+38\).*apps.replay", err)
+    assert process.returncode == 0, err
+    assert re.search(r"wild, seed 0 diverged: the loss is nan at step 1 \(learning rate 1e\+38\).*apps.replay", err)
     assert "low, seed 0: " in out
     assert len(read_results([tmp_path / "results"])) == 1
+    (diverged,) = read_diverged([tmp_path / "results"])
+    assert (diverged["variant"], diverged["config"]["seed"]) == ("wild", 0)
+    assert diverged["diverged"] == "the loss is nan at step 1 (learning rate 1e+38)"
+    process = start(sweep, tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "2 runs, 1 done, 0 reused from elsewhere, 1 diverged, 0 to train" in out
+    study = read_study(tmp_path / "results")
+    page, _ = build_page(study)
+    assert "\n\n1 of 1 runs of **wild** diverged (seed 0: the loss is nan at step 1 (learning rate 1e+38))." in page
 
 
 class Clock:

@@ -58,10 +58,11 @@ def diagnose(run: Run, progress: Progress) -> DivergedError:
             what = f"{wrong[0]} at step {step} (learning rate {float(experiment.schedule(step)):g})"
             break
     run.write_divergence(start.step, what)
-    if run.dataset.folder is None:  # `replay` cannot load it by its name
-        return DivergedError(what)
-    first = max(start.step, progress.step - 2 * run.config.execution.steps_per_call)
-    return DivergedError(
-        f"{what}; the checkpoint of step {start.step} is kept, and this shows each step: "
-        f"python -m digits_jax.apps.replay {run.path} --steps={first}:{progress.step}"
-    )
+    message = what
+    if run.dataset.folder is not None:  # else `replay` cannot load it by its name
+        first = max(start.step, progress.step - 2 * run.config.execution.steps_per_call)
+        message += (
+            f"; the checkpoint of step {start.step} is kept, and this shows each step: "
+            f"python -m digits_jax.apps.replay {run.path} --steps={first}:{progress.step}"
+        )
+    return DivergedError(message, what=what, seed=run.config.seed)

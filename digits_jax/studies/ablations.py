@@ -11,8 +11,8 @@ from digits_jax.pages import escape
 from digits_jax.storage import replace_text
 from digits_jax.studies.docs import DOCS
 from digits_jax.studies.report.page import build_page, write_page
-from digits_jax.studies.report.study import Study, create_study, training_images
-from digits_jax.studies.results import FILE, read_file
+from digits_jax.studies.report.study import Study, read_study, training_images
+from digits_jax.studies.results import FILE
 
 _INTRODUCTION = """# Ablations
 
@@ -31,7 +31,7 @@ python -m digits_jax.studies.ablations                                          
 
 def read_studies(folder: Path) -> list[Study]:
     """Reads the studies in the subfolders of a folder; raises a UserError if there are none."""
-    studies = [create_study(read_file(file)) for file in sorted(folder.glob(f"*/{FILE}"))]
+    studies = [read_study(file) for file in sorted(folder.glob(f"*/{FILE}"))]
     if not studies:
         raise UserError(f"{folder} has no folders with a {FILE} (train a sweep with --results={folder})")
     return studies

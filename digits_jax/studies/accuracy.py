@@ -21,7 +21,7 @@ from digits_jax.studies.accuracy_plots import Mark, plot_flops, plot_seconds
 from digits_jax.studies.docs import DOCS, README, read_json, replace_sections
 from digits_jax.studies.published import published_table, training_flops, vgg
 from digits_jax.studies.report.statistics import Estimate, estimate, estimate_over_images
-from digits_jax.studies.report.study import describe, read_variants, scale_of, scores_of
+from digits_jax.studies.report.study import describe, describe_diverged, read_study, read_variants, scale_of, scores_of
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.results import Result
 
@@ -71,12 +71,16 @@ class Data(NamedTuple):
     races: list[dict[str, Any]]  # of `races.jsonl`
     ensembles: dict[str, dict[str, Any]]  # of `digits_jax.apps.evaluate`
     answers: dict[str, str]  # of the studies of `fast` and `strong`, by the folder of their report
+    diverged: str  # sentences on the runs that did
 
 
 def read_data(docs: Path) -> Data:
     """Reads the results, times and evaluations; raises a UserError if a variant has not been timed."""
-    stated = read_variants(docs / "reproduction")
-    results = {name: stated[f"{name}, as stated"] for name in EXPERIMENTS} | read_variants(docs / "accuracy")
+    study, beyond = read_study(docs / "reproduction"), read_study(docs / "accuracy")
+    stated = {name: runs for name, runs in study.by_variant().items() if name.endswith(", as stated")}
+    results = {name: stated[f"{name}, as stated"] for name in EXPERIMENTS} | beyond.by_variant()
+    gone = [run for run in (*study.diverged, *beyond.diverged) if run["variant"] in {*stated, *results}]
+    diverged = describe_diverged(gone, [run for runs in results.values() for run in runs])
     speed = read_json(docs / "speed_run.json")
     races = [json.loads(line) for line in read_text(docs / "races.jsonl").splitlines()]
     answers = {}
@@ -87,7 +91,7 @@ def read_data(docs: Path) -> Data:
     ensembles = {file.stem: read_json(file) for file in sorted(docs.glob("accuracy_ensembles/*.json"))}
     earlier, gpu = (read_variants(docs / name) for name in ("accuracy_earlier", "accuracy_gpu"))
     points = _create_points(results, speed["configs"])
-    return Data(results, earlier, gpu, points, speed, races, ensembles, answers)
+    return Data(results, earlier, gpu, points, speed, races, ensembles, answers, diverged)
 
 
 def _create_points(results: Mapping[str, list[Result]], configs: Mapping[str, Any]) -> list[Point]:
@@ -112,7 +116,7 @@ def sections(data: Data) -> dict[str, str]:
     """Returns the generated sections of the page."""
     machine = data.speed["environment"]
     return {
-        "runs": describe([run for runs in data.results.values() for run in runs]),
+        "runs": f"{describe([run for runs in data.results.values() for run in runs])} {data.diverged}",
         "machine": f"Timed on {machine['cores']} cores of {machine['cpu']}, jax {machine['jax']}.",
         "configs": _configs_table(data.points),
         "thresholds": _thresholds_table(data.points),

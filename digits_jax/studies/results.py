@@ -12,6 +12,9 @@ dictionaries too. Three are shorter than in `result.json`:
                   for each misclassified image, the number of correctly classified ones since the last, as unsigned
                   base64 VLQ: digits of 5 bits, the lowest first, with 32 added to all but the last (the encoding of
                   source maps, without its sign bit)
+
+A run that diverged has a line as well, with its config, data and code, and how it diverged: statistics over the other
+seeds would not tell that it is missing.
 """
 
 import json
@@ -40,23 +43,17 @@ _RESULT: Schema = {
     "code_hash": optional(SHA256),
     "final": {"epoch": integer(1)}, "best": {"epoch": integer(1)}, "epochs": list_of(OBJECT, shortest=1),
 }  # fmt: skip
+_DIVERGED: Schema = {
+    "variant": TEXT, "diverged": TEXT,
+    **{key: _RESULT[key] for key in ("config_hash", "config", "dataset", "git_revision", "code_hash")},
+}  # fmt: skip
 _METRIC = number(-1e100, 1e100)
 _METRICS = {"accuracy": number(0, 1), "seconds": number(0, 1e9)}  # by the end of their name
 _VLQ = re.compile("([g-z0-9+/]{0,6}[A-Za-f])*")
-_ENCODED: Schema = {
-    "columns": list_of(TEXT), "rows": list_of(list_of(optional(_METRIC))),
-}  # fmt: skip
+_ENCODED: Schema = {"columns": list_of(TEXT), "rows": list_of(list_of(optional(_METRIC)))}
 _ERRORS = Bounds(lambda x: isinstance(x, str) and _VLQ.fullmatch(x) is not None, "unsigned base64 VLQ")
-_OWN = (
-    "variant",
-    "config_hash",
-    "state_sha256",
-    "final",
-    "best",
-    "validation_errors",
-    "test_errors",
-    "rows",
-)  # never in the first line
+# Never in the first line.
+_OWN = ("variant", "config_hash", "state_sha256", "final", "best", "validation_errors", "test_errors", "rows")
 _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # base64's, RFC 4648
 
 
@@ -66,13 +63,22 @@ def read_results(paths: Iterable[str | Path]) -> list[Result]:
     Raises a UserError if a path does not exist or has no results; and as `read_result` and `read_file`.
     """
     results: list[Result] = []
+    for file in _files(paths):
+        results += read_file(file) if file.suffix == ".jsonl" else [read_result(file)]
+    return _each_once(results)
+
+
+def read_diverged(paths: Iterable[str | Path]) -> list[Result]:
+    """Reads which runs diverged from the same files: `config`, `dataset`, `variant`, `sweep`, and how, `diverged`."""
+    return [run for file in _files(paths) if file.suffix == ".jsonl" for run in _read(file) if "diverged" in run]
+
+
+def _files(paths: Iterable[str | Path]) -> Iterator[Path]:
     for path in map(Path, paths):
         files = sorted([*path.glob(f"**/{FILE}"), *path.glob("**/result.json")]) if path.is_dir() else [path]
         if not files:
             raise UserError(f"{path} holds no results: expected the {FILE} of a sweep, or runs with a result.json")
-        for file in files:
-            results += read_file(file) if file.suffix == ".jsonl" else [read_result(file)]
-    return _each_once(results)
+        yield from files
 
 
 def read_result(file: Path) -> Result:
@@ -87,10 +93,15 @@ def read_result(file: Path) -> Result:
 
 
 def read_file(file: Path) -> list[Result]:
-    """Reads a `results.jsonl`. A truncated last line is reported and ignored, so that its run counts as unfinished.
+    """Reads the finished runs of a `results.jsonl`.
 
-    Raises a UserError if it cannot be read, a line is corrupted, or a variant has two configs.
+    A truncated last line is reported and ignored, so that its run counts as unfinished. Raises a UserError if the file
+    cannot be read, a line is corrupted, or a variant has two configs.
     """
+    return [run for run in _read(file) if "diverged" not in run]
+
+
+def _read(file: Path) -> list[Result]:
     results, where = [], str(file)
     try:
         first, *lines = read_text(file).splitlines(keepends=True) or [""]
@@ -100,7 +111,7 @@ def read_file(file: Path) -> list[Result]:
         for index, line in enumerate(lines, 2):
             where = f"{file}, line {index}"
             if line.endswith("\n"):
-                results.append(_checked(_decode(head, parse_json(line, {"variant": TEXT}, where))))
+                results.append(_decode(head, parse_json(line, {"variant": TEXT}, where)))
             else:
                 cli.warn(f"{where} is truncated: its run is ignored")
     except (OSError, ValueError) as error:
@@ -109,7 +120,7 @@ def read_file(file: Path) -> list[Result]:
 
 
 def add_results(file: Path, results: list[Result]) -> None:
-    """Adds results of a sweep to its `results.jsonl`, in place of those that it has of the same runs.
+    """Adds results of a sweep, also of diverged runs, to its `results.jsonl`, in place of those of the same runs.
 
     The file is replaced atomically and under a lock, so that several processes can add to it. Its `sweep` becomes that
     of the new results; runs of variants that this no longer has are kept. Runs are sorted by variant and seed: the
@@ -119,7 +130,7 @@ def add_results(file: Path, results: list[Result]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(file.with_suffix(".lock")):
-            before = read_file(file) if file.exists() else []
+            before = _read(file) if file.exists() else []
             if not results:
                 return
             kept = [old for old in before if all(old["config"] != new["config"] for new in results)]
@@ -213,12 +224,14 @@ def _same_config(a: dict[str, Any], b: dict[str, Any]) -> bool:
 def _to_text(results: list[Result]) -> str:
     sweep = results[-1]["sweep"]
     order = list(dict.fromkeys([*sweep["variants"], *(result["variant"] for result in results)]))
-    runs = [_encode(r) for r in sorted(results, key=lambda r: (order.index(r["variant"]), r["config"]["seed"]))]
+    results = sorted(results, key=lambda r: (order.index(r["variant"]), r["config"]["seed"]))
+    runs = [_encode(result) for result in results if "diverged" not in result]
+    diverged = [{key: result[key] for key in _DIVERGED} for result in results if "diverged" in result]
     shared = _common(runs)
     runs = [_minus(run, shared) for run in runs]
     of_variant = {name: _common([run for run in runs if run["variant"] == name]) for name in order}
     head = {"sweep": sweep, "runs": shared, "variants": of_variant}
-    lines = [head, *(_minus(run, of_variant[run["variant"]]) for run in runs)]
+    lines = [head, *(_minus(run, of_variant[run["variant"]]) for run in runs), *diverged]
     return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
 
 
@@ -237,6 +250,10 @@ def _encode(result: Result) -> dict[str, Any]:
 
 
 def _decode(head: dict[str, Any], line: dict[str, Any]) -> Result:
+    """Returns the run of a line; raises a ValueError that names a field which is missing or out of bounds."""
+    if "diverged" in line:
+        check_fields(line, _DIVERGED)
+        return {**line, "sweep": head["sweep"]}
     check_fields(head["variants"], {line["variant"]: OBJECT}, "variants.")
     run = _merge(_merge(head["runs"], head["variants"][line["variant"]]), line)
     check_fields(run, {**_ENCODED, "final": _RESULT["final"], "best": _RESULT["best"]})
@@ -248,7 +265,7 @@ def _decode(head: dict[str, Any], line: dict[str, Any]) -> Result:
     for key in (f"{split}_errors" for split in SPLITS if f"{split}_errors" in run):
         check_fields(run, {key: _ERRORS})
         run[key] = list(_from_vlq(run[key]))
-    return {**run, "epochs": epochs, "sweep": head["sweep"]}
+    return _checked({**run, "epochs": epochs, "sweep": head["sweep"]})
 
 
 def _common(runs: list[dict[str, Any]], own: Iterable[str] = _OWN) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from absl import flags
 from digits_jax import cli, data
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.studies.report.page import build_page, gallery, write_page
-from digits_jax.studies.report.study import Study, create_study
-from digits_jax.studies.results import read_results
+from digits_jax.studies.report.study import Study, read_study
 
 PAGE = cli.DEFINE_path("page", None, "folder to publish; default: runs/reports/<sweep>, with pictures of digits")
 METRICS = flags.DEFINE_list("metrics", [], "what to compare, of the final epoch; default: all accuracies")
@@ -23,7 +22,7 @@ def main(argv: list[str]) -> None:
     if len(argv) < 2:
         example = "python -m digits_jax.studies.report runs/sweeps/hidden_dropout"
         raise ConfigError(f"no results given; for example: {example}")
-    study = create_study(read_results(argv[1:]))
+    study = read_study(*argv[1:])
     folder = Path(PAGE.value or Path("runs/reports", study.sweep.name))
     markdown, plots = build_page(study, metrics=METRICS.value, accuracy=ACCURACY.value)
     write_page(folder, markdown, plots, appendix="" if PAGE.value else _pictures(study))

@@ -22,7 +22,15 @@ from digits_jax.studies.report.statistics import (
     estimate,
     estimate_over_images,
 )
-from digits_jax.studies.report.study import Scale, Study, processor, scale_of, training_images, training_time
+from digits_jax.studies.report.study import (
+    Scale,
+    Study,
+    describe_diverged,
+    processor,
+    scale_of,
+    training_images,
+    training_time,
+)
 from digits_jax.studies.results import Result
 
 _ACCURACIES = ("test/accuracy", "test_augmented/accuracy", "validation/accuracy")
@@ -64,6 +72,7 @@ def build_page(study: Study, *, metrics: Sequence[str] = (), accuracy: float | N
     sections = [
         f"# {escape(title)}{mark}",
         *answers,
+        describe_diverged(study.diverged, study.results),
         escape(notes),
         _summary(study),
         *compared,

@@ -1,5 +1,6 @@
 """A sweep with its results, by variant and seed, and the units in which metrics are printed."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from digits_jax.cli import duration, warn
 from digits_jax.errors import UserError
 from digits_jax.pages import escape
 from digits_jax.studies.report.statistics import Estimate, Scores
-from digits_jax.studies.results import Result, read_results, scored
+from digits_jax.studies.results import Result, read_diverged, read_results, scored
 from digits_jax.studies.sweep import Sweep
 
 LOG_ODDS_BELOW = 0.95
@@ -33,6 +34,7 @@ class Study(NamedTuple):
     sweep: Sweep
     baseline: Variant
     others: list[Variant]
+    diverged: list[Result]  # of `read_diverged`, by variant and seed
 
     @property
     def variants(self) -> list[Variant]:
@@ -41,6 +43,9 @@ class Study(NamedTuple):
     @property
     def results(self) -> list[Result]:
         return [result for variant in self.variants for result in variant.results]
+
+    def by_variant(self) -> dict[str, list[Result]]:
+        return {variant.name: variant.results for variant in self.variants}
 
     @property
     def split(self) -> str:
@@ -94,8 +99,10 @@ def scores_of(results: Sequence[Result], metric: str, *, images_known: bool = Tr
     return Scores(values, wrong)
 
 
-def create_study(results: Sequence[Result]) -> Study:
-    """Sorts the results of one sweep by variant and seed; raises a UserError if they lack the baseline's.
+def create_study(results: Sequence[Result], diverged: Sequence[Result] = ()) -> Study:
+    """Sorts the results of one sweep, and its diverged runs, by variant and seed.
+
+    Raises a UserError if it lacks results of the baseline.
 
     The sweep is that of the first result; results that it does not ask for, since it was edited, are left out.
     """
@@ -105,12 +112,13 @@ def create_study(results: Sequence[Result]) -> Study:
         raise UserError(f"the results are of {found}: expected those of one sweep, such as runs/sweeps/hidden_dropout")
     sweep = Sweep(**results[0]["sweep"])
     variants = {name: Variant(name, []) for name in sweep.variants}
-    left_out = []
-    for result in sorted(results, key=lambda result: result["config"]["seed"]):
+    left_out: list[str] = []
+    gone: list[Result] = []
+    for result in sorted([*results, *diverged], key=lambda result: result["config"]["seed"]):
         name, seed = result["variant"], result["config"]["seed"]
         same = name in variants and result["sweep"]["variants"].get(name) == sweep.variants[name]
         if same and seed in sweep.seeds(name):
-            variants[name].results.append(result)
+            (gone if "diverged" in result else variants[name].results).append(result)
         else:
             left_out.append(f"{name!r} with seed {seed}")
     if left_out:
@@ -118,12 +126,30 @@ def create_study(results: Sequence[Result]) -> Study:
     baseline, *others = (variants.pop(sweep.baseline), *variants.values())
     if not baseline.results:
         raise UserError(f"no run of the baseline {sweep.baseline!r} is finished: there is nothing to compare with")
-    return Study(sweep, baseline, [variant for variant in others if variant.results])
+    gone.sort(key=lambda run: [*sweep.variants].index(run["variant"]))
+    return Study(sweep, baseline, [variant for variant in others if variant.results], gone)
+
+
+def read_study(*paths: str | Path) -> Study:
+    """Reads the study of a sweep from files, or folders with them; raises as `read_results` and `create_study`."""
+    return create_study(read_results(paths), read_diverged(paths))
 
 
 def read_variants(folder: Path) -> dict[str, list[Result]]:
     """Reads the results of a sweep by variant, each sorted by seed."""
-    return {variant.name: variant.results for variant in create_study(read_results([folder])).variants}
+    return read_study(folder).by_variant()
+
+
+def describe_diverged(diverged: Sequence[Result], finished: Sequence[Result]) -> str:
+    """Returns sentences on the runs that diverged, and how; empty if none did."""
+    how: dict[str, list[str]] = {}
+    for run in diverged:
+        how.setdefault(run["variant"], []).append(f"seed {run['config']['seed']}: {escape(run['diverged'])}")
+    runs = Counter(run["variant"] for run in (*diverged, *finished))
+    sentences = [
+        f"{len(h)} of {runs[name]} runs of **{escape(name)}** diverged ({'; '.join(h)})." for name, h in how.items()
+    ]
+    return " ".join([*sentences, "Means and intervals are of the other runs."] if sentences else [])
 
 
 def processor(result: Result) -> str:

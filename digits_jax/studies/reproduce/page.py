@@ -11,7 +11,7 @@ from digits_jax.errors import UserError
 from digits_jax.pages import markdown_table
 from digits_jax.studies.report.plots import format_curves
 from digits_jax.studies.report.statistics import Scores, compare, estimate, estimate_over_images
-from digits_jax.studies.report.study import describe, read_variants, scale_of, scores_of
+from digits_jax.studies.report.study import describe, describe_diverged, read_study, read_variants, scale_of, scores_of
 from digits_jax.studies.reproduce import post_log
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS, METRICS, VALIDATION, inside, numbers_of
 from digits_jax.studies.results import Result
@@ -35,6 +35,7 @@ class Data(NamedTuple):
     reasons: dict[tuple[str, str, str], str]  # why one lies outside, by experiment, epoch and metric
     results: dict[str, list[Result]]  # by variant, such as "vgg, as logged"
     causes: dict[str, list[Result]]
+    diverged: list[Result]
 
     def runs(self, name: str, protocol: str, validation: Sequence[str] = VALIDATION) -> np.ndarray:
         """Returns the numbers of the runs of an experiment, `[runs, epochs, 4]`; empty if there are none."""
@@ -58,19 +59,21 @@ def read_data(docs: Path) -> Data:
     Raises a UserError if a file cannot be read, or a variant has fewer than two runs.
     """
     folder = docs / "reproduction"
-    results, causes = (read_variants(docs / name) for name in ("reproduction", "reproduction_causes"))
+    study, causes = read_study(folder), read_variants(docs / "reproduction_causes")
+    results = study.by_variant()
     for variant in (f"{name}, {protocol}" for name in EXPERIMENTS for protocol in PROTOCOLS[:2]):
         if len(results.get(variant, [])) < 2:
             raise UserError(f"{folder} has fewer than 2 runs of {variant!r}: run the sweep's others first")
     outliers = post_log.read_table(folder / "outliers.csv", ("experiment", "epoch", "metric", "why"))
     reasons = {(name, epoch, metric): why for name, epoch, metric, why in outliers}
-    return Data(post_log.read_post_log(folder / "post_log.csv"), reasons, results, causes)
+    return Data(post_log.read_post_log(folder / "post_log.csv"), reasons, results, causes, study.diverged)
 
 
 def sections(data: Data) -> dict[str, str]:
     """Returns the generated sections of the page."""
+    results = [result for runs in data.results.values() for result in runs]
     return {
-        "runs": describe([result for runs in data.results.values() for result in runs]),
+        "runs": f"{describe(results)} {describe_diverged(data.diverged, results)}",
         "score": _score_table(data),
         "levels": _levels_table(data),
         "outliers": _outliers_table(data),
@@ -89,8 +92,10 @@ def readme_section(data: Data) -> str:
     stated, logged = (
         np.concatenate([data.hits(name, protocol) for name in EXPERIMENTS]) for protocol in ("as stated", "as logged")
     )
+    shown = [run for name in EXPERIMENTS for run in data.results[f"{name}, as stated"]]
+    diverged = [run for run in data.diverged if run["variant"].endswith(", as stated")]
     return (
-        f"{headline_table(data, 'as stated', selection=False)}\n"
+        f"{headline_table(data, 'as stated', selection=False)}\n{describe_diverged(diverged, shown)}\n\n"
         f"These runs train as the post's text says; {stated.sum()} of its {stated.size} printed numbers fall inside "
         f"their 99% prediction intervals. The post's code did something else, and so does `:as_logged`: {logged.sum()} "
         "numbers fall inside the intervals of those runs."

@@ -54,7 +54,8 @@ def progress_table(sweep: Sweep, tasks: "list[Task]") -> Table:
     for name in sweep.variants:
         mine = [task for task in tasks if task.run.variant == name]
         finished = [task.accuracy for task in mine if task.accuracy is not None]
-        running = [f"seed {task.run.seed}, {task.status}" for task in mine if task.status.startswith("epoch")]
+        shown = ("epoch", "diverged")
+        running = [f"seed {task.run.seed}, {task.status}" for task in mine if task.status.startswith(shown)]
         spread = f" +- {100 * statistics.stdev(finished):.2f}" if len(finished) > 1 else ""
         accuracy = f"{100 * statistics.mean(finished):.2f}{spread} %" if finished else ""
         label = f"{name} (baseline)" if name == sweep.baseline else name
@@ -93,6 +94,8 @@ def train(sweep: Sweep, tasks: "list[Task]", executor: "Executor", *, deadline: 
             estimate(tasks, at_once=executor.at_once)
     text = f"{sweep.name}: {len(tasks)} runs, {states['done']} done, {states['reused']} reused from elsewhere"
     seconds = sum(task.estimate for task in tasks)
+    if diverged := sum(task.status.startswith("diverged") for task in tasks):
+        text += f", {diverged} diverged"
     text += f", {states['waiting']} to train" + (f" in about {cli.duration(seconds)}" if executor.at_once else "")
     terminal.print(text + (f", {executor.at_once} at a time" if executor.at_once > 1 else ""))
     if PLAN_ONLY.value:
@@ -115,10 +118,10 @@ def train(sweep: Sweep, tasks: "list[Task]", executor: "Executor", *, deadline: 
         terminal.print(f"stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; {resume}")
     else:
         terminal.print(f"results in {tasks[0].results_file if tasks else RESULTS.value}")
-    failed = [task for task in tasks if task.status.startswith("failed")]
-    for task in failed:
-        print(f"{task.run.variant}, seed {task.run.seed} {task.status}", file=sys.stderr)
-    return int(bool(failed))
+    for task in tasks:
+        if task.ended:
+            print(f"{task.run.variant}, seed {task.run.seed} {task.status}", file=sys.stderr)
+    return int(any(task.status.startswith("failed") for task in tasks))  # a divergence is a result
 
 
 if __name__ == "__main__":

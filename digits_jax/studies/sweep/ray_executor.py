@@ -31,7 +31,17 @@ from digits_jax.storage import is_bucket, num_cores
 from digits_jax.studies.results import Result
 from digits_jax.studies.sweep.definition import Sweep
 from digits_jax.studies.sweep.plan import PlannedRun
-from digits_jax.studies.sweep.tasks import Executor, Report, Task, fail, finish, groups, set_status, train_group
+from digits_jax.studies.sweep.tasks import (
+    Executor,
+    Report,
+    Task,
+    diverge,
+    fail,
+    finish,
+    groups,
+    set_status,
+    train_group,
+)
 
 _RETRIES = 10  # finite: a run may crash its process each time
 _IN_USE = 180  # seconds for which a lost node may still hold a folder: NFS keeps locks for 90, Ray ends it after 60
@@ -188,7 +198,7 @@ def _settle(sweep: Sweep, group: list[Task], result: Any) -> list[Task]:
         return group
     print(outcome.stderr, end="", file=sys.stderr)
     if isinstance(outcome.error, DivergedError):
-        fail(group, outcome.error)
+        diverge(sweep, group, outcome.error)
     elif outcome.error:
         raise outcome.error
     elif outcome.results is None:

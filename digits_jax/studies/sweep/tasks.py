@@ -26,9 +26,9 @@ from digits_jax.runs.code import Code, code_hash, describe_changes, describe_cod
 from digits_jax.runs.identity import config_hash, from_recorded
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.result import read_result as check_result
-from digits_jax.runs.workdir import Workdir, differences_to_run, find_workdir
+from digits_jax.runs.workdir import Workdir, describe_run, differences_to_run, find_workdir
 from digits_jax.storage import PathLike, is_bucket, open_path
-from digits_jax.studies.results import FILE, Result, add_results, read_file, read_result
+from digits_jax.studies.results import FILE, Result, add_results, read_diverged, read_file, read_result
 from digits_jax.studies.sweep.definition import Sweep
 from digits_jax.studies.sweep.plan import PlannedRun, plan
 from digits_jax.train_step import create_keys
@@ -47,11 +47,17 @@ class Task:
     results_file: Path  # of the sweep
     folder: str  # of its workdir, which is <folder>/<hash>; may be on a bucket
     code: str = "check"  # what to do about other code, as for `train_loop.train_seeds`
-    status: str = "waiting"  # then "epoch 2/3", and "done" or "failed: REASON"; "reused" if it was trained elsewhere
+    # Then "epoch 2/3", and "done", "diverged: HOW" or "failed: REASON"; "reused" if it was trained elsewhere.
+    status: str = "waiting"
     accuracy: float | None = None  # of the final epoch, once it is finished
     estimate: float = 0.0  # seconds
     started: float | None = None  # as of `time.monotonic()`, if it was trained from its start
     seconds: float | None = None  # that it took, its share of a group's
+
+    @property
+    def ended(self) -> bool:
+        """True if it has stopped without a result."""
+        return self.status.startswith(("diverged", "failed"))
 
 
 def create_tasks(
@@ -67,12 +73,13 @@ def create_tasks(
 
     A run is found by its config and data in the results of this and other sweeps, then by its workdir. The hash that
     was recorded does not count: an earlier version may have computed it in another way. A bucket with workdirs is not
-    searched; a run that is finished there is found when it is its turn to be trained. Raises a UserError if the sweep's
+    searched; a run that is finished there is found when it is its turn to be trained. A run that diverged with today's
+    code is not trained again. Raises a UserError if the sweep's
     results cannot be written, or have the variant of a run with another config, but for the seed, or other data; or if
     other code trained what is found, unless `code` says what to do about it.
     """
     file = results / sweep.name / FILE
-    own = read_file(file) if file.exists() else []
+    own, diverged = (read_file(file), _by_config(read_diverged([file]))) if file.exists() else ([], {})
     others = [result for other in results.glob(f"*/{FILE}") if other != file for result in read_file(other)]
     done, elsewhere = _by_config(own), _by_config(others)
     recorded = {result["variant"]: result for result in own}
@@ -91,7 +98,10 @@ def create_tasks(
         found = [result for result in (done.get(key), elsewhere.get(key), *_in_workdirs(run, dataset, runs)) if result]
         ranks = {code_hash(today): 0, None: 1}  # of today's code, of code that was not recorded, of other code
         result = min(found, key=lambda result: ranks.get(result.get("code_hash"), 2), default=None)
-        if result is None or ranks.get(result.get("code_hash"), 2) > {"fresh": 0, "check": 1, "accept": 2}[code]:
+        gone = diverged.get(key)
+        if not result and gone and code != "fresh" and (code == "accept" or gone["code_hash"] == code_hash(today)):
+            task.status = f"diverged: {gone['diverged']}"
+        elif result is None or ranks.get(result.get("code_hash"), 2) > {"fresh": 0, "check": 1, "accept": 2}[code]:
             if result and code == "check":
                 raise UserError(
                     f"the result of variant {run.variant!r} with seed {run.seed} is of other code "
@@ -181,7 +191,7 @@ def refine(tasks: list[Task], *, at_once: int = 1) -> None:
         if task.seconds is not None:
             took.setdefault(task.run.variant, []).append(task.seconds)
     for task in tasks:
-        if task.run.variant in took and not task.status.startswith("failed"):
+        if task.run.variant in took and not task.ended:
             task.estimate = statistics.mean(took[task.run.variant]) / at_once
 
 
@@ -250,8 +260,19 @@ def finish(sweep: Sweep, group: list[Task], results: list[Result]) -> None:
         task.seconds = None if task.started is None else (time.monotonic() - task.started) / len(group)
 
 
+def diverge(sweep: Sweep, group: list[Task], error: DivergedError) -> None:
+    """Records which run of a group diverged. The others stopped with it and resume when the sweep is run again."""
+    fail(group, f"stopped with seed {error.seed}, which diverged; run the sweep again to resume")
+    for task in group:
+        if task.run.seed == error.seed:
+            task.status = f"diverged: {error}"
+            run = describe_run(task.run.config, task.dataset)
+            record = {"diverged": error.what, "variant": task.run.variant, "sweep": sweep._asdict(), **run}
+            add_results(task.results_file, [record])
+
+
 def fail(group: list[Task], reason: object) -> None:
-    """Records why a group has no results: a variant may well diverge."""
+    """Records why a group has no results."""
     set_status(group, f"failed: {reason}")
     for task in group:
         task.estimate = 0.0
@@ -281,7 +302,7 @@ def run_tasks(sweep: Sweep, tasks: list[Task], deadline: float = math.inf) -> It
                 options = {"stop": stop, "code": group[0].code}
                 results = train_group([t.run for t in group], group[0].folder, group[0].dataset, report, **options)
             except DivergedError as error:
-                fail(group, error)
+                diverge(sweep, group, error)
             else:
                 finish(sweep, group, results)
             yield from group
