@@ -11,7 +11,7 @@ from absl.testing import flagsaver
 from digits_jax.errors import UserError
 from digits_jax.studies import accuracy
 from digits_jax.studies.accuracy import MISLABELED, Point, first_epoch
-from digits_jax.studies.published import training_flops, vgg
+from digits_jax.studies.costs import num_parameters, training_flops, vgg
 from digits_jax.studies.report.statistics import estimate
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.results import add_results
@@ -45,7 +45,9 @@ def docs(tmp_path: Path) -> Path:
         *(_result("accuracy_gpu", "fast", seed, 0.998, [2]) | {"devices": ["A GPU"]} for seed in range(2)),
     ]
     for run in runs:
-        run["config"] = run["config"] | {"model": {"widths": [[16, 16], [32, 32]], "hidden_width": 128}}
+        run["config"] = run["config"] | {
+            "model": {"name": "vgg", "batch_norm": "none", "widths": [[32, 32], [64, 64]], "hidden_width": 512}
+        }
     for sweep in ("reproduction", "accuracy", "accuracy_earlier", "accuracy_gpu"):
         add_results(tmp_path / sweep / "results.jsonl", [run for run in runs if run["sweep"]["name"] == sweep])
     cost = {"seconds_per_image": [0.002, 0.001, 0.003], "flops_per_image": 50_000_000}
@@ -83,7 +85,7 @@ def test_the_page(docs: Path) -> None:
     page = _run(docs)
     # 12,000 images an epoch, 2 ms each, two epochs; 50 MFLOP each.
     assert re.search(
-        r"\| `fast` \| 3 \| 99.15% \| 98.90 to 99.40 \| \d\d\.\d\d to \d\d\.\d\d \| 2 \| 48 \| 1.2 \|", page
+        r"\| `fast` \| 594,922 \| 3 \| 99.15% \| 98.90 to 99.40 \| \d\d\.\d\d to \d\d\.\d\d \| 2 \| 48 \| 1.2 \|", page
     )
     assert "| fast | 2 | 99.00% | 99.00 to 99.00 | " in page
     assert "| `fast` | 48 (2 epochs) |  |" in page
@@ -116,7 +118,7 @@ def test_the_page(docs: Path) -> None:
 def test_the_first_epoch_of_the_mean() -> None:
     accuracies = [[0.98, 0.991, 0.993], [0.97, 0.989, 0.995]]
     final = estimate([epochs[-1] for epochs in accuracies])
-    point = Point("", accuracies, epoch_seconds=1.0, epoch_flops=1.0, final=final, over_images=final)
+    point = Point("", accuracies, epoch_seconds=1.0, epoch_flops=1.0, num_parameters=1, final=final, over_images=final)
     assert [first_epoch(point, threshold) for threshold in (0.9, 0.99, 0.994, 0.995)] == [1, 2, 3, None]
 
 
@@ -133,6 +135,12 @@ def test_the_estimate_of_operations_agrees_with_the_compiler(
 ) -> None:
     counted = json.loads((ROOT / "docs/speed_run.json").read_text())["configs"][config]["flops_per_image"]
     assert training_flops(vgg(widths, hidden_width), images=1) == pytest.approx(counted, rel=0.01)
+
+
+def test_parameters_are_counted() -> None:
+    network = [*vgg(((32, 32), (64, 64)), 512)]  # tests/test_models.py has the same of Flax's modules
+    assert num_parameters(network, batch_norm=False) == 594_922
+    assert num_parameters(network, batch_norm=True) == 594_922 + 2 * (32 + 32 + 64 + 64 + 512)
 
 
 def test_known_labels() -> None:

@@ -18,8 +18,9 @@ from digits_jax.errors import UserError
 from digits_jax.pages import code, markdown_table
 from digits_jax.storage import read_text
 from digits_jax.studies.accuracy_plots import Mark, plot_flops, plot_seconds
+from digits_jax.studies.costs import layers_of, num_parameters, training_flops
 from digits_jax.studies.docs import DOCS, README, read_json, replace_sections
-from digits_jax.studies.published import published_table, training_flops, vgg
+from digits_jax.studies.published import published_table
 from digits_jax.studies.report.statistics import Estimate, estimate, estimate_over_images
 from digits_jax.studies.report.study import describe, describe_diverged, read_study, read_variants, scale_of, scores_of
 from digits_jax.studies.reproduce.post_log import EXPERIMENTS
@@ -45,6 +46,7 @@ class Point(NamedTuple):
     accuracies: list[list[float]]  # on the test set, by run and epoch
     epoch_seconds: float  # of training, the median of the measurements
     epoch_flops: float
+    num_parameters: int
 
     final: Estimate  # the test accuracy of the final epoch, over seeds
     over_images: Estimate  # the same, over seeds and images
@@ -104,11 +106,12 @@ def _create_points(results: Mapping[str, list[Result]], configs: Mapping[str, An
             command = "python -m digits_jax.studies.benchmark.speed_run"
             raise UserError(f"speed_run.json has not timed {name!r}: run {command} again")
         accuracies = [[row["test/accuracy"] for row in run["epochs"]] for run in runs]
-        images, cost = runs[0]["config"]["dataset"]["train_examples"], configs[name]
+        images, cost, model = runs[0]["config"]["dataset"]["train_examples"], configs[name], runs[0]["config"]["model"]
+        size = num_parameters(layers_of(model), batch_norm=model.get("batch_norm") not in (None, "none"))
         seconds = images * statistics.median(cost["seconds_per_image"])
         scores = scores_of(runs, "test/accuracy")
         final, over_images = estimate(list(scores.values.values())), estimate_over_images(scores)
-        points.append(Point(name, accuracies, seconds, images * cost["flops_per_image"], final, over_images))
+        points.append(Point(name, accuracies, seconds, images * cost["flops_per_image"], size, final, over_images))
     return points
 
 
@@ -153,7 +156,7 @@ def plots(data: Data) -> dict[str, Figure]:
     by_flops = [Mark(point.name, point.flops / 1e12, point.over_images) for point in data.points]
     for name, runs in data.gpu.items():
         model, images = runs[0]["config"]["model"], runs[0]["config"]["dataset"]["train_examples"]
-        flops = training_flops(vgg(model["widths"], model["hidden_width"]), len(runs[0]["epochs"]) * images)
+        flops = training_flops(layers_of(model), len(runs[0]["epochs"]) * images)
         by_flops.append(Mark(name, flops / 1e12, estimate_over_images(scores_of(runs, "test/accuracy"))))
     by_seconds = [Mark(point.name, point.seconds, point.over_images) for point in data.points]
     return {"accuracy.png": plot_seconds(by_seconds), "accuracy_flops.png": plot_flops(by_flops)}
@@ -162,14 +165,14 @@ def plots(data: Data) -> dict[str, Figure]:
 def _configs_table(points: Sequence[Point]) -> str:
     rows = [
         (
-            code(point.name), str(point.final.n), f"{_ACCURACY.text(point.final.mean)}%",
+            code(point.name), f"{point.num_parameters:,}", str(point.final.n), f"{_ACCURACY.text(point.final.mean)}%",
             _ACCURACY.interval(point.final), _ACCURACY.interval(point.over_images), str(point.num_epochs),
             f"{point.seconds:,.0f}", f"{point.flops / 1e12:.3g}",
         )
         for point in sorted(points, key=lambda point: point.seconds)
     ]  # fmt: skip
     header = (
-        "config", "seeds", "final test accuracy", "95% CI over seeds", "over seeds and images", "epochs",
+        "config", "parameters", "seeds", "final test accuracy", "95% CI over seeds", "over seeds and images", "epochs",
         "seconds of training", "TFLOP",
     )  # fmt: skip
     return markdown_table(header, rows)

@@ -1,12 +1,9 @@
 """Published accuracies of single networks on MNIST, with their protocols and the operations of their training."""
 
-from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from digits_jax.pages import markdown_table
-
-# Side of the output, side of the kernel, channels of the input and of the output; a dense layer has sides of 1.
-Layer = tuple[int, int, int, int]
+from digits_jax.studies.costs import Layer, training_flops, unpadded, vgg
 
 
 class Published(NamedTuple):
@@ -19,33 +16,6 @@ class Published(NamedTuple):
     protocol: str
     flops: float | None  # of one network's training; None: an ensemble
     short: str = ""  # the protocol in the plots
-
-
-def training_flops(layers: Iterable[Layer], images: float) -> float:
-    """Estimates the floating-point operations of training on a number of images.
-
-    Each multiply-add of a forward pass counts six: two operations, once forward and twice backward. Normalization,
-    activations, the optimizer and augmentation are left out.
-    """
-    return 6 * images * sum(side**2 * kernel**2 * inputs * outputs for side, kernel, inputs, outputs in layers)
-
-
-def unpadded(widths: Sequence[int], *, side: int = 28, channels: int = 1) -> Iterator[Layer]:
-    """Yields the layers of 3x3 convolutions without padding or pooling."""
-    for width in widths:
-        side -= 2
-        yield side, 3, channels, width
-        channels = width
-
-
-def vgg(widths: Sequence[Sequence[int]], hidden_width: int, *, side: int = 28) -> Iterator[Layer]:
-    """Yields the layers of `models.VGG` for gray images and ten classes."""
-    channels = 1
-    for block in widths:
-        yield from unpadded(block, side=side, channels=channels)
-        side, channels = (side - 2 * len(block)) // 2, block[-1]
-    yield 1, 1, side**2 * channels, hidden_width
-    yield 1, 1, hidden_width, 10
 
 
 _DEOTTE: list[Layer] = [
