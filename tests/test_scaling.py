@@ -10,7 +10,7 @@ from digits_jax.studies import scaling
 from digits_jax.studies.results import add_results
 from digits_jax.studies.scaling import Machine, step_seconds
 from digits_jax.studies.sweep import load_sweep
-from tests.test_report import make_result
+from tests.test_report import make_diverged, make_result
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,11 +36,12 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scaling.md").write_text("".join(f"<!-- {n} -->\n<!-- /{n} -->\n" for n in ("cpu", "tpu", "learned")))
     asked = load_sweep("configs/sweeps/scaling.py")
     variants, results = {name: asked.overrides(name) for name in asked.variants}, []
-    for number, variant in enumerate(list(asked.variants)[:-1]):  # the last has diverged
-        result = make_result("none", number, 0.9, sweep="scaling")
+    for variant in list(asked.variants)[:-1]:  # the last was not run
+        result = make_result("none", 0, 0.9, sweep="scaling")
         result["sweep"].update(variants=variants, baseline=asked.baseline)
         result["variant"] = variant
         results.append(result)
+    results[-1] = make_diverged(results[-1], "the loss is nan")
     add_results(tmp_path / "scaling/results.jsonl", results)
     with flagsaver.flagsaver(docs=str(tmp_path)):
         with pytest.raises(UserError, match=r"avx2.json cannot be read as results of the benchmark"):
@@ -53,5 +54,6 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         scaling.main([])
     page = (tmp_path / "scaling.md").read_text()
     assert "| 64 | 938 | 0.2 | twice | 90.00 % | 90.00 % |" in page
-    assert "| 16,384 | 4 | 25.6 | linear | diverged |  |" in page
+    assert "| 16,384 | 4 | 1.6 | square root | diverged |  |" in page
+    assert "| 16,384 | 4 | 25.6 | linear | not run |  |" in page
     assert page.count("| 1,024 |") == 2 + 4

@@ -28,14 +28,6 @@ CANDIDATES: dict[str, dict] = {
         "augment.width_shift": 0.025,
         "augment.zoom": 0.025,
     },
-    "the warps of strong": {
-        "augment.rotation": 10.0,
-        "augment.height_shift": 0.06,
-        "augment.width_shift": 0.06,
-        "augment.zoom": 0.08,
-        "augment.shear": 0.1,
-    },
-    "twice the rate": {"learning_rates": (0.2,)},
 }
 
 

@@ -5,7 +5,7 @@ Rewrites the tables of `docs/scaling.md` from `docs/benchmarks/avx2.json` and th
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,7 @@ from digits_jax import cli
 from digits_jax.pages import markdown_table
 from digits_jax.studies.benchmark.page import OURS, read_benchmark
 from digits_jax.studies.docs import DOCS, replace_sections
-from digits_jax.studies.report.study import scale_of
-from digits_jax.studies.results import read_results
-from digits_jax.studies.sweep import load_sweep
+from digits_jax.studies.report.study import Study, read_study, scale_of
 
 PARAMETERS = 594_922  # of `vgg`
 NUM_DEVICES = (1, 8, 64, 256)
@@ -72,18 +70,21 @@ def expected_table(machine: Machine, batch_sizes: Iterable[int]) -> str:
     return markdown_table(("batch", *(f"{n} device{'s' * (n > 1)}" for n in NUM_DEVICES)), rows, text_columns=0)
 
 
-def learned_table(variants: Mapping[str, Mapping[str, Any]], results: Mapping[str, dict[str, Any]]) -> str:
+def learned_table(study: Study) -> str:
     """Returns a table of test accuracy after five epochs, by batch size and learning rate.
 
-    The sweep's `variants` have names such as "256, square root"; those without a result diverged.
+    The sweep's variants have names such as "256, square root".
     """
+    results = {name: runs[0] for name, runs in study.by_variant().items()}
+    diverged = {run["variant"] for run in study.diverged}
     scale = scale_of("test/accuracy")
     rows = []
-    for variant, changes in variants.items():
+    for variant, changes in study.sweep.variants.items():
         size, rate, rule = changes["batch_size"], changes["learning_rates"][1], variant.partition(", ")[2]
         found = results.get(variant)
         cells = [f"{scale.text(found[which]['test/accuracy'])} %" if found else "" for which in ("final", "best")]
-        rows.append((f"{size:,}", str(math.ceil(60_000 / size)), f"{rate:g}", rule, cells[0] or "diverged", cells[1]))
+        cells[0] = cells[0] or ("diverged" if variant in diverged else "not run")
+        rows.append((f"{size:,}", str(math.ceil(60_000 / size)), f"{rate:g}", rule, *cells))
     header = ("batch size", "steps per epoch", "learning rate", "its scaling", "final test accuracy", "best epoch")
     return markdown_table(header, rows, text_columns=0)
 
@@ -91,11 +92,10 @@ def learned_table(variants: Mapping[str, Mapping[str, Any]], results: Mapping[st
 def sections(docs: Path) -> dict[str, str]:
     """Returns the generated sections of `scaling.md` by name, from the files in `docs`."""
     measured = read_benchmark(docs / "benchmarks/avx2.json", _MEASURED)[1][_MEASURED]
-    variants = load_sweep("scaling").variants
-    results = {result["variant"]: result for result in read_results([docs / "scaling"])}
-    sizes = list(dict.fromkeys(changes["batch_size"] for changes in variants.values()))
+    study = read_study(docs / "scaling")
+    sizes = list(dict.fromkeys(changes["batch_size"] for changes in study.sweep.variants.values()))
     tables = {name: expected_table(machine, sizes) for name, machine in create_machines(measured).items()}
-    return {**tables, "learned": learned_table(variants, results)}
+    return {**tables, "learned": learned_table(study)}
 
 
 def main(argv: list[str]) -> None:
