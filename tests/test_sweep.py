@@ -381,6 +381,8 @@ def test_a_run_that_diverges_is_a_result(write_sweep: Callable[..., str], tmp_pa
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "2 runs, 1 done, 0 reused from elsewhere, 1 diverged, 0 to train" in out
+    assert re.search(r"^ wild +0/1 +seed 0: diverged *$", out, re.MULTILINE)
+    assert "\nresults in " in out
     study = read_study(tmp_path / "results")
     page, _ = build_page(study)
     assert "\n\n1 of 1 runs of **wild** diverged (seed 0: the loss is nan at step 1 (learning rate 1e+38))." in page

@@ -1,6 +1,6 @@
 """A sweep with its results, by variant and seed, and the units in which metrics are printed."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -142,13 +142,17 @@ def read_variants(folder: Path) -> dict[str, list[Result]]:
 
 def describe_diverged(diverged: Sequence[Result], finished: Sequence[Result]) -> str:
     """Returns sentences on the runs that diverged, and how; empty if none did."""
-    how: dict[str, list[str]] = {}
+    total, seeds = (
+        Counter(run["variant"] for run in (*diverged, *finished)),
+        defaultdict[str, dict[str, list[int]]](dict),
+    )
     for run in diverged:
-        how.setdefault(run["variant"], []).append(f"seed {run['config']['seed']}: {escape(run['diverged'])}")
-    runs = Counter(run["variant"] for run in (*diverged, *finished))
-    sentences = [
-        f"{len(h)} of {runs[name]} runs of **{escape(name)}** diverged ({'; '.join(h)})." for name, h in how.items()
-    ]
+        seeds[run["variant"]].setdefault(run["diverged"], []).append(run["config"]["seed"])
+    sentences = []
+    for name, ways in seeds.items():
+        how = (f"seed{'s' * (len(s) > 1)} {', '.join(map(str, s))}: {escape(what)}" for what, s in ways.items())
+        gone = sum(map(len, ways.values()))
+        sentences.append(f"{gone} of {total[name]} runs of **{escape(name)}** diverged ({'; '.join(how)}).")
     return " ".join([*sentences, "Means and intervals are of the other runs."] if sentences else [])
 
 

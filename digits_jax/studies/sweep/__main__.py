@@ -54,8 +54,8 @@ def progress_table(sweep: Sweep, tasks: "list[Task]") -> Table:
     for name in sweep.variants:
         mine = [task for task in tasks if task.run.variant == name]
         finished = [task.accuracy for task in mine if task.accuracy is not None]
-        shown = ("epoch", "diverged")
-        running = [f"seed {task.run.seed}, {task.status}" for task in mine if task.status.startswith(shown)]
+        shown = [task for task in mine if task.status.startswith(("epoch", "diverged"))]
+        running = [f"seed {task.run.seed}: {task.status.partition(':')[0]}" for task in shown]
         spread = f" +- {100 * statistics.stdev(finished):.2f}" if len(finished) > 1 else ""
         accuracy = f"{100 * statistics.mean(finished):.2f}{spread} %" if finished else ""
         label = f"{name} (baseline)" if name == sweep.baseline else name
@@ -103,6 +103,7 @@ def train(sweep: Sweep, tasks: "list[Task]", executor: "Executor", *, deadline: 
             terminal.print(f"{task.status:8} {task.run.variant}, seed {task.run.seed}: {task.run.command}")
         return 0
     resume = f"resume with\n  {cli.again()}"
+    end = "" if terminal.is_terminal else "\n"  # of the table
     try:
         with Live(console=terminal, get_renderable=lambda: progress_table(sweep, tasks)):  # or printed at the end
             for task in executor.run(sweep, tasks, deadline):
@@ -112,12 +113,12 @@ def train(sweep: Sweep, tasks: "list[Task]", executor: "Executor", *, deadline: 
                     outcome = task.status if task.accuracy is None else cli.percent(task.accuracy)
                     terminal.print(f"{task.run.variant}, seed {task.run.seed}: {outcome}")
     except Interrupted as interrupted:
-        terminal.print(f"interrupted and saved; {resume}")
+        terminal.print(f"{end}interrupted and saved; {resume}")
         return interrupted.exit_code
     if waiting := sum(task.status == "waiting" for task in tasks):
-        terminal.print(f"stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; {resume}")
+        terminal.print(f"{end}stopped after --budget={BUDGET.value:g} minutes, {waiting} runs are left; {resume}")
     else:
-        terminal.print(f"results in {tasks[0].results_file if tasks else RESULTS.value}")
+        terminal.print(f"{end}results in {tasks[0].results_file if tasks else RESULTS.value}")
     for task in tasks:
         if task.ended:
             print(f"{task.run.variant}, seed {task.run.seed} {task.status}", file=sys.stderr)
