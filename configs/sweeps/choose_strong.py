@@ -14,6 +14,7 @@ THIRD_BLOCK = {"model.widths": ((16, 16), (64, 64), (128,)), "model.block_dropou
 
 CANDIDATES: dict[str, dict] = {
     "as it was": {},
+    "hard labels": {"loss.label_smoothing": 0.0},
     "elastic": ELASTIC,
     "a third block": THIRD_BLOCK,
     "a third block, elastic": THIRD_BLOCK | ELASTIC,
