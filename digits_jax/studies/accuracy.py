@@ -107,11 +107,12 @@ def _create_points(results: Mapping[str, list[Result]], configs: Mapping[str, An
             raise UserError(f"speed_run.json has not timed {name!r}: run {command} again")
         accuracies = [[row["test/accuracy"] for row in run["epochs"]] for run in runs]
         images, cost, model = runs[0]["config"]["dataset"]["train_examples"], configs[name], runs[0]["config"]["model"]
-        size = num_parameters(layers_of(model), batch_norm=model.get("batch_norm") not in (None, "none"))
         seconds = images * statistics.median(cost["seconds_per_image"])
         scores = scores_of(runs, "test/accuracy")
         final, over_images = estimate(list(scores.values.values())), estimate_over_images(scores)
-        points.append(Point(name, accuracies, seconds, images * cost["flops_per_image"], size, final, over_images))
+        points.append(
+            Point(name, accuracies, seconds, images * cost["flops_per_image"], _size(model), final, over_images)
+        )
     return points
 
 
@@ -128,6 +129,7 @@ def sections(data: Data) -> dict[str, str]:
         "races": _races_table(data.races),
         **data.answers,
         "ensembles": _ensembles_table(data.ensembles),
+        "small": _small(data.points),
         "groups": _groups_table(data.results),
         "published": published_table(),
         "misclassified": _misclassified(data),
@@ -135,20 +137,27 @@ def sections(data: Data) -> dict[str, str]:
 
 
 def readme_section(data: Data) -> str:
-    """Returns the sentence in the README on the configs that go beyond the post."""
+    """Returns the table in the README of the configs that go beyond the post."""
     machine = f"{data.speed['environment']['cores']} cores of {data.speed['environment']['cpu']}"
-    parts = []
-    for point in data.points:
-        if point.name not in EXPERIMENTS:
-            interval = _ACCURACY.interval(point.over_images)
-            parts.append(f"{code(point.name)} reaches {_ACCURACY.text(point.final.mean)}% ({interval}) "
-                         f"in {point.seconds:,.0f} seconds")  # fmt: skip
-    on_gpu = []
+    own = [point for point in data.points if point.name not in EXPERIMENTS]
+    rows = [_beyond(point.name, data.results[point.name], f"{point.seconds:,.0f}") for point in own]
     for name, runs in data.gpu.items():
-        over_images = estimate_over_images(scores_of(runs, "test/accuracy"))
-        on_gpu.append(f"{code(name)} {_ACCURACY.text(over_images.mean)}% ({_ACCURACY.interval(over_images)}, "
-                      f"{len(runs)} seeds) on one {runs[0]['devices'][0]}")  # fmt: skip
-    return f"Beyond the post, on {machine}: {'; '.join(parts)}; {', '.join(on_gpu)}."
+        seconds = statistics.fmean(sum(row["train/seconds"] for row in run["epochs"]) for run in runs)
+        rows.append(_beyond(name, runs, f"{seconds:,.0f} on one {runs[0]['devices'][0]}"))
+    header = ("beyond the post", "parameters", "seeds", "seconds", "final test accuracy", "95% CI")
+    return f"{markdown_table(header, rows)}\nSeconds of training are on {machine}, unless another device is named."
+
+
+def _beyond(name: str, runs: Sequence[Result], seconds: str) -> tuple[str, ...]:
+    scores, model = scores_of(runs, "test/accuracy"), runs[0]["config"]["model"]
+    final = estimate(list(scores.values.values()))
+    accuracy, interval = f"{_ACCURACY.text(final.mean)} ± {_ACCURACY.text(final.std)}%", estimate_over_images(scores)
+    return code(name), f"{_size(model):,}", str(final.n), seconds, accuracy, _ACCURACY.interval(interval)
+
+
+def _size(model: Mapping[str, Any]) -> int:
+    """Returns the number of parameters of a recorded `config.model`."""
+    return num_parameters(layers_of(model), batch_norm=model.get("batch_norm") not in (None, "none"))
 
 
 def plots(data: Data) -> dict[str, Figure]:
@@ -240,6 +249,20 @@ def _ensembles_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         "calibration error",
     )  # fmt: skip
     return markdown_table(header, rows)
+
+
+def _small(points: Sequence[Point]) -> str:
+    """Returns a sentence on the size of `tiny`, beside that of the linear model."""
+    named = {point.name: point for point in points}
+    if "tiny" not in named:
+        return "Its runs are missing."
+    tiny, linear = named["tiny"], named["linear"]
+    return (
+        f"`tiny` has {tiny.num_parameters:,} parameters, {4 * tiny.num_parameters / 1000:.0f} kB as float32, where "
+        f"`linear` has {linear.num_parameters:,}. A prediction takes {tiny.epoch_flops / 60_000 / 6e6:.2f} "
+        f"million multiply-adds. It reaches {_ACCURACY.text(tiny.final.mean)} ± {_ACCURACY.text(tiny.final.std)}% "
+        f"(mean ± standard deviation over {tiny.final.n} seeds, final epochs)."
+    )
 
 
 def _groups_table(results: Mapping[str, Sequence[Result]]) -> str:
