@@ -20,7 +20,7 @@ from digits_jax.runs.identity import differences
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-OURS, LOG = ("fast", "strong", "best"), "as_logged"  # configs that no post has logged
+OURS, LOG = ("fast", "strong", "best", "tiny"), "as_logged"  # configs that no post has logged
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:

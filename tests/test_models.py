@@ -39,7 +39,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("linear", 7_850), ("vgg", 594_922), ("dropout", 594_922), ("bn_dropout", 596_330)]
+    ("name", "count"),
+    [("linear", 7_850), ("vgg", 594_922), ("dropout", 594_922), ("bn_dropout", 596_330), ("tiny", 7_538)],
 )
 def test_parameter_count(name: str, count: int) -> None:
     config = load_config(name)
