@@ -105,10 +105,7 @@ def train_seeds(
 
 
 def _train_to_the_end(
-    experiment_of: Callable[[int], Experiment],
-    progress: States,
-    stop: runs.StopRequest,
-    profiler: runs.StepProfiler,
+    experiment_of: Callable[[int], Experiment], progress: States, stop: runs.StopRequest, profiler: runs.StepProfiler
 ) -> States:
     """Trains runs to their end; those at the same step together, in one program."""
     unfinished = {run: done for run, done in progress.items() if not run.is_finished(done.rows)}
@@ -197,6 +194,8 @@ def _finish_epoch(experiment: Experiment, progress: States) -> States:
         for name in run.config.callbacks:
             row |= {key: float(value) for key, value in (CALLBACKS[name](experiment, state, row) or {}).items()}
         ended[run] = Progress(state, Metrics.zero(experiment.config.metrics), 0.0, [*done.rows, row])
+        if not np.isfinite([*row.values()]).all():  # finite weights may well overflow
+            raise runs.diagnose(run, ended[run])
         run.scores = score
     runs.show_epoch(experiment, [done.rows[-1] for done in ended.values()])
     return ended

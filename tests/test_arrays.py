@@ -242,6 +242,14 @@ def test_a_run_that_diverges_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_finite_weights_whose_scores_are_not(config: ConfigDict, tmp_path: Path) -> None:
+    config.learning_rates, config.epochs, config.batch_size = (1e37,), (2,), 60  # a single step per epoch
+    with pytest.raises(DivergedError, match=r"^test/loss is (nan|inf) after step 1$"):
+        train(config, examples(), workdir=tmp_path / "run")
+    assert json.loads((tmp_path / "run/diverged.json").read_text())["reason"].startswith("test/loss is ")
+
+
 def test_in_a_thread_and_by_the_name_of_an_experiment(tmp_path: Path) -> None:
     results = []
 

@@ -45,18 +45,10 @@ def largest_parameter(state: TrainState) -> float:
 
 
 def diagnose(run: Run, progress: Progress) -> DivergedError:
-    """Takes the steps since the latest checkpoint again, and names the first whose numbers are not finite."""
+    """Names the score that is not finite, or takes the steps since the latest checkpoint again and names the first."""
     experiment = build_single_steps(run.config, run.dataset)
     start = run.restore(experiment.create_state(np.uint32(run.config.seed)))
-    # A copy, because the steps are given their state's memory.
-    state, zero = parallel.stack([(jax.tree.map(jnp.copy, start.state), Metrics.zero(run.config.metrics))])
-    what = "the loss is not finite"
-    for step, call in single_steps(experiment, start.state, last=progress.step):
-        state, metrics = experiment.train_steps(state, zero, *call)
-        quantities = {"the loss": metrics.compute("train")["train/loss"], "a parameter": largest_parameter(state)}
-        if wrong := [f"{name} is {value}" for name, value in quantities.items() if not np.isfinite(value)]:
-            what = f"{wrong[0]} at step {step} (learning rate {float(experiment.schedule(step)):g})"
-            break
+    what = _first_bad_score(progress) or _first_bad_step(experiment, run, start.state, progress.step)
     run.write_divergence(start.step, what)
     message = what
     if run.dataset.folder is not None:  # else `replay` cannot load it by its name
@@ -66,3 +58,20 @@ def diagnose(run: Run, progress: Progress) -> DivergedError:
             f"python -m digits_jax.apps.replay {run.path} --steps={first}:{progress.step}"
         )
     return DivergedError(message, what=what, seed=run.config.seed)
+
+
+def _first_bad_score(progress: Progress) -> str | None:
+    row = progress.rows[-1] if progress.rows else {}
+    bad = (f"{name} is {value} after step {progress.step}" for name, value in row.items() if not np.isfinite(value))
+    return next(bad, None)
+
+
+def _first_bad_step(experiment: Experiment, run: Run, start: TrainState, last: int) -> str:
+    # A copy, because the steps are given their state's memory.
+    state, zero = parallel.stack([(jax.tree.map(jnp.copy, start), Metrics.zero(run.config.metrics))])
+    for step, call in single_steps(experiment, start, last=last):
+        state, metrics = experiment.train_steps(state, zero, *call)
+        quantities = {"the loss": metrics.compute("train")["train/loss"], "a parameter": largest_parameter(state)}
+        if wrong := [f"{name} is {value}" for name, value in quantities.items() if not np.isfinite(value)]:
+            return f"{wrong[0]} at step {step} (learning rate {float(experiment.schedule(step)):g})"
+    return "the loss is not finite"
