@@ -5,8 +5,8 @@ average of the weights. Chosen on held-out writers by configs/sweeps/choose_tiny
 7,850.
 
 Command:  python -m digits_jax.main --config=tiny
-Expected: not yet scored on the test images
-Time:     two to three minutes on two CPU cores
+Expected: final test accuracy 99.52 +- 0.04% (mean and standard deviation over 5 seeds, docs/accuracy.md)
+Time:     three to four minutes on two CPU cores
 """
 
 from digits_jax.config import ConfigDict, experiment

@@ -72,8 +72,12 @@ def _plot(marks: Iterable[Mark], cost: str) -> tuple[Figure, Any]:
             behind.append((name, x, value))
         else:  # nothing is above and left of it
             axes.annotate(name, (x, value.mean), xytext=(-6, 6), color=color, ha="right", va="center", **_TEXT)
-    for index, (name, x, value) in enumerate(behind):  # at opposite ends, because they are close to each other
-        if index < len(behind) / 2:
+    for index, (name, x, value) in enumerate(
+        behind
+    ):  # not all at the same height, because they are close to each other
+        if index == 0:
+            axes.annotate(name, (x, value.mean), xytext=(-6, 0), color=_BEHIND, ha="right", va="center", **_TEXT)
+        elif index < len(behind) / 2:
             axes.annotate(name, (x, value.high), xytext=(0, 3), color=_BEHIND, ha="right", va="bottom", **_TEXT)
         else:
             axes.annotate(name, (x, value.low), xytext=(4, -3), color=_BEHIND, va="top", **_TEXT)
