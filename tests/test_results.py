@@ -210,7 +210,7 @@ def test_the_committed_results_are_written_as_this_version_writes_them(tmp_path:
     assert len(files) >= 14
     for file in files:
         assert file.stat().st_size < 1e6
-        add_results(tmp_path / file.parent.name / "results.jsonl", read_file(file))
+        add_results(tmp_path / file.parent.name / "results.jsonl", [*read_file(file), *read_diverged([file])])
         assert (tmp_path / file.parent.name / "results.jsonl").read_text() == file.read_text()
 
 
