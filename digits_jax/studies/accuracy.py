@@ -108,12 +108,15 @@ def _create_points(results: Mapping[str, list[Result]], configs: Mapping[str, An
         accuracies = [[row["test/accuracy"] for row in run["epochs"]] for run in runs]
         images, cost, model = runs[0]["config"]["dataset"]["train_examples"], configs[name], runs[0]["config"]["model"]
         seconds = images * statistics.median(cost["seconds_per_image"])
-        scores = scores_of(runs, "test/accuracy")
-        final, over_images = estimate(list(scores.values.values())), estimate_over_images(scores)
-        points.append(
-            Point(name, accuracies, seconds, images * cost["flops_per_image"], _size(model), final, over_images)
-        )
+        flops = images * cost["flops_per_image"]
+        points.append(Point(name, accuracies, seconds, flops, _size(model), *_estimates(runs)))
     return points
+
+
+def _estimates(runs: Sequence[Result]) -> tuple[Estimate, Estimate]:
+    """Returns the test accuracy of the final epoch, over seeds and over seeds and images."""
+    scores = scores_of(runs, "test/accuracy")
+    return estimate(list(scores.values.values())), estimate_over_images(scores)
 
 
 def sections(data: Data) -> dict[str, str]:
@@ -140,19 +143,20 @@ def readme_section(data: Data) -> str:
     """Returns the table in the README of the configs that go beyond the post."""
     machine = f"{data.speed['environment']['cores']} cores of {data.speed['environment']['cpu']}"
     own = [point for point in data.points if point.name not in EXPERIMENTS]
-    rows = [_beyond(point.name, data.results[point.name], f"{point.seconds:,.0f}") for point in own]
+    found = [(p.name, p.num_parameters, f"{p.seconds:,.0f}", p.final, p.over_images) for p in own]
     for name, runs in data.gpu.items():
         seconds = statistics.fmean(sum(row["train/seconds"] for row in run["epochs"]) for run in runs)
-        rows.append(_beyond(name, runs, f"{seconds:,.0f} on one {runs[0]['devices'][0]}"))
+        time = f"{seconds:,.0f} on one {runs[0]['devices'][0]}"
+        found.append((name, _size(runs[0]["config"]["model"]), time, *_estimates(runs)))
+    rows = [
+        (
+            code(name), f"{size:,}", str(final.n), time, f"{_ACCURACY.text(final.mean)} ± {_ACCURACY.text(final.std)}%",
+            _ACCURACY.interval(over_images),
+        )
+        for name, size, time, final, over_images in found
+    ]  # fmt: skip
     header = ("beyond the post", "parameters", "seeds", "seconds", "final test accuracy", "95% CI")
     return f"{markdown_table(header, rows)}\nSeconds of training are on {machine}, unless another device is named."
-
-
-def _beyond(name: str, runs: Sequence[Result], seconds: str) -> tuple[str, ...]:
-    scores, model = scores_of(runs, "test/accuracy"), runs[0]["config"]["model"]
-    final = estimate(list(scores.values.values()))
-    accuracy, interval = f"{_ACCURACY.text(final.mean)} ± {_ACCURACY.text(final.std)}%", estimate_over_images(scores)
-    return code(name), f"{_size(model):,}", str(final.n), seconds, accuracy, _ACCURACY.interval(interval)
 
 
 def _size(model: Mapping[str, Any]) -> int:
@@ -166,7 +170,7 @@ def plots(data: Data) -> dict[str, Figure]:
     for name, runs in data.gpu.items():
         model, images = runs[0]["config"]["model"], runs[0]["config"]["dataset"]["train_examples"]
         flops = training_flops(layers_of(model), len(runs[0]["epochs"]) * images)
-        by_flops.append(Mark(name, flops / 1e12, estimate_over_images(scores_of(runs, "test/accuracy"))))
+        by_flops.append(Mark(name, flops / 1e12, _estimates(runs)[1]))
     by_seconds = [Mark(point.name, point.seconds, point.over_images) for point in data.points]
     return {"accuracy.png": plot_seconds(by_seconds), "accuracy_flops.png": plot_flops(by_flops)}
 
@@ -190,9 +194,8 @@ def _configs_table(points: Sequence[Point]) -> str:
 def _estimates_table(what: str, results: Mapping[str, Sequence[Result]]) -> str:
     rows = []
     for name, runs in results.items():
-        scores = scores_of(runs, "test/accuracy")
-        final = estimate(list(scores.values.values()))
-        intervals = (_ACCURACY.interval(value) for value in (final, estimate_over_images(scores)))
+        final, over_images = _estimates(runs)
+        intervals = (_ACCURACY.interval(value) for value in (final, over_images))
         rows.append((name, str(final.n), f"{_ACCURACY.text(final.mean)}%", *intervals))
     return markdown_table((what, "seeds", "final test accuracy", "CI over seeds", "and images"), rows)
 

@@ -74,9 +74,9 @@ def create_tasks(
     A run is found by its config and data in the results of this and other sweeps, then by its workdir. The hash that
     was recorded does not count: an earlier version may have computed it in another way. A bucket with workdirs is not
     searched; a run that is finished there is found when it is its turn to be trained. A run that diverged with today's
-    code is not trained again. Raises a UserError if the sweep's
-    results cannot be written, or have the variant of a run with another config, but for the seed, or other data; or if
-    other code trained what is found, unless `code` says what to do about it.
+    code is not trained again. Raises a UserError if the sweep's results cannot be written, or have the variant of a run
+    with another config, but for the seed, or other data; or if other code trained what is found, unless `code` says
+    what to do about it.
     """
     file = results / sweep.name / FILE
     own, diverged = (read_file(file), _by_config(read_diverged([file]))) if file.exists() else ([], {})
