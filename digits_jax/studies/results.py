@@ -62,15 +62,21 @@ def read_results(paths: Iterable[str | Path]) -> list[Result]:
 
     Raises a UserError if a path does not exist or has no results; and as `read_result` and `read_file`.
     """
-    results: list[Result] = []
-    for file in _files(paths):
-        results += read_file(file) if file.suffix == ".jsonl" else [read_result(file)]
-    return _each_once(results)
+    return read_runs(paths)[0]
 
 
 def read_diverged(paths: Iterable[str | Path]) -> list[Result]:
     """Reads which runs diverged from the same files: `config`, `dataset`, `variant`, `sweep`, and how, `diverged`."""
-    return [run for file in _files(paths) if file.suffix == ".jsonl" for run in _read(file) if "diverged" in run]
+    return read_runs(paths)[1]
+
+
+def read_runs(paths: Iterable[str | Path]) -> tuple[list[Result], list[Result]]:
+    """Reads both: the results of finished runs, and the records of diverged ones."""
+    runs: list[Result] = []
+    for file in _files(paths):
+        runs += _read(file) if file.suffix == ".jsonl" else [read_result(file)]
+    runs = _each_once(runs)
+    return [run for run in runs if "diverged" not in run], [run for run in runs if "diverged" in run]
 
 
 def _files(paths: Iterable[str | Path]) -> Iterator[Path]:

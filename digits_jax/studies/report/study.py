@@ -11,7 +11,7 @@ from digits_jax.cli import duration, warn
 from digits_jax.errors import UserError
 from digits_jax.pages import escape
 from digits_jax.studies.report.statistics import Estimate, Scores
-from digits_jax.studies.results import Result, read_diverged, read_results, scored
+from digits_jax.studies.results import Result, read_runs, scored
 from digits_jax.studies.sweep import Sweep
 
 LOG_ODDS_BELOW = 0.95
@@ -131,8 +131,8 @@ def create_study(results: Sequence[Result], diverged: Sequence[Result] = ()) -> 
 
 
 def read_study(*paths: str | Path) -> Study:
-    """Reads the study of a sweep from files, or folders with them; raises as `read_results` and `create_study`."""
-    return create_study(read_results(paths), read_diverged(paths))
+    """Reads the study of a sweep from files, or folders with them; raises as `read_runs` and `create_study`."""
+    return create_study(*read_runs(paths))
 
 
 def read_variants(folder: Path) -> dict[str, list[Result]]:

@@ -28,7 +28,7 @@ from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.runs.result import read_result as check_result
 from digits_jax.runs.workdir import Workdir, describe_run, differences_to_run, find_workdir
 from digits_jax.storage import PathLike, is_bucket, open_path
-from digits_jax.studies.results import FILE, Result, add_results, read_diverged, read_file, read_result
+from digits_jax.studies.results import FILE, Result, add_results, read_file, read_result, read_runs
 from digits_jax.studies.sweep.definition import Sweep
 from digits_jax.studies.sweep.plan import PlannedRun, plan
 from digits_jax.train_step import create_keys
@@ -79,9 +79,9 @@ def create_tasks(
     what to do about it.
     """
     file = results / sweep.name / FILE
-    own, diverged = (read_file(file), _by_config(read_diverged([file]))) if file.exists() else ([], {})
+    own, not_finished = read_runs([file]) if file.exists() else ([], [])
     others = [result for other in results.glob(f"*/{FILE}") if other != file for result in read_file(other)]
-    done, elsewhere = _by_config(own), _by_config(others)
+    done, elsewhere, diverged = _by_config(own), _by_config(others), _by_config(not_finished)
     recorded = {result["variant"]: result for result in own}
     planned, tasks, finished = plan(sweep, source_dir=source_dir), [], []
     for run, dataset in planned:
