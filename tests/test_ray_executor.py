@@ -90,8 +90,8 @@ def test_a_sweep_on_ray_stops_goes_on_and_ends_as_a_local_one(
 
     process = start(str(tmp_path / "rates.py"), tmp_path / "ray", "--executor=ray")
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert err.startswith("wild, seed 0 failed: the loss is nan at step 1 (learning rate 1e+38)")
+    assert process.returncode == 0, err
+    assert err.startswith("wild, seed 0 diverged: the loss is nan at step 1 (learning rate 1e+38)")
     assert err.count("\n") == 1  # nothing of Ray's
     assert sorted(re.sub(": .*", "", line) for line in out.splitlines()[1:4]) == [
         "high, seed 0", "low, seed 0", "wild, seed 0"
