@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import subprocess
+import time
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -326,6 +327,17 @@ def test_training_is_started_once_and_stopped(start_training: Callable[[str], Tp
     tpu.start("--config=linear")
     assert tpu.workers() == [("none", "running", "--config=linear")]
     tpu.stop()
+
+
+@pytest.mark.slow
+def test_a_signal_that_comes_too_early_is_sent_again(start_training: Callable[[str], Tpu], tmp_path: Path) -> None:
+    again = 'trap "exit 75" TERM; touch ~/lost'
+    tpu = start_training(f"trap '{again}' TERM; touch ~/started; for _ in {{1..300}}; do sleep 0.1; done")
+    while not (tmp_path / "started").exists():
+        time.sleep(0.01)
+    tpu.stop()
+    assert (tmp_path / "lost").exists()
+    assert (tmp_path / "training" / "exit_code").read_text() == "75\n"
 
 
 @pytest.fixture

@@ -55,9 +55,10 @@ _LOG = (
     "timeout 20 tail --lines=+{first} --follow --pid=$(cat pid) --sleep-interval=0.2 log; true"
 )
 _LAST_LINES = 'cd ~/training && tail -n 5 log | sed "s/^/$(hostname): /"'
+# A signal is lost that comes before there is a `pid`, or before bash has started Python.
 _STOP = (
-    "cd ~/training && if ! flock --nonblock lock true; then echo stopped >stopped; kill -TERM -- -$(cat pid); "
-    "flock --timeout 600 lock true; fi"
+    "cd ~/training && if ! flock --nonblock lock true; then echo stopped >stopped; for _ in {1..120}; do "
+    "kill -TERM -- -$(cat pid); if flock --timeout 5 lock true; then exit; fi; done; false; fi"
 )
 
 
