@@ -58,6 +58,7 @@ class Keys(NamedTuple):
     test_stream: jax.Array
 
 
+@jax.jit
 def create_keys(seed: int | jax.Array) -> Keys:
     """Returns the streams of a seed. Each is folded in by its own number, so that a new stream changes no other."""
     root = ops.threefry.key(seed)
