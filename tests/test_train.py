@@ -191,7 +191,7 @@ def held_out(config: ConfigDict) -> None:
 
 
 @pytest.mark.parametrize("change", [held_out, lambda config: None], ids=["held out", "test set"])
-@pytest.mark.parametrize("calls_before", [25, 29])  # in the last epoch but one, and in the last: 4 calls an epoch
+@pytest.mark.parametrize("calls_before", [13, 17])  # in the last epoch but one, and in the last: 4 calls an epoch
 def test_interrupted_and_resumed_it_ends_with_the_same_best_model(
     small_config: ConfigDict,
     small_dataset: Dataset,
@@ -201,7 +201,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_best_model(
     calls_before: int,
 ) -> None:
     change(small_config)
-    small_config.learning_rates, small_config.epochs = (0.05, 50.0), (5, 3)  # the last three ruin the model
+    small_config.learning_rates, small_config.epochs = (0.05, 5000.0), (2, 3)  # the last three ruin the model
     train.train_and_evaluate(small_config, tmp_path / "a")
     interrupted_at(monkeypatch, calls_before=calls_before)
     with pytest.raises(Interrupted):
@@ -210,13 +210,13 @@ def test_interrupted_and_resumed_it_ends_with_the_same_best_model(
     train.train_and_evaluate(small_config, tmp_path / "b")
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("a", "b")]
     for result in results:
-        assert result["best"]["epoch"] < 6
+        assert result["best"]["epoch"] < 3
         del result["checksum"]  # of the clock's numbers, too
         for row in (result["final"], result["best"], *result["epochs"]):
             del row["train/seconds"]
     assert results[0] == results[1]
     checkpoints = [sorted(path.name for path in (tmp_path / name / "checkpoints").iterdir()) for name in ("a", "b")]
-    assert checkpoints == [sorted(str(step) for step in (results[0]["best"]["step"], 49, 56))] * 2
+    assert checkpoints == [sorted(str(step) for step in (results[0]["best"]["step"], 28, 35))] * 2
     predictions = [load_model(tmp_path / name).predict(small_dataset.arrays.test_images) for name in ("a", "b")]
     assert (predictions[0] == predictions[1]).all()
     assert (predictions[0].argmax(-1) == small_dataset.arrays.test_labels).mean() == results[0]["best"]["test/accuracy"]
