@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax import cli
-from digits_jax.config import load_config
+from digits_jax.config import get_config, load_config
 from digits_jax.data import Arrays, Dataset, load_configured
 from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs import Row, Writer
@@ -54,7 +54,9 @@ def train(
       Interrupted: Ctrl-C or another signal asked for it; the same call with a workdir resumes.
     """
     name = Path(str(config).partition(":")[0]).stem if isinstance(config, str) else None
-    config = ConfigDict((load_config(config) if isinstance(config, str) else config).to_dict())
+    given = load_config(config) if isinstance(config, str) else config
+    config = get_config()  # has the fields of what was registered since `given` was created
+    config.update(given.to_dict())
     if config.num_seeds != 1:
         raise ConfigError(f"config.num_seeds is {config.num_seeds}: expected 1, and a call for each seed")
     if seed is not None:

@@ -13,11 +13,12 @@ import pytest
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
-from digits_jax import cli, load_model, models, parallel
+from digits_jax import api, cli, load_model, models, parallel
 from digits_jax import train_loop as train
 from digits_jax.config import load_config
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
+from digits_jax.losses import LOSSES
 from digits_jax.runs import Interrupted, code, ensemble, environment
 from digits_jax.runs.workdir import Workdir, describe_code_and_data, describe_run, find_workdir
 from digits_jax.storage import read_facts
@@ -581,3 +582,56 @@ def test_edited_code_meets_no_old_run(copy: Path, data_dir: Path) -> None:
     assert exit_code == 0, err
     assert "resum" in out or "best on the test set" in out
     assert start(*stopped)[0] == 0
+
+
+SCALED = """
+import optax
+from digits_jax.bounds import POSITIVE
+from digits_jax.config import Field, experiment
+from digits_jax.losses import LOSSES
+
+
+def scaled(*, factor=2.0):
+    return lambda logits, batch, params: factor * optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+
+
+TABLE["scaled"] = scaled
+TABLE.arguments["factor"] = Field(float, POSITIVE, "of the loss")
+
+
+@experiment(base="linear")
+def get_config(config):
+    config.loss.name = "scaled"
+""".replace("TABLE", "LOSSES")
+
+
+def forget_the_loss() -> None:
+    for table in (LOSSES, LOSSES.files, LOSSES.arguments):
+        for name in ("scaled", "factor"):
+            table.pop(name, None)
+
+
+@pytest.fixture
+def own_loss(tmp_path: Path) -> Iterator[str]:
+    """The config file of a loss with an argument of its own."""
+    (tmp_path / "scaled.py").write_text(SCALED)
+    yield str(tmp_path / "scaled.py")
+    forget_the_loss()
+
+
+def test_a_config_from_before_a_loss_was_registered(own_loss: str, small_config: ConfigDict) -> None:
+    load_config(own_loss)
+    assert "factor" not in small_config.loss
+    small_config.loss.name = "scaled"
+    assert api.train(small_config, quiet=True).result["config"]["loss"]["factor"] == 2.0
+
+
+def test_runs_of_a_sweep_in_which_only_one_variant_has_an_argument(
+    own_loss: str, write_sweep: Callable[..., str], tmp_path: Path
+) -> None:
+    variants = f'"low": SMALL, "own": SMALL | {{"config": {own_loss!r}}}'
+    assert finish_sweep(write_sweep(variants=variants, num_seeds="1"), tmp_path) == ["waiting"] * 2
+    forget_the_loss()  # as a process that loads nothing of it
+    (run,) = tmp_path.glob("runs/linear/*")
+    assert "factor" in read(run)["config"]["loss"]
+    assert load_model(run).config.loss.name == "cross_entropy"

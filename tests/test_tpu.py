@@ -5,8 +5,8 @@ import re
 import shlex
 import signal
 import subprocess
-import time
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 

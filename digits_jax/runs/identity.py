@@ -78,6 +78,8 @@ def upgrade(recorded: Mapping[str, Any]) -> dict[str, Any]:
         value = _RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
         if name in locations or (old in _REMOVED_FIELDS and value == _REMOVED_FIELDS[old]):
             continue
+        if name not in known and value is None:
+            continue  # an argument of what was registered there and not used
         if old == "warmup_fraction" and recorded.get("schedule") not in ("linear", "triangle"):
             continue  # was a field of all schedules and read by one
         try:

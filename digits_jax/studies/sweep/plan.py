@@ -33,13 +33,13 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRu
     Raises a ConfigError if a variant sets an unknown field or an invalid value, or two variants are the same config.
     """
     load = functools.cache(data.load_configured)
+    for name in sweep.variants:  # first: a config has the fields of what is registered when it is created
+        _load_base(sweep, name)
     planned: list[tuple[PlannedRun, Dataset]] = []
     variants: dict[str, str] = {}  # by hash
     for seed in range(max(len(sweep.seeds(name)) for name in sweep.variants)):
         for name in (name for name in sweep.variants if seed in sweep.seeds(name)):
-            base = sweep.base(name)
-            path = cli.config_path(base)
-            config = call(path.partition(":")[0], functools.partial(load_config, path))
+            config = _load_base(sweep, name)
             try:
                 _override(config, sweep.overrides(name), seed)
                 validate(config)
@@ -54,10 +54,15 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRu
                 same = f"{variants[key]!r} and {name!r}"
                 raise ConfigError(f"sweep {sweep.name}: the variants {same} are the same config")
             variants[key] = name
-            experiment = Path(base.partition(":")[0]).stem
+            experiment = Path(sweep.base(name).partition(":")[0]).stem
             run = PlannedRun(name, experiment, sweep.command(name, seed), seed, resolved, key, source)
             planned.append((run, dataset))
     return planned
+
+
+def _load_base(sweep: Sweep, variant: str) -> ConfigDict:
+    path = cli.config_path(sweep.base(variant))
+    return call(path.partition(":")[0], functools.partial(load_config, path))
 
 
 def _override(config: ConfigDict, fields: dict[str, Any], seed: int) -> None:
