@@ -4,7 +4,7 @@ import gzip
 import os
 import signal
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from digits_jax import data
 from digits_jax.config import get_config, resolve
 from digits_jax.evaluate import evaluate
 from digits_jax.experiment import build
+from digits_jax.losses import LOSSES
 from digits_jax.metrics import Metrics
 from digits_jax.runs.checkpoint import Checkpoints, Progress, state_hash
 from digits_jax.runs.history import best_row
@@ -180,6 +181,41 @@ def write_sweep(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch)
         return str(path)
 
     return write
+
+
+SCALED = """
+import optax
+from digits_jax.bounds import POSITIVE
+from digits_jax.config import Field, experiment
+from digits_jax.losses import LOSSES
+
+
+def scaled(*, factor=2.0):
+    return lambda logits, batch, params: factor * optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+
+
+LOSSES["scaled"] = scaled
+LOSSES.arguments["factor"] = Field(float, POSITIVE, "of the loss")
+
+
+@experiment(base="linear")
+def get_config(config):
+    config.loss.name = "scaled"
+"""
+
+
+def forget_the_loss() -> None:
+    for table in (LOSSES, LOSSES.files, LOSSES.arguments):
+        for name in ("scaled", "factor"):
+            table.pop(name, None)
+
+
+@pytest.fixture
+def own_loss(tmp_path: Path) -> Iterator[str]:
+    """The config file of a loss with an argument of its own."""
+    (tmp_path / "scaled.py").write_text(SCALED)
+    yield str(tmp_path / "scaled.py")
+    forget_the_loss()
 
 
 @pytest.fixture(scope="session")

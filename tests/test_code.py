@@ -18,12 +18,11 @@ from digits_jax import train_loop as train
 from digits_jax.config import load_config
 from digits_jax.data import Dataset
 from digits_jax.errors import ConfigError, UserError
-from digits_jax.losses import LOSSES
 from digits_jax.runs import Interrupted, code, ensemble, environment
 from digits_jax.runs.workdir import Workdir, describe_code_and_data, describe_run, find_workdir
 from digits_jax.storage import read_facts
 from digits_jax.studies.results import add_results, read_results
-from tests.conftest import ROOT, StopAfterAnEpoch, new_small_config
+from tests.conftest import ROOT, StopAfterAnEpoch, forget_the_loss, new_small_config
 from tests.test_report import make_result
 from tests.test_sweep import create_tasks
 from tests.test_sweep import finish as finish_sweep
@@ -582,41 +581,6 @@ def test_edited_code_meets_no_old_run(copy: Path, data_dir: Path) -> None:
     assert exit_code == 0, err
     assert "resum" in out or "best on the test set" in out
     assert start(*stopped)[0] == 0
-
-
-SCALED = """
-import optax
-from digits_jax.bounds import POSITIVE
-from digits_jax.config import Field, experiment
-from digits_jax.losses import LOSSES
-
-
-def scaled(*, factor=2.0):
-    return lambda logits, batch, params: factor * optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-
-
-TABLE["scaled"] = scaled
-TABLE.arguments["factor"] = Field(float, POSITIVE, "of the loss")
-
-
-@experiment(base="linear")
-def get_config(config):
-    config.loss.name = "scaled"
-""".replace("TABLE", "LOSSES")
-
-
-def forget_the_loss() -> None:
-    for table in (LOSSES, LOSSES.files, LOSSES.arguments):
-        for name in ("scaled", "factor"):
-            table.pop(name, None)
-
-
-@pytest.fixture
-def own_loss(tmp_path: Path) -> Iterator[str]:
-    """The config file of a loss with an argument of its own."""
-    (tmp_path / "scaled.py").write_text(SCALED)
-    yield str(tmp_path / "scaled.py")
-    forget_the_loss()
 
 
 def test_a_config_from_before_a_loss_was_registered(own_loss: str, small_config: ConfigDict) -> None:

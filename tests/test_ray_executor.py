@@ -1,6 +1,7 @@
 """Sweeps on Ray: what is refused, and a cluster of one node; `python -m tests.ray_nodes` has one of two."""
 
 import importlib.util
+import json
 import re
 import signal
 import sys
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from digits_jax.errors import UserError
-from digits_jax.studies.sweep.ray_executor import allocate, connect
-from tests.test_sweep import figures, finish, start
+from digits_jax.errors import ConfigError, UserError
+from digits_jax.studies.sweep.ray_executor import allocate, connect, own_files
+from tests.conftest import SCALED
+from tests.test_sweep import create_tasks, figures, finish, start
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: ./launch.sh setup ray")
 
@@ -51,6 +53,12 @@ def test_no_cluster_at_the_address(monkeypatch: pytest.MonkeyPatch, address: str
         pass
 
 
+def test_configs_that_would_not_be_copied(own_loss: str, write_sweep: Callable[..., str], tmp_path: Path) -> None:
+    _, tasks = create_tasks(write_sweep(variants=f'"low": SMALL, "own": SMALL | {{"config": {own_loss!r}}}'), tmp_path)
+    with pytest.raises(ConfigError, match=r"scaled.py is not below .*, the directory from which --executor=ray copies"):
+        own_files(tasks)
+
+
 def _node(cpus: float, gpus: float = 0, *, alive: bool = True) -> dict[str, Any]:
     return {"Alive": alive, "Resources": {"CPU": cpus, "memory": 1.0} | ({"GPU": gpus} if gpus else {})}
 
@@ -74,10 +82,15 @@ def test_what_a_run_gets_of_a_cluster(nodes: list, asked: tuple, expected: tuple
 def test_a_sweep_on_ray_stops_goes_on_and_ends_as_a_local_one(
     write_sweep: Callable[..., str],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     no_ray_variables: None,
 ) -> None:
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my/factor.py").write_text("FACTOR = 2.0\n")
+    (tmp_path / "my/scaled.py").write_text(f"from my.factor import FACTOR\n{SCALED.replace('2.0', 'FACTOR')}")
+    monkeypatch.chdir(tmp_path)
     long = '"low": SMALL | {"epochs": (40,)}, "high": SMALL | {"epochs": (40,), "learning_rates": (0.1,)}'
-    wild = '"wild": SMALL | {"learning_rates": (1e38,)}'
+    wild = '"wild": SMALL | {"learning_rates": (1e38,)}, "own": SMALL | {"config": "my/scaled.py"}'
     process = start(write_sweep(variants=f"{long}, {wild}", num_seeds="1"), tmp_path / "ray", "--executor=ray")
     while process.poll() is None and not [*tmp_path.glob("ray/runs/*/*/metrics.jsonl")]:
         time.sleep(0.01)
@@ -93,8 +106,11 @@ def test_a_sweep_on_ray_stops_goes_on_and_ends_as_a_local_one(
     assert process.returncode == 0, err
     assert err.startswith("wild, seed 0 diverged: the loss is nan at step 1 (learning rate 1e+38)")
     assert err.count("\n") == 1  # nothing of Ray's
-    assert sorted(re.sub(": .*", "", line) for line in out.splitlines()[1:4]) == [
-        "high, seed 0", "low, seed 0", "wild, seed 0"
+    assert sorted(re.sub(": .*", "", line) for line in out.splitlines()[1:5]) == [
+        "high, seed 0", "low, seed 0", "own, seed 0", "wild, seed 0"
     ]  # fmt: skip
     finish(write_sweep(variants=long, num_seeds="1"), tmp_path / "local")
-    assert figures(tmp_path / "ray/results/rates") == figures(tmp_path / "local/results/rates")
+    ours, theirs = (figures(tmp_path / name / "results/rates") for name in ("ray", "local"))
+    (own,) = tmp_path.glob("ray/runs/scaled/*")
+    assert json.loads((own / "run.json").read_text())["registered_by"] == {"LOSSES['scaled']": "my/scaled.py"}
+    assert {key: value for key, value in ours.items() if key != own.name} == theirs

@@ -59,7 +59,7 @@ def registering_files(config: ConfigDict | FrozenConfigDict) -> dict[str, str]:
     files = {label: Path(table.files[name]).resolve() for label, table, name in _used(config) if name in table.files}
     script = getattr(sys.modules["__main__"], "__file__", None)  # is not to be run again by who reads the run
     scripts = [Path(script).resolve()] if script else []
-    return {label: _name(file) + " (a script)" * (file in scripts) for label, file in files.items() if _is_users(file)}
+    return {label: _name(file) + " (a script)" * (file in scripts) for label, file in files.items() if is_users(file)}
 
 
 def _used(config: ConfigDict | FrozenConfigDict) -> list[tuple[str, Table, str]]:
@@ -108,7 +108,7 @@ def _users_code(entry: Any, registered_in: str | None) -> dict[Path, str]:
     queue, found = [Path(file).resolve() for file in (registered_in, defined_in) if file], {}
     while queue:
         path = queue.pop()
-        if path not in found and _is_users(path) and (source := read_source(path)):
+        if path not in found and is_users(path) and (source := read_source(path)):
             found[path] = hash_program(source)
             queue += _imports(source)
     return found
@@ -127,13 +127,14 @@ def _imports(source: str) -> Iterator[Path]:
         yield from (Path(file).resolve() for file in files if file)
 
 
-def _is_users(path: Path) -> bool:
+def is_users(path: Path) -> bool:
     """Returns whether a file is neither the package's nor an installed one."""
     return not _NOT_USERS.search(str(path))
 
 
 def _name(path: Path) -> str:
-    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.name
+    folders = [folder for folder in (Path.cwd(), _PACKAGE.parent) if path.is_relative_to(folder)]
+    return path.relative_to(folders[0]).as_posix() if folders else path.name
 
 
 def read_source(path: Path) -> str:

@@ -78,7 +78,8 @@ def main(argv: list[str]) -> int:
     tasks = create_tasks(sweep, results=results, runs=RUNS.value, **options)
     if EXECUTOR.value == "local":
         return train(sweep, tasks, Executor(run_tasks, at_once=1), deadline=deadline)
-    with ray_executor.connect(RAY_ADDRESS.value, cpus=RAY_CPUS.value, gpus=RAY_GPUS.value) as executor:
+    resources = {"cpus": RAY_CPUS.value, "gpus": RAY_GPUS.value}
+    with ray_executor.connect(RAY_ADDRESS.value, **resources, files=ray_executor.own_files(tasks)) as executor:
         return train(sweep, tasks, executor, deadline=deadline)
 
 

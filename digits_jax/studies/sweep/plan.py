@@ -19,12 +19,17 @@ class PlannedRun(NamedTuple):
     """One variant with one seed."""
 
     variant: str
-    experiment: str  # as `digits_jax.main` names it, after the file of the config
+    base: str  # the config that it changes
     command: str  # trains this run alone
     seed: int
     config: FrozenConfigDict  # resolved
     hash: str
     source: FrozenConfigDict  # `config.dataset` before it was resolved, with the paths of the data
+
+    @property
+    def experiment(self) -> str:
+        """The name that `digits_jax.main` gives it, after the file of the config."""
+        return Path(self.base.partition(":")[0]).stem
 
 
 def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRun, Dataset]]:
@@ -54,8 +59,7 @@ def plan(sweep: Sweep, *, source_dir: str | None = None) -> list[tuple[PlannedRu
                 same = f"{variants[key]!r} and {name!r}"
                 raise ConfigError(f"sweep {sweep.name}: the variants {same} are the same config")
             variants[key] = name
-            experiment = Path(sweep.base(name).partition(":")[0]).stem
-            run = PlannedRun(name, experiment, sweep.command(name, seed), seed, resolved, key, source)
+            run = PlannedRun(name, sweep.base(name), sweep.command(name, seed), seed, resolved, key, source)
             planned.append((run, dataset))
     return planned
 

@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,9 @@ import jax
 
 import digits_jax
 from digits_jax import cli, data, storage
+from digits_jax.config import load_config
 from digits_jax.errors import ConfigError, DivergedError, InUseError, UserError
+from digits_jax.runs.code import is_users
 from digits_jax.runs.environment import GIT_REVISION, git_revision
 from digits_jax.runs.interrupts import Interrupted, StopRequest
 from digits_jax.storage import is_bucket, num_cores
@@ -45,7 +47,9 @@ from digits_jax.studies.sweep.tasks import (
 
 _RETRIES = 10  # finite: a run may crash its process each time
 _IN_USE = 180  # seconds for which a lost node may still hold a folder: NFS keeps locks for 90, Ray ends it after 60
+_CODE = Path(digits_jax.__file__).parents[1]  # the copy, on a node
 _load_data = functools.cache(data.load_configured)  # once for all trials of a process
+_load_config = functools.cache(load_config)
 
 
 class Trial(NamedTuple):
@@ -73,12 +77,15 @@ class Stopped(Exception):
 
 
 @contextlib.contextmanager
-def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Iterator[Executor]:
+def connect(
+    address: str | None = None, *, cpus: int | None = None, gpus: int | None = None, files: Iterable[Path] = ()
+) -> Iterator[Executor]:
     """Connects to a Ray cluster, or starts one on this machine for as long as the context is open.
 
     The address is HOST:PORT of its head, "auto" on one of its nodes, or "local" to start one; by default `$RAY_ADDRESS`
-    or "local". `cpus` and `gpus` are for each group of runs, as in `allocate`. Raises a UserError if Ray is not
-    installed, there is no cluster at the address, or this machine lacks the CPUs or GPUs of a group.
+    or "local". `cpus` and `gpus` are for each group of runs, as in `allocate`. The nodes get a copy of the user's
+    `files`, relative to the current directory. Raises a UserError if Ray is not installed, there is no cluster at the
+    address, or this machine lacks the CPUs or GPUs of a group.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -101,9 +108,12 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
             raise UserError(f"no Ray cluster answers at {address!r} ({error}): expected {expected}") from None
     with tempfile.TemporaryDirectory() as code:  # a copy: processes that start after an edit run the same code
         for name in ("digits_jax", "configs"):
-            source = Path(digits_jax.__file__).parents[1] / name
+            source = _CODE / name
             if source.is_dir():  # an installed package has its configs inside
                 shutil.copytree(source, Path(code, name), ignore=shutil.ignore_patterns("__pycache__"))
+        for file in files:
+            Path(code, file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, Path(code, file))
         try:
             ray.init(address, runtime_env={"working_dir": code, "env_vars": _environment()}, **options)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -119,6 +129,22 @@ def connect(address: str | None = None, *, cpus: int | None = None, gpus: int | 
         yield Executor(functools.partial(_run_tasks, cpus, gpus), at_once=0 if gpus else max(at_once, 1))
     finally:
         ray.shutdown()
+
+
+def own_files(tasks: list[Task]) -> set[Path]:
+    """Returns the user's config files of the tasks and the modules that these import, below the current directory.
+
+    Raises a ConfigError if such a config is elsewhere.
+    """
+    here = Path.cwd().resolve()
+    configs = {Path(cli.config_path(task.run.base).partition(":")[0]).resolve() for task in tasks}
+    own = {path for path in configs if path.parent != cli.configs_directory().resolve()}
+    for path in own:
+        if not path.is_relative_to(here):
+            raise ConfigError(f"{path} is not below {here}, the directory from which --executor=ray copies configs")
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    modules = {Path(file).resolve() for file in files if file}
+    return {path.relative_to(here) for path in own | modules if path.is_relative_to(here) and is_users(path)}
 
 
 def _environment() -> dict[str, str]:
@@ -222,6 +248,7 @@ def train(trial: Trial, report: Report) -> Outcome:
         storage.enable_compilation_cache()
         while True:
             try:
+                _register(trial)
                 dataset = _load_data(trial.runs[0].source)
                 if dataset.sha256 != trial.sha256:
                     here = f"{dataset.sha256} in {dataset.folder} on {socket.gethostname()}"
@@ -235,6 +262,12 @@ def train(trial: Trial, report: Report) -> Outcome:
                 if not isinstance(error, InUseError) or time.monotonic() > give_up:
                     return Outcome(error=error, stderr=stderr.getvalue())
                 time.sleep(1)  # a process of a lost node still has a workdir
+
+
+def _register(trial: Trial) -> None:
+    """Loads the copy of the config file, which may register what the runs use."""
+    file = Path(trial.start, cli.config_path(trial.runs[0].base).partition(":")[0])
+    _load_config(str(_CODE / file.relative_to(trial.start) if file.is_relative_to(trial.start) else file))
 
 
 _locks: list[filelock.FileLock] = []  # of this process's cores, until it ends
