@@ -107,7 +107,7 @@ def test_a_run_that_is_missing_damaged_or_within_an_epoch(
             train_and_evaluate(small_config, tmp_path / "extended", extend=folder)
         assert not (tmp_path / "extended").exists()
 
-    refused("nowhere/run.json cannot be read", tmp_path / "nowhere")
+    refused("nowhere has no run.json: expected the directory of a run", tmp_path / "nowhere")
     steps = sorted(int(path.name) for path in (parent / "checkpoints").iterdir())
     shutil.rmtree(parent / f"checkpoints/{steps[-1]}/history")
     refused("has no history", parent)

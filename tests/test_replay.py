@@ -88,9 +88,17 @@ def test_steps_that_make_no_sense(tmp_path: Path, steps: str) -> None:
         run_command(tmp_path, steps)
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", '{"config": {}}'])
-def test_a_folder_without_a_run(tmp_path: Path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / "run.json").write_text(content)
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no run.json: expected the directory of a run$"):
+        run_command(tmp_path, "0:1")
+    (tmp_path / "0123abcd").mkdir()
+    (tmp_path / "0123abcd/run.json").touch()
+    with pytest.raises(UserError, match=r"has no run.json: expected the directory of a run, such as .*/0123abcd$"):
+        run_command(tmp_path, "0:1")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"config": {}}'])
+def test_a_run_that_cannot_be_read(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run.json cannot be read \(.*\): expected what a run writes there"):
         run_command(tmp_path, "0:1")

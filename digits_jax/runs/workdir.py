@@ -251,10 +251,11 @@ class Workdir:
         """Returns the content of `run.json`; raises a UserError if there is no such file, or it is not valid."""
         try:
             self.run = storage.read_json(self.run_file, _RUN)
-        except (FileNotFoundError, UserError) as error:
-            reason = (
-                "no such file" if isinstance(error, FileNotFoundError) else str(error).removeprefix(f"{self.run_file} ")
-            )
+        except FileNotFoundError:
+            inside = next((f", such as {file.parent}" for file in sorted(self.path.glob("*/run.json"))), "")
+            raise UserError(f"{self.path} has no run.json: expected the directory of a run{inside}") from None
+        except UserError as error:
+            reason = str(error).removeprefix(f"{self.run_file} ")
             raise UserError(f"{self.run_file} cannot be read ({reason}): expected what a run writes there") from None
         return self.run
 
