@@ -78,7 +78,7 @@ def test_the_hash_of_the_weights_identifies_the_run(like_trained: ConfigDict, tr
 
 def test_weights_that_cannot_be_loaded_are_named(like_trained: ConfigDict, trained: Path, tmp_path: Path) -> None:
     like_trained.init_from = str(tmp_path / "missing")
-    with pytest.raises(UserError, match="missing does not exist"):
+    with pytest.raises(UserError, match=r"^config.init_from is .*: .*missing does not exist"):
         train_and_evaluate(like_trained, tmp_path / "run")
     like_trained.init_from, like_trained.init_from_sha256 = str(trained), "0" * 64
     with pytest.raises(ConfigError, match="expected the weights with the SHA-256 0000"):

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from digits_jax.config import weights_fields
-from digits_jax.errors import ConfigError
+from digits_jax.errors import ConfigError, UserError
 from digits_jax.runs.ensemble import Ensemble, load
 from digits_jax.runs.trained_model import TrainedModel, load_model
 from digits_jax.train_step import TrainState
@@ -56,11 +56,18 @@ def with_weights_hashes(config: ConfigDict | FrozenConfigDict) -> ConfigDict:
     return _load_named(config)[0]
 
 
+def _load_named_by(field: str, name: str) -> TrainedModel | Ensemble:
+    try:
+        return load_weights(name)
+    except UserError as error:
+        raise UserError(f"config.{field} is {name!r}: {error}") from None
+
+
 def _load_named(config: ConfigDict | FrozenConfigDict) -> tuple[ConfigDict, dict[str, TrainedModel | Ensemble]]:
     """Returns the config of `with_weights_hashes`, and the weights by the fields that name them."""
     filled = ConfigDict(config.to_dict())
     flat = flatten_dict(filled.to_dict(), sep=".")
-    models = {field: load_weights(flat[field]) for field in weights_fields() if flat[field]}
+    models = {field: _load_named_by(field, flat[field]) for field in weights_fields() if flat[field]}
     for field, model in models.items():
         known, found = flat[f"{field}_sha256"], weights_hash(model)
         if known not in (None, found):
