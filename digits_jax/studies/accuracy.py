@@ -242,7 +242,7 @@ def _ensembles_table(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     for name, found in evaluations.items():
         accuracy = found["accuracy"]
         rows.append((
-            code(name), str(len(found["models"])), found["views"],
+            code(name), str(len(found["models"])), found["test_time_augmentation"],
             f"{100 * statistics.fmean(model['accuracy'] for model in found['models']):.2f}%",
             f"{100 * accuracy['fraction']:.2f}% ({100 * accuracy['low']:.2f} to {100 * accuracy['high']:.2f})",
             f"{100 * found['expected_calibration_error']:.1f}%",

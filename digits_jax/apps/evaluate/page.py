@@ -70,7 +70,7 @@ def write_evaluation(evaluation: Evaluation, model: TrainedModel | Ensemble, dat
             {"config_hash": member.run["config_hash"], "step": member.step, "accuracy": accuracy.fraction}
             for member, accuracy in zip(model.members, evaluation.alone, strict=True)
         ],
-        "views": model.config.test_time_augmentation,
+        "test_time_augmentation": model.config.test_time_augmentation,
         "dataset": describe_dataset(dataset),
         "final": [accuracy.fraction for accuracy in evaluation.final],
         "by_writers": {group: asdict(accuracy) for group, accuracy in evaluation.by_writers.items()},

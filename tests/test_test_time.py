@@ -23,7 +23,7 @@ def test_shifts_move_a_pixel_each_way_and_lose_what_leaves() -> None:
     assert found == [((0, 1),), (), ((1, 1),), ((0, 0),), ((0, 2),)]
 
 
-def test_probabilities_are_the_mean_over_the_views() -> None:
+def test_probabilities_are_the_mean_over_the_versions() -> None:
     images = jax.random.randint(jax.random.key(0), (4, 5, 5, 1), 0, 256).astype(jnp.uint8)
     kernel = jax.random.normal(jax.random.key(1), (25, 3)) / 100
 
