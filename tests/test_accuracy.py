@@ -65,7 +65,11 @@ def docs(tmp_path: Path) -> Path:
     ensembles = tmp_path / "accuracy_ensembles"
     ensembles.mkdir()
     models = [{"accuracy": 0.9961}, {"accuracy": 0.9971}]
-    evaluation = {"models": models, "test_time_augmentation": "shifts", "accuracy": {"fraction": 0.9977, "low": 0.9966, "high": 0.9985}}
+    evaluation = {
+        "models": models,
+        "test_time_augmentation": "shifts",
+        "accuracy": {"fraction": 0.9977, "low": 0.9966, "high": 0.9985},
+    }
     evaluation["expected_calibration_error"] = 0.081
     (ensembles / "strong.json").write_text(json.dumps(evaluation))
     (tmp_path / "ablations/fast").mkdir(parents=True)

@@ -275,6 +275,15 @@ def test_ctrl_c_before_training_deletes_the_tpu(gcloud: Gcloud) -> None:
     assert gcloud.kinds[-1] == "delete"
 
 
+@pytest.mark.parametrize(("state", "kind"), [("0 WAITING_FOR_RESOURCES", "queued-resources"), (NOT_FOUND, "tpu-vm")])
+def test_a_request_that_still_waits_is_deleted(gcloud: Gcloud, state: str, kind: str) -> None:
+    gcloud.answers(describe=[state])
+    command = [sys.executable, "-m", "digits_jax.apps.tpu", "delete", "--name=digits", "--zone=us-central2-b"]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    (deleted,) = [command for command in gcloud.commands if command[0] == "delete"]
+    assert deleted[3:6] == [kind, "delete", "digits"]
+
+
 @pytest.fixture
 def start_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tpu]:
     """Starts a script in place of training on a TPU of one worker, which is this machine."""

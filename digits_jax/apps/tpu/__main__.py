@@ -3,7 +3,7 @@
 This creates the TPU, or uses the one of that name, copies the current commit to its workers, trains on them with
 gs://BUCKET/NAME as the workdir, and deletes the TPU. After a preemption or a crash, training resumes from its last
 checkpoint. Training does not depend on this machine: `./launch.sh tpu logs` follows it again, `stop` makes it save and
-stop, and `delete` deletes the TPU; these take --name, --zone and --queued.
+stop, and `delete` deletes the TPU, or its request; these take --name and --zone.
 """
 
 import functools
@@ -48,6 +48,8 @@ def main(argv: list[str], flags_of_training: list[str]) -> int:
     if command == "train":
         return _train(tpu, flags_of_training)
     if command == "delete":
+        # A request that still waits would be granted later, and cost money.
+        tpu.queued = tpu.queued or tpu.request_state() != ""
         tpu.delete()
         return 0
     return _follow(tpu, stop=command == "stop")

@@ -119,13 +119,15 @@ class Tpu:
 
     def state(self) -> str:
         """Returns its state, else that of its queued request, or "" if there is none."""
-        kinds = {"tpu-vm": "state"} | ({"queued-resources": "state.state"} if self.queued else {})
-        assumed = "READY" if self.is_ours else ""
-        for kind, field in kinds.items():
-            words = (kind, "describe", self.name, f"--format=value({field})")
-            if state := self._gcloud(*words, assumed=assumed, may_be_missing=True).strip():
-                return state
-        return ""
+        return self._describe("tpu-vm", "state") or (self.request_state() if self.queued else "")
+
+    def request_state(self) -> str:
+        """Returns the state of its queued request, or "" if there is none."""
+        return self._describe("queued-resources", "state.state")
+
+    def _describe(self, kind: str, field: str) -> str:
+        words, assumed = (kind, "describe", self.name, f"--format=value({field})"), "READY" if self.is_ours else ""
+        return self._gcloud(*words, assumed=assumed, may_be_missing=True).strip()
 
     def _create(self) -> None:
         self.say(f"creating a {self.type}")
