@@ -77,9 +77,15 @@ def fonts_table(result: dict[str, Any]) -> str:
 
 
 def others_table(result: dict[str, Any]) -> str:
-    """Returns a table with a row for each kind of out-of-distribution input."""
-    rows = [(kind, f"{count['images']:,}", f"{count['rejected'] / count['images']:.1%}")
-            for kind, count in result["out_of_distribution"].items()]  # fmt: skip
+    """Returns a table with a row for each kind of out-of-distribution input, one for letters and one for all."""
+    kinds = {kind: [kind] for kind in result["out_of_distribution"]}
+    kinds |= {"**letters**": [kind for kind in kinds if kind.startswith("letter")], "**all**": [*kinds]}
+    rows = []
+    for name, parts in kinds.items():
+        images, rejected = (
+            sum(result["out_of_distribution"][part][key] for part in parts) for key in ("images", "rejected")
+        )
+        rows.append((name, f"{images:,}", f"{rejected / images:.1%}"))
     return markdown_table(("input", "pictures", "rejected"), rows)
 
 
