@@ -356,11 +356,12 @@ def test_a_short_run(tmp_path: Path, parsed_flags: None) -> None:
 
 @pytest.mark.slow
 def test_the_command_for_a_gpu(tmp_path: Path) -> None:
-    (cases,) = re.findall(r"--cases=(\S+)", (DOCS / "gpu.md").read_text())
+    (named,) = re.findall(r"--cases=(\S+)", (DOCS / "gpu.md").read_text())
+    cases = [case for case in named.split(",") if case != "bn_dropout:1024"]  # as bn_dropout:64
     (tmp_path / "benchmarks").mkdir()
     output = tmp_path / "benchmarks/gpu.json"
-    benchmark(f"--cases={cases}", "--rounds=1", "--images=64", f"--output={output}")
+    benchmark(f"--cases={','.join(cases)}", "--rounds=1", "--images=64", f"--output={output}")
     _, results = page.read_benchmark(output, "vgg:seeds")
-    assert [*results] == cases.split(",")
+    assert [*results] == cases
     assert results["vgg:seeds"]["images"] == 32 * 64
     assert "32 seeds of `vgg` in one program take" in page.seeds_sentences(results)

@@ -215,11 +215,12 @@ def test_the_page_in_a_browser(client: "FlaskClient", tmp_path: Path) -> None:
 
 
 _SERVER = """
-import sys
+import signal
 from digits_jax import cli
 from digits_jax.apps import demo, reader
 from tests.test_demo import FakeReader
 reader.load_reader = lambda *_, **__: FakeReader()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored where the tests run in the background
 cli.run(demo.main)
 """
 

@@ -262,7 +262,7 @@ def undisturbed(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)])
+@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_stopped_by_a_signal_and_the_same_command_again(
     data_dir: Path, undisturbed: Path, tmp_path: Path, signum: signal.Signals, exit_code: int
 ) -> None:

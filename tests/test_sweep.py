@@ -118,8 +118,8 @@ def start(file: str, folder: Path, *arguments: str) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_killed_and_started_again(write_sweep: Callable[..., str], tmp_path: Path) -> None:
-    rates = ", ".join(f'"{rate}": SMALL | {{"learning_rates": ({rate},), "epochs": (40,)}}' for rate in (0.01, 0.02))
-    file = write_sweep(variants=rates, baseline="0.01")
+    rates = ", ".join(f'"{rate}": SMALL | {{"learning_rates": ({rate},), "epochs": (20,)}}' for rate in (0.01, 0.02))
+    file = write_sweep(variants=rates, baseline="0.01", num_seeds="1")
     undisturbed = start(file, tmp_path / "a")
     _, err = undisturbed.communicate(timeout=180)
     assert undisturbed.returncode == 0, err
