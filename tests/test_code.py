@@ -412,6 +412,8 @@ def test_the_users_files_count(project: Path, capsys: pytest.CaptureFixture) -> 
     load_model("runs/mixer")
     err = "warning: runs/mixer was trained by other code (my/layers.py differs): its predictions may differ\n"
     assert capsys.readouterr().err == err
+    load_model("runs/mixer")
+    assert capsys.readouterr().err == ""  # it is said once
     assert load_config("my/mixer.py").model.name == "mixer"
     with pytest.raises(UserError, match=r"^runs/mixer was trained by other code \(my/layers.py differs\): --fresh"):
         train.train_and_evaluate(load_config("my/mixer.py"), "runs/mixer")

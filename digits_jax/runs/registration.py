@@ -1,5 +1,6 @@
 """The config of a recorded run, after the user's own files have registered what it names."""
 
+import functools
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from digits_jax.runs.code import TABLES, describe_changes, describe_code, last_r
 from digits_jax.runs.identity import from_recorded
 from digits_jax.storage import PathLike, is_bucket, open_path
 
+_warn_once = functools.cache(cli.warn)  # a sweep reads the same teacher for each of its runs
+
 
 def read_config(run: Mapping[str, Any], workdir: PathLike) -> FrozenConfigDict:
     """Returns the config in the content of a `run.json`, as `register` and `identity.from_recorded`.
@@ -23,7 +26,7 @@ def read_config(run: Mapping[str, Any], workdir: PathLike) -> FrozenConfigDict:
     register(run, workdir)
     config, recorded = from_recorded(run["config"]), last_recorded(run, "code")
     if recorded and (changes := describe_changes(describe_code(config), recorded)):
-        cli.warn(f"{workdir} was trained by other code ({changes}): its predictions may differ")
+        _warn_once(f"{workdir} was trained by other code ({changes}): its predictions may differ")
     return config
 
 
