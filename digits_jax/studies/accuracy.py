@@ -27,7 +27,7 @@ from digits_jax.studies.reproduce.post_log import EXPERIMENTS
 from digits_jax.studies.results import Result
 
 THRESHOLDS = (0.99, 0.994)
-STUDIES = ("choose_sprint", "choose_fast", "choose_tiny", "fast")
+STUDIES = ("choose_sprint", "choose_fast", "choose_tiny", "distillation", "fast")
 
 # Test images with a label that fewer than three of five people agreed with, among those that Northcutt et al. 2021
 # ("Pervasive label errors in test sets", labelerrors.com) showed to people because a model contradicted it.
