@@ -88,8 +88,6 @@ def test_the_ablation_is_the_one_in_configs(page: str) -> None:
 
 
 EXAMPLES = dict(re.findall(r"`my/(\w+)\.py`:\n\n```python\n(.*?)^```$", EXTENDING, re.MULTILINE | re.DOTALL))
-
-
 EXAMPLES["distilled"] = (ROOT / "docs/distilled.py").read_text()
 
 

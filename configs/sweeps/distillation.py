@@ -3,9 +3,8 @@
 Test images are not scored.
 """
 
-from digits_jax.studies import ON_HELD_OUT_WRITERS, Sweep
+from digits_jax.studies import ON_MORE_WRITERS, Sweep
 
-ON_MORE_WRITERS = ON_HELD_OUT_WRITERS | {"dataset.validation_examples": 10_000}
 # The teacher, strong with hard labels on the same images:
 #   python -m digits_jax.main --config=strong --config.loss.label_smoothing=0 --config.dataset.validation_examples=10000
 #       --config.dataset.validation_split=writers --config.dataset.score_test=False --workdir=runs/teacher
