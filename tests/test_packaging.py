@@ -83,5 +83,5 @@ def test_the_wheel(tmp_path: Path) -> None:
     assert "digits_jax/configs/bn_dropout.py" in configs
     assert {name for name in found if name.endswith(".py")} == code | configs
     assert {name.partition("/")[0] for name in found} == {"digits_jax"}
-    weights = {f"digits_jax/weights/{name}" for name in ("SHA256SUMS", "fast.json", "fast.md", "fast.npz", "whole.npz")}
+    weights = {f"digits_jax/weights/{name}" for name in ("SHA256SUMS", "fast.json", "fast.md", "fast.npz", "rows.npz")}
     assert {name for name in found if "/weights/" in name} == weights

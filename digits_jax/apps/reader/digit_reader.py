@@ -15,11 +15,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from digits_jax import data, storage
-from digits_jax.apps.reader.normalization import SIZE, WIDEST_PEN, Digit, fill_outline, find_shapes, normalize
+from digits_jax.apps.reader.normalization import SIZE, Digit, fill_outline, find_shapes, normalize
 from digits_jax.apps.reader.outliers import OutlierDetector, fit_detector, with_features
 from digits_jax.apps.reader.segmentation import Box, Mark
 from digits_jax.apps.reader.strokes import letter_images
-from digits_jax.apps.reader.touching import Cutter
+from digits_jax.apps.reader.touching import Row, RowReader, cut
 from digits_jax.errors import UserError
 from digits_jax.runs.registration import read_config
 from digits_jax.runs.shipped import read_shipped
@@ -28,9 +28,9 @@ from digits_jax.runs.trained_model import TrainedModel, load_model
 _CACHE_VERSION = "3"  # changes with the content of a cache file
 _NUM_DIGITS, _NUM_LETTERS = 20_000, 60  # that the detector is fitted to: training images, and drawings of each letter
 _MIN_PROBABILITY = 1e-4  # where smoothed labels are undone, which would give exact zeros
-_DOUBT, _STRONG_DOUBT = 0.5, 0.9  # probability that a shape is not one digit: it is cut; it is not accepted uncut
-_MIN_FILLED = 2.1  # times the ink of an outline; of MNIST's digits one in 2,000 has so much, in strokes of a pen
-_MIN_CUT = 0.7  # probability of the least likely part of a shape that was cut
+_MIN_FILLED = 2.0  # times the ink of an outline
+_WIDEST_PEN = 6.0  # pixels of the box, of a filled outline
+_MIN_ROW = 0.9  # probability of a row of digits that touch
 _TOUCHING = "no digit, or several that touch"
 _OUTLIER = "unlike the digits that the model was trained on"
 _SURROUNDED = "among shapes that are not digits"
@@ -67,7 +67,7 @@ class DigitReader:
     def __init__(self, model: TrainedModel, detector: OutlierDetector | None) -> None:
         self.model = model
         self.detector = detector
-        self._cutter = Cutter()
+        self._rows = RowReader()
         # Starting takes most of the time for a few digits, and XLA's own convolution is traced in half a second less.
         self._forward = with_features(model, kernels="lax", part_size=8)
 
@@ -84,51 +84,31 @@ class DigitReader:
     def read(self, pixels: np.ndarray) -> Page:
         """Reads a picture, the `[H, W, 4]` pixels of a `Picture`."""
         shapes, marks, threshold = find_shapes(pixels)
+        shapes = [self._fill(shape, threshold) for shape in shapes]
+        rows = self._rows.read([shape.ink for shape in shapes], threshold)
         images = np.array([shape.image for shape in shapes], np.uint8).reshape(-1, SIZE, SIZE)
-        digits: list[Digit] = []
-        for shape, doubt in zip(shapes, self._cutter.doubt(images), strict=True):
-            if filled := self._fill(shape, threshold, doubt):
-                digits.append(filled)
-            else:
-                digits += [shape] if shape.warning or doubt < _DOUBT else self._cut(shape, threshold, doubt)
-        images = np.array([digit.image for digit in digits], np.uint8).reshape(-1, SIZE, SIZE)
-        probabilities, is_outlier = self.predict(images)
-        warnings = [digit.warning or (_OUTLIER if out else None) for digit, out in zip(digits, is_outlier, strict=True)]
+        digits: list[Reading] = []
+        for shape, row, probabilities, is_outlier in zip(shapes, rows, *self.predict(images), strict=True):
+            warning = shape.warning or (_OUTLIER if is_outlier else None)
+            alone = Reading(shape.image, shape.box, probabilities, warning)
+            is_row = not shape.warning and len(row.digits) > 1 and row.probability > row.single
+            digits += _cut(shape, row, threshold) if is_row else [alone]
+        warnings = [digit.warning for digit in digits]
         dashes = sum(mark.symbol == "-" for mark in marks)  # points may also be dirt
         if sum(warning is not None for warning in warnings) + dashes > (len(digits) + dashes) / 2:
             warnings = [warning or _SURROUNDED for warning in warnings]
-        readings = [
-            Reading(digit.image, digit.box, row, warning)
-            for digit, row, warning in zip(digits, probabilities, warnings, strict=True)
-        ]
-        return Page(readings, marks)
+        return Page([d._replace(warning=warning) for d, warning in zip(digits, warnings, strict=True)], marks)
 
-    def _fill(self, shape: Digit, threshold: float, doubt: float) -> Digit | None:
-        """Fills a shape if it is the outline of a digit."""
+    def _fill(self, shape: Digit, threshold: float) -> Digit:
+        """Fills a shape if it is the outline of a digit, which is more probable filled."""
         filled = fill_outline(shape.ink, threshold)
         if np.count_nonzero(filled > threshold) < _MIN_FILLED * np.count_nonzero(shape.ink > threshold):
-            return None
+            return shape
         image, width = normalize(filled, threshold)
-        if width > WIDEST_PEN or self._cutter.doubt(image[None])[0] > min(doubt, _DOUBT):
-            return None
-        return shape._replace(image=image)
-
-    def _cut(self, shape: Digit, threshold: float, doubt: float) -> list[Digit]:
-        """Cuts a shape that may be several digits."""
-        if self.detector and self.detector.resembles_letters(self._forward(shape.image[None])[1])[0]:
-            return [shape]  # as it is, it is an outlier
-        parts, probability = self._cutter.cut(shape.ink, threshold)
-        is_sure = len(parts) > 1 and probability > _MIN_CUT
-        if not is_sure and doubt < _STRONG_DOUBT:
-            return [shape]
-        warning = None if is_sure else _TOUCHING
-        if len(parts) < 2:
-            return [shape._replace(warning=warning)]
-        left, top = max(shape.box[0] - 1, 0), max(shape.box[1] - 1, 0)  # of the shape's ink
-        moved = ((left + box[0], top + box[1], left + box[2], top + box[3]) for _, box in parts)
-        return [
-            shape._replace(image=image, box=box, warning=warning) for (image, _), box in zip(parts, moved, strict=True)
-        ]
+        probabilities = self.predict(np.stack([shape.image, image]))[0].max(axis=1)
+        if width > _WIDEST_PEN or probabilities[1] <= probabilities[0]:
+            return shape
+        return shape._replace(image=image, ink=filled)
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the probabilities `[N, num_classes]` of uint8 images `[N, 28, 28]`, and which are outliers `[N]`."""
@@ -137,6 +117,18 @@ class DigitReader:
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
         return _unsmoothed(probabilities, self.model.config.loss.get("label_smoothing", 0.0)), is_outlier
+
+
+def _cut(shape: Digit, row: Row, threshold: float) -> list[Reading]:
+    """Cuts a shape between the digits of a row."""
+    warning = None if row.probability > _MIN_ROW else _TOUCHING
+    left, top = max(shape.box[0] - 1, 0), max(shape.box[1] - 1, 0)  # of the shape's ink
+    readings = []
+    for probabilities, (ink, box) in zip(row.probabilities, cut(shape.ink, threshold, row.middles), strict=True):
+        image = normalize(ink, threshold)[0] if np.any(ink > threshold) else np.zeros((SIZE, SIZE), np.uint8)
+        moved = left + box[0], top + box[1], left + box[2], top + box[3]
+        readings.append(Reading(image, moved, probabilities, warning))
+    return readings
 
 
 def _unsmoothed(probabilities: np.ndarray, smoothing: float) -> np.ndarray:

@@ -16,7 +16,6 @@ from digits_jax.apps.reader.segmentation import Box, Mark, ink_map, ink_threshol
 SIZE, BOX = 28, 20  # pixels: an image of MNIST, and the box that its digit fits in
 _OVERSAMPLING = 8  # a digit is traced on a grid at least this many times finer than the box
 _STROKE_WIDTHS = (2.0, 4.0)  # pixels of the box: the range of most of MNIST's digits
-WIDEST_PEN = 5.0  # pixels of the box: one in a hundred of MNIST's digits has wider strokes
 _SOLID_WIDTH = 7.5  # pixels of the box: one in a thousand of MNIST's digits has such strokes
 
 
@@ -78,25 +77,41 @@ def normalize(ink: np.ndarray, threshold: float) -> tuple[np.ndarray, float]:
     Strokes thinner or thicker than most of MNIST's are drawn at the nearest of `_STROKE_WIDTHS`. `ink` is the distance
     of each pixel `[H, W]` from the paper. The image is uint8 `[28, 28]`, 255 is ink; the width is in pixels of the box.
     """
-    edge = np.percentile(ink[ink > threshold], 75) / 2  # half of the stroke's darkness, independent of resolution
-    side = max(BOX * _OVERSAMPLING, *ink.shape)
-    mask = np.pad(_resize(ink.astype(np.float32), side, Image.Resampling.BICUBIC) > edge, side // 4)
-    inside = ndimage.distance_transform_edt(mask)
-    width = stroke_width(inside[mask])
-    new_width = np.clip(width, *(limit * side / BOX for limit in _STROKE_WIDTHS))
-    if new_width != width:
-        outside = ndimage.distance_transform_edt(~mask)
-        mask = inside - outside > (width - new_width) / 2
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    digit = _resize(255 * mask.astype(np.float32), BOX, Image.Resampling.HAMMING)
+    mask, width = _trace(ink, threshold, max(ink.shape))
+    digit = _resize(255 * mask.astype(np.float32), BOX / max(mask.shape), Image.Resampling.HAMMING)
     top, left = (
         int(np.clip(round(SIZE / 2 - middle), 0, SIZE - length))  # the center of mass as close to the middle as fits
         for middle, length in zip(ndimage.center_of_mass(digit), digit.shape, strict=True)
     )
     image = np.zeros((SIZE, SIZE), np.uint8)
     image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit.round().clip(0, 255)
-    return image, width * BOX / side
+    return image, width
+
+
+def normalize_row(ink: np.ndarray, threshold: float) -> np.ndarray:
+    """Returns the ink `[H, W]` of digits beside each other as uint8 `[20, w]`, with strokes as of `normalize`."""
+    mask, _ = _trace(ink, threshold, ink.shape[0])
+    row = _resize(255 * mask.astype(np.float32), BOX / mask.shape[0], Image.Resampling.HAMMING)
+    return row.round().clip(0, 255).astype(np.uint8)
+
+
+def _trace(ink: np.ndarray, threshold: float, length: int) -> tuple[np.ndarray, float]:
+    """Traces ink `[H, W]`, of which `length` pixels become the box's, on a finer grid, with a pen of common width.
+
+    Returns the mask of the strokes, without a margin, and the width that they had in pixels of the box.
+    """
+    edge = np.percentile(ink[ink > threshold], 75) / 2  # half of the stroke's darkness, independent of resolution
+    side = max(BOX * _OVERSAMPLING, length)
+    mask = np.pad(_resize(ink.astype(np.float32), side / length, Image.Resampling.BICUBIC) > edge, side // 4)
+    inside = ndimage.distance_transform_edt(mask)
+    width = stroke_width(inside[mask])
+    thinnest, thickest = (limit * side / BOX for limit in _STROKE_WIDTHS)
+    new_width = min(max(width, thinnest), thickest)
+    if new_width != width:
+        outside = ndimage.distance_transform_edt(~mask)
+        mask = inside - outside > (width - new_width) / 2
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], width * BOX / side
 
 
 def fill_outline(ink: np.ndarray, threshold: float) -> np.ndarray:
@@ -113,8 +128,7 @@ def fill_outline(ink: np.ndarray, threshold: float) -> np.ndarray:
     return np.where(np.isin(paper, inside), ink.max(), ink)[1:-1, 1:-1]
 
 
-def _resize(array: np.ndarray, side: int, resample: Image.Resampling) -> np.ndarray:
-    """Scales the longer side to `side`, with antialiasing."""
-    factor = side / max(array.shape)
+def _resize(array: np.ndarray, factor: float, resample: Image.Resampling) -> np.ndarray:
+    """Scales both sides by a factor, with antialiasing."""
     height, width = (max(1, round(length * factor)) for length in array.shape)
     return np.asarray(Image.fromarray(array).resize((width, height), resample))

@@ -17,7 +17,6 @@ from digits_jax.runs.trained_model import TrainedModel
 
 _FALSE_POSITIVES = 0.01  # fraction of held-out training images beyond each of the two limits
 _DIMENSIONS = 64  # of the projected features
-_LETTER = 1.1  # times the limit: of touching digits 6 in 100 are beyond it, of letters in other hands 97
 _NEIGHBOR = 3  # the distance to the digits is that to the third nearest
 
 
@@ -33,10 +32,6 @@ class OutlierDetector(NamedTuple):
     def is_outlier(self, features: np.ndarray) -> np.ndarray:
         """Returns bool `[B]` for features `[B, F]`: whether one of the distances exceeds its limit."""
         return np.any(self.distances(features) > self.limits, axis=1)
-
-    def resembles_letters(self, features: np.ndarray) -> np.ndarray:
-        """Returns bool `[B]`: whether images are so much nearer to letters that they are not several digits either."""
-        return self.distances(features)[:, 1] > _LETTER * self.limits[1]
 
     def distances(self, features: np.ndarray) -> np.ndarray:
         """Returns `[B, 2]`: the distance to the digits, and its ratio to the distance to the nearest letter."""

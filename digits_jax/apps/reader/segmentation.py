@@ -15,7 +15,7 @@ _MIN_CONTRAST = 0.06  # between ink and paper, where black and white have 1; les
 _MAX_STROKES = 200  # more connected components are noise or a photograph
 _MIN_RELATIVE_SIZE = 0.15  # of the largest component; smaller ones are dirt
 _MIN_SIZE = 6  # pixels; smaller digits are illegible
-_GAP = 0.45  # of the stroke's width: half of the widest gap that is closed
+_GAP = 0.5  # of the stroke's width: half of the widest gap inside of a shape
 _MARK_SIZE = 0.35  # largest height of a dash, size of a point or comma, as a fraction of the tallest digit
 _POINT_SIZE = 0.6  # smallest side of a point, in widths of a stroke; smaller ones are dirt
 _MARK_WIDTH = 2.75  # largest width of such a mark in widths of a stroke, which a slanted comma takes
@@ -108,13 +108,8 @@ def stroke_width(inside: np.ndarray) -> float:
 
 def _label(mask: np.ndarray, gap: float) -> tuple[np.ndarray, int]:
     """Labels the connected components of a mask as `ndimage.label` does, across gaps of up to twice `gap` pixels."""
-    near = ndimage.distance_transform_edt(~mask) <= gap
-    closed = mask | (ndimage.distance_transform_edt(near) > gap + 0.5)
-    labels = np.where(mask, ndimage.label(closed, np.ones((3, 3)))[0], 0)
-    is_used = np.bincount(labels.ravel()) > 0
-    is_used[0] = True
-    numbers = np.cumsum(is_used) - 1  # without the components that closing alone has made
-    return numbers[labels], int(numbers[-1])
+    labels, count = ndimage.label(ndimage.distance_transform_edt(~mask) <= gap, np.ones((3, 3)))
+    return np.where(mask, labels, 0), count
 
 
 def _mark_symbol(box: Box, boxes: Sequence[Box], stroke: float) -> str | None:

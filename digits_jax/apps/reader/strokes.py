@@ -1,6 +1,6 @@
 """Handwritten digits and letters as pen strokes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -80,11 +80,16 @@ def trace(draw: ImageDraw.ImageDraw, line: np.ndarray, width: int, color: str | 
 
 def letter_images(count: int) -> np.ndarray:
     """Draws `count` variations of each letter in MNIST's format, the same at every call: uint8 `[N, 28, 28]`."""
+    return np.stack([normalize(ink, 0.5)[0] for ink in draw_letters(count)])
+
+
+def draw_letters(count: int) -> Iterator[np.ndarray]:
+    """Draws `count` variations of each letter, the same at every call; yields the ink of each, `[H, W]` in [0, 1]."""
     rng = np.random.default_rng(0)
-    return np.stack([_letter_image(strokes, rng) for strokes in LETTERS.values() for _ in range(count)])
+    return (_draw_letter(strokes, rng) for strokes in LETTERS.values() for _ in range(count))
 
 
-def _letter_image(strokes: Strokes, rng: np.random.Generator) -> np.ndarray:
+def _draw_letter(strokes: Strokes, rng: np.random.Generator) -> np.ndarray:
     """Draws a letter with random stretch, slant, rotation and stroke width, and with jittered points."""
     angle, slant, stretch = rng.uniform((-0.2, -0.35, 0.6), (0.2, 0.35, 1.3))
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -96,4 +101,4 @@ def _letter_image(strokes: Strokes, rng: np.random.Generator) -> np.ndarray:
     paper = Image.new("L", tuple(size.tolist()))
     for line in lines:
         trace(ImageDraw.Draw(paper), line - corner, width, 255)
-    return normalize(np.asarray(paper) / 255, 0.5)[0]
+    return np.asarray(paper) / 255
