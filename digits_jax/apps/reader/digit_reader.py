@@ -30,7 +30,7 @@ _NUM_DIGITS, _NUM_LETTERS = 20_000, 60  # that the detector is fitted to: traini
 _MIN_PROBABILITY = 1e-4  # where smoothed labels are undone, which would give exact zeros
 _MIN_FILLED = 2.0  # times the ink of an outline
 _WIDEST_PEN = 6.0  # pixels of the box, of a filled outline
-_MIN_ROW = 0.9  # probability of a row of digits that touch
+_MIN_ROW, _MIN_SINGLE = 0.9, 0.05  # probability that a shape is a row of several digits, or a single one
 _TOUCHING = "no digit, or several that touch"
 _OUTLIER = "unlike the digits that the model was trained on"
 _SURROUNDED = "among shapes that are not digits"
@@ -89,10 +89,14 @@ class DigitReader:
         images = np.array([shape.image for shape in shapes], np.uint8).reshape(-1, SIZE, SIZE)
         digits: list[Reading] = []
         for shape, row, probabilities, is_outlier in zip(shapes, rows, *self.predict(images), strict=True):
-            warning = shape.warning or (_OUTLIER if is_outlier else None)
-            alone = Reading(shape.image, shape.box, probabilities, warning)
-            is_row = not shape.warning and len(row.digits) > 1 and row.probability > row.single
-            digits += _cut(shape, row, threshold) if is_row else [alone]
+            several = len(row.digits) > 1 and shape.warning is None
+            is_row = several and row.probability > _MIN_ROW
+            doubt = None if is_row or row.single > _MIN_SINGLE else _TOUCHING
+            if is_row or (several and doubt):
+                digits += _cut(shape, row, threshold, warning=doubt)
+            else:
+                warning = shape.warning or (_OUTLIER if is_outlier else doubt)
+                digits.append(Reading(shape.image, shape.box, probabilities, warning))
         warnings = [digit.warning for digit in digits]
         dashes = sum(mark.symbol == "-" for mark in marks)  # points may also be dirt
         if sum(warning is not None for warning in warnings) + dashes > (len(digits) + dashes) / 2:
@@ -119,9 +123,8 @@ class DigitReader:
         return _unsmoothed(probabilities, self.model.config.loss.get("label_smoothing", 0.0)), is_outlier
 
 
-def _cut(shape: Digit, row: Row, threshold: float) -> list[Reading]:
+def _cut(shape: Digit, row: Row, threshold: float, *, warning: str | None) -> list[Reading]:
     """Cuts a shape between the digits of a row."""
-    warning = None if row.probability > _MIN_ROW else _TOUCHING
     left, top = max(shape.box[0] - 1, 0), max(shape.box[1] - 1, 0)  # of the shape's ink
     readings = []
     for probabilities, (ink, box) in zip(row.probabilities, cut(shape.ink, threshold, row.middles), strict=True):
