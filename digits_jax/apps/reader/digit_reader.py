@@ -104,13 +104,14 @@ class DigitReader:
         return Page([d._replace(warning=warning) for d, warning in zip(digits, warnings, strict=True)], marks)
 
     def _fill(self, shape: Digit, threshold: float) -> Digit:
-        """Fills a shape if it is the outline of a digit, which is more probable filled."""
+        """Fills a shape if it is the outline of a digit, which both networks find more probable filled."""
         filled = fill_outline(shape.ink, threshold)
         if np.count_nonzero(filled > threshold) < _MIN_FILLED * np.count_nonzero(shape.ink > threshold):
             return shape
         image, width = normalize(filled, threshold)
-        probabilities = self.predict(np.stack([shape.image, image]))[0].max(axis=1)
-        if width > _WIDEST_PEN or probabilities[1] <= probabilities[0]:
+        outline_row, filled_row = self._rows.read([shape.ink, filled], threshold)
+        as_outline, as_filled = self.predict(np.stack([shape.image, image]))[0].max(axis=1)
+        if width > _WIDEST_PEN or as_filled <= as_outline or filled_row.single <= outline_row.single:
             return shape
         return shape._replace(image=image, ink=filled)
 
