@@ -84,6 +84,13 @@ def test_outlined_digits_are_filled() -> None:
     assert outcomes.count("exact") == 8
 
 
+@pytest.mark.parametrize("digit", ["0", "8"])
+@pytest.mark.parametrize("pen", [2, 4])
+def test_a_narrow_digit_of_a_thin_pen_is_no_outline(digit: str, pen: int) -> None:
+    picture = draw(digit, size=(150, 130), paper="#ffffff", ink="#000000", height=100, width=pen).resize((68, 130))
+    assert [reading.digit for reading in read(picture).digits] == [int(digit)]
+
+
 def test_only_what_is_between_lines_is_filled() -> None:
     ring = np.zeros((30, 30), np.float32)
     for start, stop in ((2, 28), (8, 22)):
