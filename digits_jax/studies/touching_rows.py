@@ -1,7 +1,7 @@
 """Trains the network that reads rows of touching digits: `python -m digits_jax.studies.touching_rows`
 
-Its examples are rows of one to three of MNIST's training digits. The file is `digits_jax/weights/rows.npz`, or where
-`--weights` says. Takes half an hour on two cores.
+Its examples are rows of one to three of MNIST's training digits, and drawn letters. The file is
+`digits_jax/weights/rows.npz`, or where `--weights` says. Takes half an hour on two cores.
 """
 
 import functools

@@ -92,7 +92,7 @@ class DigitReader:
             several = len(row.digits) > 1 and shape.warning is None
             is_row = several and row.probability > _MIN_ROW
             doubt = None if is_row or row.single > _MIN_SINGLE else _TOUCHING
-            if is_row or (several and doubt):
+            if several and (is_row or doubt):
                 digits += _cut(shape, row, threshold, warning=doubt)
             else:
                 warning = shape.warning or (_OUTLIER if is_outlier else doubt)
@@ -109,9 +109,11 @@ class DigitReader:
         if np.count_nonzero(filled > threshold) < _MIN_FILLED * np.count_nonzero(shape.ink > threshold):
             return shape
         image, width = normalize(filled, threshold)
+        if width > _WIDEST_PEN:
+            return shape
         outline_row, filled_row = self._rows.read([shape.ink, filled], threshold)
         as_outline, as_filled = self.predict(np.stack([shape.image, image]))[0].max(axis=1)
-        if width > _WIDEST_PEN or as_filled <= as_outline or filled_row.single <= outline_row.single:
+        if as_filled <= as_outline or filled_row.single <= outline_row.single:
             return shape
         return shape._replace(image=image, ink=filled)
 

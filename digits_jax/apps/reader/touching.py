@@ -22,7 +22,7 @@ from digits_jax.apps.reader.segmentation import Box
 from digits_jax.runs.shipped import read_arrays
 
 HEIGHT, WIDTH = 28, 96  # pixels of a row: its height, and what its width is padded to a multiple of
-MAX_DIGITS = 16  # in a row; also the most multiples of the width
+MAX_DIGITS = 16  # in a row, which is less than so many times as wide as high
 _TOP, _LEFT = (HEIGHT - BOX) // 2, 8  # pixels around the ink of a row
 _COLUMN, _FIRST = 2, 6  # pixels: the distance of the network's columns, and the middle of its first one
 _BATCH = 16
@@ -64,7 +64,7 @@ def pad_row(row: np.ndarray) -> np.ndarray:
     """Pads a row of `normalize_row` to `HEIGHT` and a multiple of `WIDTH`."""
     width = row.shape[1] + 2 * _LEFT
     right = -width % WIDTH + _LEFT
-    return np.pad(row, ((_TOP, HEIGHT - BOX - _TOP), (_LEFT, right)))
+    return np.pad(row, ((_TOP, _TOP), (_LEFT, right)))
 
 
 def num_columns(width: int) -> int:
@@ -118,11 +118,12 @@ class RowReader:
         for path, found, label in zip(paths, columns, labels[0], strict=True):
             label[: len(found)] = path[found]
         of_paths, *of_digits = np.exp(-np.asarray(self._losses(logits, labels)))
+        single = np.max(of_digits, axis=0)
         digits = np.asarray(jax.nn.softmax(logits[..., 1:]))
         for i, (image, found) in enumerate(zip(images, columns, strict=False)):
             width = np.flatnonzero(image.any(axis=0))[-1] + 1 - _LEFT
             middles = (_FIRST - _LEFT + _COLUMN * found) / width
-            yield Row(digits[i, found], float(of_paths[i]), float(np.max(of_digits, axis=0)[i]), middles)
+            yield Row(digits[i, found], float(of_paths[i]), float(single[i]), middles)
 
 
 def cut(ink: np.ndarray, threshold: float, middles: np.ndarray) -> list[tuple[np.ndarray, Box]]:
